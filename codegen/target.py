@@ -1,0 +1,97 @@
+"""What the machine code is made for: vector width, registers, caches, features.
+
+Every kernel and every cost takes its machine facts from a ``Target``; nothing
+else in the code generator knows a CPU.  ``Target.host()`` describes this
+machine, ``Target.named("avx2")`` one of the portable ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Facts about one CPU.  Sizes in bytes."""
+
+    triple: str
+    cpu: str
+    features: str
+    vector_bytes: int
+    """Width of one vector register: 64 (AVX-512), 32 (AVX2), 16 (SSE2, NEON)."""
+    vector_registers: int
+    has_fma: bool
+    has_masks: bool
+    """Whether masked loads and stores are single instructions."""
+    l1d: int = 32 << 10
+    l2: int = 1 << 20
+    l3: int = 8 << 20
+
+    def lanes(self, scalar_bytes: int) -> int:
+        """Elements of ``scalar_bytes`` bytes in one vector register."""
+        return max(1, self.vector_bytes // scalar_bytes)
+
+    @property
+    def key(self) -> str:
+        """Text that identifies the generated code's target in cache keys."""
+        return f"{self.triple}/{self.cpu}/{self.features}/{self.vector_bytes}/{self.l1d}/{self.l2}"
+
+    @staticmethod
+    @functools.cache
+    def host() -> Target:
+        """This machine.  ``SYMGRAD_TARGET`` (a name of ``named``) overrides it."""
+        if name := os.environ.get("SYMGRAD_TARGET"):
+            return Target.named(name)
+        import llvmlite.binding as llvm
+
+        enabled = llvm.get_host_cpu_features()
+        triple = llvm.get_process_triple()
+        # AMX is left out: its tiles are used only by kernels that ask for them.
+        flags = {name: on for name, on in enabled.items() if not name.startswith("amx")}
+        features = ",".join(("+" if on else "-") + name for name, on in sorted(flags.items()))
+        caches = _cache_sizes()
+        base = Target(triple, llvm.get_host_cpu_name(), features, 16, 16, False, False, **caches)
+        if platform.machine() in ("aarch64", "arm64"):
+            return replace(base, vector_registers=32, has_fma=True)
+        if flags.get("avx512f") and flags.get("avx512vl") and flags.get("avx512dq"):
+            return replace(
+                base, vector_bytes=64, vector_registers=32, has_fma=True, has_masks=True
+            )
+        if flags.get("avx2") and flags.get("fma"):
+            return replace(base, vector_bytes=32, has_fma=True, has_masks=True)
+        return base
+
+    @staticmethod
+    def named(name: str) -> Target:
+        """A portable target: ``avx512``, ``avx2``, ``x86-64`` or ``neon``."""
+        linux = "unknown-linux-gnu"
+        table = {
+            "avx512": Target(f"x86_64-{linux}", "x86-64-v4", "", 64, 32, True, True),
+            "avx2": Target(f"x86_64-{linux}", "x86-64-v3", "", 32, 16, True, True),
+            "x86-64": Target(f"x86_64-{linux}", "x86-64", "", 16, 16, False, False),
+            "neon": Target(f"aarch64-{linux}", "generic", "+neon", 16, 32, True, False),
+        }
+        if name not in table:
+            raise ValueError(f"unknown target {name!r}; known targets: {', '.join(table)}")
+        return table[name]
+
+
+def _cache_sizes() -> dict[str, int]:
+    """Data cache sizes of CPU 0 as Linux reports them; empty where it does not."""
+    names = {("1", "Data"): "l1d", ("2", "Unified"): "l2", ("3", "Unified"): "l3"}
+    units = {"K": 1 << 10, "M": 1 << 20}
+    sizes: dict[str, int] = {}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            level, kind, size = (
+                (index / leaf).read_text().strip() for leaf in ("level", "type", "size")
+            )
+            if name := names.get((level, kind)):
+                sizes[name] = int(size[:-1]) * units[size[-1]]
+        except (OSError, ValueError, KeyError):
+            continue
+    return sizes
