@@ -1,0 +1,504 @@
+"""Writes LLVM IR text: typed registers, context-manager control flow, vectors.
+
+Text rather than an object tree: a training step is megabytes of IR, and LLVM
+parses text anyway.  Registers are strings that know their type, so an operand
+drops straight into an f-string and a type error shows where it is made.
+Integer operands may be Python ints; arithmetic on them folds here, which keeps
+constant strides and bounds in the addressing modes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from symgrad.codegen.target import Target
+
+ATTRIBUTES = "nounwind"
+_MANGLED = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
+_BYTES = {"float": 4, "double": 8, "half": 2, "bfloat": 2, "ptr": 8, "i1": 1}
+
+
+class Reg(str):
+    """An SSA register or constant: its text, with its LLVM type beside it."""
+
+    __slots__ = ("type",)
+    type: str
+
+    def __new__(cls, text: str, type: str) -> Reg:
+        reg = super().__new__(cls, text)
+        reg.type = type
+        return reg
+
+
+Int = int | Reg
+
+
+def vec(scalar: str, lanes: int) -> str:
+    """The LLVM type of ``lanes`` elements of ``scalar``; the scalar itself for 1."""
+    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+
+def scalar_of(type: str) -> str:
+    """Element type of a vector type, or the type itself."""
+    return type[type.index("x") + 2 : -1] if type.startswith("<") else type
+
+
+def lanes_of(type: str) -> int:
+    """Elements of a vector type; 1 for a scalar."""
+    return int(type[1 : type.index(" ")]) if type.startswith("<") else 1
+
+
+def bytes_of(type: str) -> int:
+    """Size in memory of a scalar or vector type."""
+    scalar = scalar_of(type)
+    size = _BYTES.get(scalar) or int(scalar[1:]) // 8
+    return size * lanes_of(type)
+
+
+def mangle(type: str) -> str:
+    """A type as it stands in an intrinsic's name: ``v16f32``."""
+    scalar = scalar_of(type)
+    name = _MANGLED.get(scalar, scalar)
+    return f"v{lanes_of(type)}{name}" if type.startswith("<") else name
+
+
+def float_text(value: float, scalar: str) -> str:
+    """The exact LLVM literal of ``value`` rounded to ``scalar``."""
+    if scalar == "float":
+        try:
+            value = struct.unpack("<f", struct.pack("<f", value))[0]
+        except OverflowError:
+            value = float("inf") if value > 0 else float("-inf")
+    elif scalar == "half":
+        return "0xH" + struct.pack(">e", value).hex().upper()
+    elif scalar == "bfloat":
+        bits = struct.unpack("<I", struct.pack("<f", value))[0]
+        return f"0xR{(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16:04X}"
+    return "0x" + struct.pack(">d", value).hex().upper()
+
+
+class Emitter:
+    """Builds one LLVM module.  One function is open at a time."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._functions: list[str] = []
+        self._declarations: dict[str, str] = {}
+        self._globals: list[str] = []
+        self._lines: list[str] = []
+        self._allocas: list[str] = []
+        self._next = 0
+
+    # -- module ------------------------------------------------------------
+
+    def module(self) -> str:
+        """The text of the whole module."""
+        width = self.target.vector_bytes * 8
+        # Both are needed: LLVM prefers 256-bit vectors on some AVX-512 parts, and
+        # would split explicit 512-bit ones where the ABI does not forbid it.
+        attributes = (
+            f'attributes #0 = {{ {ATTRIBUTES} "prefer-vector-width"="{width}" '
+            f'"min-legal-vector-width"="{width}" "no-trapping-math"="true" }}'
+        )
+        parts = [*self._globals, *sorted(self._declarations.values()), *self._functions, attributes]
+        return "\n".join(parts) + "\n"
+
+    def declare(self, name: str, result: str, params: Sequence[str]) -> None:
+        """Declares an external function (idempotent)."""
+        self._declarations[name] = f"declare {result} @{name}({', '.join(params)})"
+
+    def constant_table(self, name: str, type: str, values: Sequence[str]) -> Reg:
+        """A private constant array of literal texts; returns its address."""
+        body = ", ".join(f"{type} {v}" for v in values)
+        text = f"@{name} = private constant [{len(values)} x {type}] [{body}], align 64"
+        if text not in self._globals:
+            self._globals.append(text)
+        return Reg(f"@{name}", "ptr")
+
+    @contextmanager
+    def function(
+        self,
+        name: str,
+        params: Sequence[str],
+        result: str = "void",
+        *,
+        internal: bool = False,
+        attributes: str = "",
+    ) -> Iterator[tuple[Reg, ...]]:
+        """Opens a function; yields its parameters.  A void one returns by itself.
+
+        A parameter is a type, optionally followed by attributes: ``"ptr noalias"``.
+        """
+        outer = self._lines, self._allocas, self._next
+        self._lines, self._allocas, self._next = [], [], 0
+        regs = tuple(Reg(f"%a{i}", p.split(" ")[0]) for i, p in enumerate(params))
+        yield regs
+        if result == "void":
+            self.line("ret void")
+        signature = ", ".join(f"{p} {r}" for p, r in zip(params, regs, strict=True))
+        linkage = "internal " if internal else ""
+        body = "\n".join([*self._allocas, "  br label %start", "start:", *self._lines])
+        self._functions.append(
+            f"define {linkage}{result} @{name}({signature}) #0 {attributes} {{\nentry:\n{body}\n}}"
+        )
+        self._lines, self._allocas, self._next = outer
+
+    # -- raw lines ---------------------------------------------------------
+
+    def line(self, text: str) -> None:
+        """Appends one instruction that has no result."""
+        self._lines.append("  " + text)
+
+    def op(self, type: str, text: str) -> Reg:
+        """Appends one instruction and names its result."""
+        self._next += 1
+        reg = Reg(f"%v{self._next}", type)
+        self._lines.append(f"  {reg} = {text}")
+        return reg
+
+    def label(self) -> str:
+        """A fresh block name."""
+        self._next += 1
+        return f"L{self._next}"
+
+    def place(self, label: str) -> None:
+        """Starts the block ``label``."""
+        self._lines.append(f"{label}:")
+
+    # -- constants ---------------------------------------------------------
+
+    def const(self, type: str, value: float) -> Reg:
+        """``value`` as a scalar, or in every lane of a vector type."""
+        scalar = scalar_of(type)
+        if scalar in _MANGLED and scalar != "ptr":
+            text = float_text(value, scalar)
+        else:
+            text = str(int(value))
+        if type.startswith("<"):
+            return Reg(f"splat ({scalar} {text})", type)
+        return Reg(text, type)
+
+    def zero(self, type: str) -> Reg:
+        """The all-zero value of any type."""
+        return Reg("zeroinitializer" if type.startswith("<") else self.const(type, 0), type)
+
+    def lane_index(self, scalar: str, lanes: int) -> Reg:
+        """The constant vector 0, 1, 2, ... of an integer type."""
+        if lanes == 1:
+            return Reg("0", scalar)
+        body = ", ".join(f"{scalar} {i}" for i in range(lanes))
+        return Reg(f"<{body}>", vec(scalar, lanes))
+
+    # -- integers (i64 unless a register says otherwise) --------------------
+
+    def _int(self, name: str, a: Int, b: Int) -> Reg:
+        type = a.type if isinstance(a, Reg) else b.type if isinstance(b, Reg) else "i64"
+        return self.op(type, f"{name} {type} {self._lit(a, type)}, {self._lit(b, type)}")
+
+    @staticmethod
+    def _lit(value: Int, type: str) -> str:
+        if isinstance(value, Reg) or not type.startswith("<"):
+            return str(value)
+        return f"splat ({scalar_of(type)} {value})"
+
+    def add(self, a: Int, b: Int) -> Int:
+        """``a + b``"""
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        if isinstance(a, int) and a == 0:
+            return b
+        if isinstance(b, int) and b == 0:
+            return a
+        return self._int("add", a, b)
+
+    def sub(self, a: Int, b: Int) -> Int:
+        """``a - b``"""
+        if isinstance(a, int) and isinstance(b, int):
+            return a - b
+        return a if isinstance(b, int) and b == 0 else self._int("sub", a, b)
+
+    def mul(self, a: Int, b: Int) -> Int:
+        """``a * b``"""
+        if isinstance(a, int) and isinstance(b, int):
+            return a * b
+        for x, y in ((a, b), (b, a)):
+            if isinstance(x, int) and x in (0, 1):
+                return y if x else 0
+        return self._int("mul", a, b)
+
+    def udiv(self, a: Int, b: Int) -> Int:
+        """``a // b`` for non-negative numbers."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a // b
+        return a if isinstance(b, int) and b == 1 else self._int("udiv", a, b)
+
+    def urem(self, a: Int, b: Int) -> Int:
+        """``a % b`` for non-negative numbers."""
+        if isinstance(a, int) and isinstance(b, int):
+            return a % b
+        return 0 if isinstance(b, int) and b == 1 else self._int("urem", a, b)
+
+    def divmod(self, a: Int, b: Int) -> tuple[Int, Int]:
+        """Quotient and remainder of non-negative numbers."""
+        q = self.udiv(a, b)
+        return q, self.sub(a, self.mul(q, b))
+
+    def bits(self, name: str, a: Int, b: Int) -> Reg:
+        """``and``, ``or``, ``xor``, ``shl``, ``lshr`` or ``ashr``."""
+        return self._int(name, a, b)
+
+    def min(self, a: Int, b: Int) -> Int:
+        """The smaller of two signed integers."""
+        if isinstance(a, int) and isinstance(b, int):
+            return min(a, b)
+        return self._minmax("llvm.smin.i64", a, b)
+
+    def max(self, a: Int, b: Int) -> Int:
+        """The larger of two signed integers."""
+        if isinstance(a, int) and isinstance(b, int):
+            return max(a, b)
+        return self._minmax("llvm.smax.i64", a, b)
+
+    def _minmax(self, name: str, a: Int, b: Int) -> Reg:
+        self.declare(name, "i64", ("i64", "i64"))
+        return self.op("i64", f"call i64 @{name}(i64 {a}, i64 {b})")
+
+    def icmp(self, predicate: str, a: Int, b: Int) -> Reg:
+        """Integer (or pointer) comparison: ``eq ne slt sle sgt sge ult ule ...``."""
+        type = a.type if isinstance(a, Reg) else b.type if isinstance(b, Reg) else "i64"
+        result = vec("i1", lanes_of(type))
+        return self.op(
+            result, f"icmp {predicate} {type} {self._lit(a, type)}, {self._lit(b, type)}"
+        )
+
+    # -- floats ------------------------------------------------------------
+
+    def fop(self, name: str, a: Reg, b: Reg, flags: str = "") -> Reg:
+        """``fadd fsub fmul fdiv frem``, with optional fast-math flags."""
+        return self.op(a.type, f"{name} {flags} {a.type} {a}, {b}")
+
+    def fadd(self, a: Reg, b: Reg) -> Reg:
+        """``a + b``, rounded once."""
+        return self.fop("fadd", a, b)
+
+    def fsub(self, a: Reg, b: Reg) -> Reg:
+        """``a - b``"""
+        return self.fop("fsub", a, b)
+
+    def fmul(self, a: Reg, b: Reg) -> Reg:
+        """``a * b``"""
+        return self.fop("fmul", a, b)
+
+    def fdiv(self, a: Reg, b: Reg) -> Reg:
+        """``a / b``"""
+        return self.fop("fdiv", a, b)
+
+    def fneg(self, a: Reg) -> Reg:
+        """``-a``"""
+        return self.op(a.type, f"fneg {a.type} {a}")
+
+    def fma(self, a: Reg, b: Reg, c: Reg) -> Reg:
+        """``a * b + c`` in one rounding where the target has it, else in two."""
+        if not self.target.has_fma:
+            return self.fadd(self.fmul(a, b), c)
+        return self.intrinsic("fma", a, b, c)
+
+    def fcmp(self, predicate: str, a: Reg, b: Reg) -> Reg:
+        """Float comparison: ``oeq ogt oge olt ole one une uno ord ...``."""
+        return self.op(vec("i1", lanes_of(a.type)), f"fcmp {predicate} {a.type} {a}, {b}")
+
+    def select(self, condition: Reg, a: Reg, b: Reg) -> Reg:
+        """``a`` where the condition holds, else ``b``."""
+        return self.op(
+            a.type, f"select {condition.type} {condition}, {a.type} {a}, {b.type} {b}"
+        )
+
+    def cast(self, name: str, value: Reg, type: str) -> Reg:
+        """``bitcast sitofp fptosi fpext fptrunc zext sext trunc ptrtoint inttoptr``."""
+        return self.op(type, f"{name} {value.type} {value} to {type}")
+
+    def intrinsic(self, name: str, *args: Reg) -> Reg:
+        """An overloaded ``llvm.<name>`` whose result has its first operand's type."""
+        type = args[0].type
+        full = f"llvm.{name}.{mangle(type)}"
+        self.declare(full, type, [a.type for a in args])
+        return self.op(type, f"call {type} @{full}({', '.join(f'{a.type} {a}' for a in args)})")
+
+    def call(self, name: str, result: str, args: Sequence[Reg]) -> Reg | None:
+        """Calls a function of this module or an external one (then declare it)."""
+        operands = ", ".join(f"{a.type} {a}" for a in args)
+        if result == "void":
+            self.line(f"call void @{name}({operands})")
+            return None
+        return self.op(result, f"call {result} @{name}({operands})")
+
+    # -- vectors -----------------------------------------------------------
+
+    def splat(self, value: Reg, lanes: int) -> Reg:
+        """A scalar in every lane."""
+        if lanes == 1:
+            return value
+        type = vec(value.type, lanes)
+        one = self.op(type, f"insertelement {type} poison, {value.type} {value}, i64 0")
+        return self.shuffle(one, one, [0] * lanes)
+
+    def shuffle(self, a: Reg, b: Reg, mask: Sequence[int]) -> Reg:
+        """Lanes of ``a`` then ``b`` picked by ``mask``."""
+        body = ", ".join(f"i32 {m}" for m in mask)
+        type = vec(scalar_of(a.type), len(mask))
+        return self.op(
+            type, f"shufflevector {a.type} {a}, {b.type} {b}, <{len(mask)} x i32> <{body}>"
+        )
+
+    def extract(self, vector: Reg, lane: Int) -> Reg:
+        """One lane of a vector; the value itself for a scalar."""
+        if not vector.type.startswith("<"):
+            return vector
+        return self.op(scalar_of(vector.type), f"extractelement {vector.type} {vector}, i64 {lane}")
+
+    def insert(self, vector: Reg, value: Reg, lane: Int) -> Reg:
+        """The vector with one lane replaced."""
+        return self.op(
+            vector.type,
+            f"insertelement {vector.type} {vector}, {value.type} {value}, i64 {lane}",
+        )
+
+    def reduce(self, name: str, vector: Reg) -> Reg:
+        """Horizontal ``fadd fmul fmax fmin add mul and or xor smax umin ...`` of all lanes."""
+        if not vector.type.startswith("<"):
+            return vector
+        scalar = scalar_of(vector.type)
+        full = f"llvm.vector.reduce.{name}.{mangle(vector.type)}"
+        if name in ("fadd", "fmul"):
+            start = self.const(scalar, 0.0 if name == "fadd" else 1.0)
+            self.declare(full, scalar, (scalar, vector.type))
+            # reassoc: a tree over the lanes instead of a serial chain
+            return self.op(
+                scalar,
+                f"call reassoc {scalar} @{full}({scalar} {start}, {vector.type} {vector})",
+            )
+        self.declare(full, scalar, (vector.type,))
+        return self.op(scalar, f"call {scalar} @{full}({vector.type} {vector})")
+
+    def lane_mask(self, count: Int, lanes: int) -> Reg:
+        """Mask of the first ``count`` lanes."""
+        index = self.lane_index("i64", lanes)
+        bound = self.splat(self.as_reg(count), lanes) if isinstance(count, Reg) else None
+        text = bound if bound is not None else self._lit(count, index.type)
+        return self.op(vec("i1", lanes), f"icmp ult {index.type} {index}, {text}")
+
+    @staticmethod
+    def as_reg(value: Int, type: str = "i64") -> Reg:
+        """An int as a register of an integer type."""
+        return value if isinstance(value, Reg) else Reg(str(value), type)
+
+    # -- memory ------------------------------------------------------------
+
+    def gep(self, ptr: Reg, index: Int, scalar: str) -> Reg:
+        """Address of element ``index`` of type ``scalar`` behind ``ptr``."""
+        if isinstance(index, int) and index == 0:
+            return ptr
+        return self.op("ptr", f"getelementptr {scalar}, ptr {ptr}, i64 {index}")
+
+    def load(self, type: str, ptr: Reg, align: int | None = None) -> Reg:
+        """Loads a scalar or vector; aligned to one element unless told more."""
+        align = align or max(1, bytes_of(scalar_of(type)))
+        return self.op(type, f"load {type}, ptr {ptr}, align {align}")
+
+    def store(self, value: Reg, ptr: Reg, align: int | None = None) -> None:
+        """Stores a scalar or vector; aligned to one element unless told more."""
+        align = align or max(1, bytes_of(scalar_of(value.type)))
+        self.line(f"store {value.type} {value}, ptr {ptr}, align {align}")
+
+    def masked_load(self, type: str, ptr: Reg, mask: Reg) -> Reg:
+        """Loads the lanes that ``mask`` selects; the others are zero."""
+        full, mask_type = f"llvm.masked.load.{mangle(type)}.p0", mask.type
+        align = bytes_of(scalar_of(type))
+        self.declare(full, type, ("ptr", "i32 immarg", mask_type, type))
+        return self.op(
+            type,
+            f"call {type} @{full}(ptr {ptr}, i32 {align}, {mask_type} {mask}, {type} zeroinitializer)",
+        )
+
+    def masked_store(self, value: Reg, ptr: Reg, mask: Reg) -> None:
+        """Stores the lanes that ``mask`` selects."""
+        full = f"llvm.masked.store.{mangle(value.type)}.p0"
+        align = bytes_of(scalar_of(value.type))
+        self.declare(full, "void", (value.type, "ptr", "i32 immarg", mask.type))
+        self.line(
+            f"call void @{full}({value.type} {value}, ptr {ptr}, i32 {align}, {mask.type} {mask})"
+        )
+
+    def broadcast_load(self, type: str, ptr: Reg) -> Reg:
+        """One scalar from memory in every lane."""
+        return self.splat(self.load(scalar_of(type), ptr), lanes_of(type))
+
+    def alloca(self, type: str, count: int = 1) -> Reg:
+        """A stack slot of the function, zero cost once SROA has run."""
+        self._next += 1
+        reg = Reg(f"%v{self._next}", "ptr")
+        size = f", i64 {count}" if count != 1 else ""
+        self._allocas.append(f"  {reg} = alloca {type}{size}, align 64")
+        return reg
+
+    def prefetch(self, ptr: Reg, *, write: bool = False, locality: int = 3) -> None:
+        """Asks for the cache line at ``ptr``."""
+        self.declare("llvm.prefetch.p0", "void", ("ptr", "i32", "i32", "i32"))
+        self.line(
+            f"call void @llvm.prefetch.p0(ptr {ptr}, i32 {int(write)}, i32 {locality}, i32 1)"
+        )
+
+    # -- control flow ------------------------------------------------------
+
+    @contextmanager
+    def loop(self, start: Int, stop: Int, step: int = 1) -> Iterator[Reg]:
+        """``for i in range(start, stop, step)``; the body may run zero times."""
+        body, done = self.label(), self.label()
+        counter = self.alloca("i64")
+        self.store(self.as_reg(start), counter)
+        if isinstance(start, int) and isinstance(stop, int) and start < stop:
+            self.line(f"br label %{body}")
+        else:
+            entered = self.icmp("slt", self.as_reg(start), stop)
+            self.line(f"br i1 {entered}, label %{body}, label %{done}")
+        self.place(body)
+        index = self.load("i64", counter)
+        yield index
+        following = self.add(index, step)
+        self.store(self.as_reg(following), counter)
+        again = self.icmp("slt", following, stop)
+        self.line(f"br i1 {again}, label %{body}, label %{done}")
+        self.place(done)
+
+    @contextmanager
+    def if_(self, condition: Reg) -> Iterator[None]:
+        """The body runs where a scalar ``i1`` holds."""
+        body, done = self.label(), self.label()
+        self.line(f"br i1 {condition}, label %{body}, label %{done}")
+        self.place(body)
+        yield
+        self.line(f"br label %{done}")
+        self.place(done)
+
+    @contextmanager
+    def if_else(self, condition: Reg) -> Iterator[tuple[object, object]]:
+        """``with k.if_else(c) as (then, other): with then: ...; with other: ...``"""
+        yes, no, done = self.label(), self.label(), self.label()
+        self.line(f"br i1 {condition}, label %{yes}, label %{no}")
+
+        @contextmanager
+        def branch(label: str) -> Iterator[None]:
+            self.place(label)
+            yield
+            self.line(f"br label %{done}")
+
+        yield branch(yes), branch(no)
+        self.place(done)
+
+    def slice(self, total: Int, tid: Int, nth: Int) -> tuple[Int, Int]:
+        """This thread's contiguous share ``[lo, hi)`` of ``total`` tasks."""
+        low = self.udiv(self.mul(tid, total), nth)
+        high = self.udiv(self.mul(self.add(tid, 1), total), nth)
+        return low, high
