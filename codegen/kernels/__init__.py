@@ -1,0 +1,43 @@
+"""The kernels: one file per family, each ``emit_xxx(k, name, spec)``.
+
+A kernel is one function ``void @NAME(ptr args, i64 tid, i64 nth)`` that every
+thread of the team calls; a barrier follows it and none is inside.  An op whose
+threads must exchange results therefore lowers to several kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from symgrad.codegen.emitter import Emitter
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One kernel of an op's lowering.
+
+    ``emit(k, name, spec)`` writes its code; phases with equal ``emit`` and ``spec``
+    share it.  ``buffers`` says what the argument array points to, as indices into
+    the op's operands, then its results, then ``Lowering.temporaries``.  Where
+    ``scratch_bytes`` is not 0, a private area of that size is the last argument.
+    """
+
+    label: str
+    emit: Callable[[Emitter, str, Any], None]
+    spec: Hashable
+    buffers: tuple[int, ...]
+    scratch_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """The phases of an op in order, a barrier after each.
+
+    ``temporaries`` are the sizes in bytes of buffers that live from one phase to
+    the next.
+    """
+
+    phases: tuple[Phase, ...]
+    temporaries: tuple[int, ...] = ()
