@@ -1,0 +1,188 @@
+"""From LLVM text to running code: names, caches, several threads, foreign targets, errors."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from symgrad.codegen import jit
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.target import Target
+from symgrad.ir import cache
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty disk cache and a process that has loaded nothing."""
+    monkeypatch.setenv("SYMGRAD_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(jit, "_addresses", {})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def adds(name: str, amount: int, target: Target | None = None, padding: int = 0) -> str:
+    """A module with ``i64 name(i64 x) = x + amount``, through an internal helper."""
+    k = Emitter(target or Target.host())
+    with k.function(f"{name}_helper", ("i64",), "i64", internal=True) as (x,):
+        for _ in range(padding):
+            k.op("i64", f"mul i64 {x}, 3")
+        k.line(f"ret i64 {k.add(x, amount)}")
+    with k.function(name, ("i64",), "i64") as (x,):
+        result = k.call(f"{name}_helper", "i64", [x])
+        k.line(f"ret i64 {result}")
+    return k.module()
+
+
+def call(address: int, x: int) -> int:
+    result: int = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(address)(x)
+    return result
+
+
+def test_compiles_and_loads() -> None:
+    modules = {f"add{i}": adds(f"add{i}", i) for i in range(17)}
+    loaded = jit.compile_modules(modules, Target.host())
+    assert [call(loaded[f"add{i}"], 100) for i in range(17)] == [100 + i for i in range(17)]
+    assert cache.info()[0].entries == 17
+
+
+def test_the_same_text_is_the_same_code_whatever_its_name() -> None:
+    first = jit.compile_modules({"f": adds("f", 3), "g": adds("g", 3)}, Target.host())
+    # Only the entry point's name is free: the helper's name is part of the text.
+    assert first["f"] != first["g"]
+    f = "define i64 @f(i64 %x) {\n  ret i64 %x\n}"
+    same = jit.compile_modules({"f": f, "g": f.replace("@f", "@g")}, Target.host())
+    assert same["f"] == same["g"] == jit.compile_modules({"f": f}, Target.host())["f"]
+
+
+def test_a_second_process_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = {"f": adds("f", 3), "g": adds("g", 4)}
+    jit.compile_modules(modules, Target.host())
+    monkeypatch.setattr(jit, "_addresses", {})
+
+    def never(*_: object) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(jit, "_emit", never)
+    loaded = jit.compile_modules(modules, Target.host())
+    assert (call(loaded["f"], 1), call(loaded["g"], 1)) == (4, 5)
+
+
+def test_the_key_holds_text_target_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = adds("f", 3)
+    keys = {jit._symbol("f", text, Target.host()), jit._symbol("f", adds("f", 4), Target.host())}
+    keys.add(jit._symbol("f", text, Target.named("avx2")))
+    monkeypatch.setattr(jit, "_VERSION", -1)
+    keys.add(jit._symbol("f", text, Target.host()))
+    monkeypatch.setattr("llvmlite.binding.llvm_version_info", (1, 2, 3))
+    keys.add(jit._symbol("f", text, Target.host()))
+    assert len(keys) == 5
+
+
+def test_a_damaged_object_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jit.compile_modules({"f": adds("f", 3)}, Target.host())
+    for path in (tmp_path / "cache" / "objects").iterdir():
+        entry = bytearray(path.read_bytes())
+        entry[100] ^= 0xFF
+        path.write_bytes(entry)
+    monkeypatch.setattr(jit, "_addresses", {})
+    assert call(jit.compile_modules({"f": adds("f", 3)}, Target.host())["f"], 1) == 4
+
+
+@pytest.mark.parametrize("unlocked", [True, False])
+@pytest.mark.parametrize("cpus", [1, 4])
+def test_threads_and_the_public_interface_agree(
+    unlocked: bool, cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = {f"add{i}": adds(f"add{i}", i, padding=40) for i in range(40)}
+    assert sum(map(len, modules.values())) > jit._THREADS_PAY
+    monkeypatch.setattr(jit, "available_cpus", lambda: cpus)
+    if not unlocked:
+        monkeypatch.setattr(jit, "_unlocked", dict)
+    loaded = jit.compile_modules(modules, Target.host())
+    assert [call(loaded[f"add{i}"], 7) for i in range(40)] == [7 + i for i in range(40)]
+
+
+def test_this_llvmlite_compiles_on_several_threads() -> None:
+    assert len(jit._unlocked()) == 2
+
+
+def test_objects_do_not_depend_on_how_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = jit.emit_object(adds("f", 3), Target.host())
+    monkeypatch.setattr(jit, "_unlocked", dict)
+    assert made == jit.emit_object(adds("f", 3), Target.host())
+
+
+def test_stages_as_text() -> None:
+    k = Emitter(Target.host())
+    with k.function("f", ("i64",), "i64") as (x,):
+        slot = k.alloca("i64")
+        k.store(x, slot)
+        k.line(f"ret i64 {k.load('i64', slot)}")
+    assert "alloca" in k.module()
+    text = jit.optimised(k.module(), Target.host())
+    assert "alloca" not in text
+    assert re.search(r"define .*i64 @f\(", text)
+    assert "f:" in jit.emit_assembly(k.module(), Target.host())
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction"),
+    [("avx512", "zmm"), ("avx2", "ymm"), ("x86-64", "xmm"), ("neon", "fadd")],
+)
+def test_assembly_for_any_target(name: str, instruction: str) -> None:
+    target = Target.named(name)
+    k = Emitter(target)
+    lanes = target.lanes(4)
+    with k.function("f", ("ptr",)) as (p,):
+        x = k.load(f"<{lanes} x float>", p)
+        k.store(k.fadd(x, x), p)
+    assert instruction in jit.emit_assembly(k.module(), target)
+    assert jit.emit_object(k.module(), target)[:4] == b"\x7fELF"
+
+
+def test_foreign_code_is_not_loaded() -> None:
+    foreign = "neon" if Target.host().triple.startswith("x86") else "avx2"
+    target = Target.named(foreign)
+    with pytest.raises(jit.CompileError, match=r"cannot run here"):
+        jit.compile_modules({"f": adds("f", 1, target)}, target)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("define i64 @f() { ret i32 3 }", "doesn't match function result type"),
+        ("define i64 @f() { ", "found end of file"),
+    ],
+)
+def test_what_llvm_refuses_is_kept_in_a_file(text: str, reason: str) -> None:
+    with pytest.raises(jit.CompileError, match=reason) as caught:
+        jit.optimised(text, Target.host())
+    path = re.search(r"\S+\.ll", str(caught.value))
+    assert path is not None
+    assert Path(path[0]).read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "define void @g() { ret void }",
+        "declare void @nowhere_()\ndefine void @f() { call void @nowhere_() ret void }",
+    ],
+)
+def test_unresolved_names_are_an_error(text: str, capfd: Any) -> None:
+    with pytest.raises(jit.CompileError, match="does not link"):
+        jit.compile_modules({"f": text}, Target.host())
+    # and the process goes on
+    assert call(jit.compile_modules({"f": adds("f", 1)}, Target.host())["f"], 1) == 2
+
+
+def test_verification_is_a_debug_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    unsound = "define i64 @f() {\n  ret i64 0\n}\n!llvm.ident = !{!0}\n!0 = !{i32 1}"
+    jit.optimised(unsound, Target.host())
+    monkeypatch.setenv("SYMGRAD_DEBUG", "ir,verify")
+    with pytest.raises(jit.CompileError):
+        jit.optimised(unsound, Target.host())
