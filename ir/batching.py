@@ -1,0 +1,40 @@
+"""Vectorisation: a function of one example becomes a function of a batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from symgrad.ir.builder import Builder
+from symgrad.ir.errors import UnsupportedError
+from symgrad.ir.graph import Op, Region, Value
+from symgrad.ir.ops.shape import add_batch
+
+
+def batch_into(
+    builder: Builder, body: Region, arguments: Sequence[Value], batched: Sequence[bool], size: int
+) -> list[Value]:
+    """Emits ``body`` over a leading batch axis of length ``size``.
+
+    ``arguments[i]`` has that axis where ``batched[i]``; every result has it.  Ops that
+    do not depend on a batched argument are emitted once, unbatched.
+    """
+    values = dict(zip(map(id, body.params), arguments, strict=True))
+    has_axis = dict(zip(map(id, body.params), batched, strict=True))
+    with builder:
+        for op in body.ops:
+            operands = [values[id(v)] for v in op.operands]
+            flags = [has_axis[id(v)] for v in op.operands]
+            with builder.at(op.loc):
+                new = _batch_op(op, operands, flags, size) if any(flags) else builder.copy(op, operands)
+            for old, value in zip(op.results, new if isinstance(new, tuple) else (new,), strict=True):
+                values[id(old)], has_axis[id(old)] = value, any(flags)
+        results = [values[id(v)] for v in body.results]
+        return add_batch(size, results, [has_axis[id(v)] for v in body.results])
+
+
+def _batch_op(op: Op, operands: list[Value], batched: list[bool], size: int) -> object:
+    if op.opdef.elementwise:
+        return op.opdef(*add_batch(size, operands, batched), **op.attrs)
+    if op.opdef.batch_rule is None:
+        raise UnsupportedError(f"{op.name} cannot be vectorised over a batch axis", loc=op.loc)
+    return op.opdef.batch_rule(size, operands, batched, **op.attrs)

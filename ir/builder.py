@@ -1,0 +1,207 @@
+"""Builds functions: type rules, constant folding and hash-consing on insertion.
+
+Because every op passes through ``Builder.emit``, a ``Func`` is well typed and
+free of common subexpressions by construction, and unreachable ops are dropped
+when it is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from symgrad.ir.errors import InternalError, Loc, user_location
+from symgrad.ir.facts import derive_facts
+from symgrad.ir.graph import Func, Op, Region, Value, insertion
+from symgrad.ir.opdef import Array, OpDef, lookup
+from symgrad.ir.types import TensorType, type_of_array
+
+FOLD_LIMIT = 32
+"""Largest number of elements of a dense constant; larger arrays become parameters."""
+
+
+class Builder:
+    """Collects ops in SSA order.  As a context manager it is where operators on
+    values emit to."""
+
+    def __init__(self, *, locations: bool = True) -> None:
+        self._params: list[Value] = []
+        self._ops: list[Op] = []
+        self._known: dict[Any, Op] = {}
+        self._track = locations
+        self._loc: Loc | None = None
+
+    # -- parameters and constants ------------------------------------------
+
+    def param(self, type: TensorType, name: str = "") -> Value:
+        """Adds a parameter; a missing or taken name gets a number."""
+        taken = {p.name for p in self._params}
+        unique, n = name or f"p{len(self._params)}", 1
+        while unique in taken:
+            unique, n = f"{name or 'p'}_{n}", n + 1
+        value = Value(type, name=unique)
+        self._params.append(value)
+        return value
+
+    def constant(self, value: Any, type: TensorType | None = None) -> Value:
+        """A constant of ``type``: one number for every element, or a small array."""
+        array = np.asarray(value, dtype=type.dtype.numpy if type else None)
+        type = type or type_of_array(array)
+        if array.ndim and array.size and (array == array.flat[0]).all():
+            flat = array.reshape(-1)
+            if len({repr(x) for x in flat[:FOLD_LIMIT]}) == 1:  # tells 0.0 from -0.0
+                array = flat[0]
+        payload = array.item() if array.ndim == 0 else tuple(array.reshape(-1).tolist())
+        result: Value = self.emit("constant", value=payload, type=type)
+        return result
+
+    def operand_like(self, number: float, like: Value) -> Value:
+        """A Python number as a constant of another value's type."""
+        return self.constant(number, like.type)
+
+    # -- insertion -----------------------------------------------------------
+
+    def emit(
+        self,
+        name: str,
+        *operands: Value,
+        loc: Loc | None = None,
+        regions: tuple[Region, ...] = (),
+        **attrs: Any,
+    ) -> Any:
+        """Inserts an op and returns its result (a tuple when it has several).
+
+        Returns an existing or folded value where that is the same.  Raises
+        ``ShapeError``, ``DTypeError`` or ``UsageError`` from the op's type rule.
+        """
+        opdef = lookup(name)
+        bound = opdef.bind_attrs(attrs)
+        key = self._key(opdef, operands, bound, regions)
+        if key is not None and (known := self._known.get(key)):
+            return _unpack(known)
+        region = regions[0] if regions else None
+        types = opdef.result_types([v.type for v in operands], bound, region)
+        if (folded := self._fold(opdef, operands, bound, types)) is not None:
+            return folded
+        if loc is None:
+            loc = self._loc or (user_location() if self._track else None)
+        op = Op(opdef, operands, bound, types, regions=regions, loc=loc, seq=len(self._ops))
+        derive_facts(op)
+        self._ops.append(op)
+        if key is not None:
+            self._known[key] = op
+        return _unpack(op)
+
+    def copy(self, op: Op, operands: Sequence[Value]) -> Any:
+        """Inserts an op of another function with new operands and its location."""
+        return self.emit(op.name, *operands, loc=op.loc, regions=op.regions, **op.attrs)
+
+    @contextmanager
+    def at(self, loc: Loc | None) -> Any:
+        """Ops inserted within are attributed to ``loc``."""
+        outer, self._loc = self._loc, loc or self._loc
+        try:
+            yield
+        finally:
+            self._loc = outer
+
+    @staticmethod
+    def _key(
+        opdef: OpDef, operands: tuple[Value, ...], attrs: Mapping[str, Any], regions: Any
+    ) -> Any:
+        if regions or opdef.name == "identity":
+            return None
+        ids = [id(v) for v in operands]
+        if opdef.commutative:
+            ids.sort()
+        if opdef.name == "constant":  # repr tells 0.0 from -0.0 and equates nan with nan
+            return "constant", repr(attrs["value"]), attrs["type"]
+        return opdef.name, tuple(ids), tuple(attrs.values())
+
+    def _fold(
+        self,
+        opdef: OpDef,
+        operands: tuple[Value, ...],
+        attrs: Mapping[str, Any],
+        types: tuple[TensorType, ...],
+    ) -> Value | None:
+        if opdef.fold_rule is not None:
+            with self:
+                folded: Value | None = opdef.fold_rule(*operands, **attrs)
+            if folded is not None:
+                return folded
+        if len(types) != 1 or opdef.evaluate_rule is None or not operands:
+            return None
+        constants = [constant_value(v) for v in operands]
+        if any(c is None for c in constants):
+            return None
+        if opdef.elementwise and all(c.ndim == 0 for c in constants if c is not None):
+            shape: tuple[int, ...] = ()  # every operand is one number: so is the result
+        elif types[0].size <= FOLD_LIMIT and all(v.type.size <= FOLD_LIMIT for v in operands):
+            shape = types[0].shape
+            constants = [
+                np.broadcast_to(c, v.shape)
+                for c, v in zip(constants, operands, strict=True)
+                if c is not None
+            ]
+        else:
+            return None
+        with np.errstate(all="ignore"):
+            value = opdef.evaluate_rule(*constants, **attrs)
+        return self.constant(np.asarray(value).reshape(shape), types[0])
+
+    # -- closing ---------------------------------------------------------------
+
+    def build(self, results: Sequence[Value], name: str = "main") -> Func:
+        """The function with these results; ops they do not need are dropped."""
+        return Func(name, tuple(self._params), self._reachable(results), tuple(results))
+
+    def region(self, params: Sequence[Value], results: Sequence[Value]) -> Region:
+        """Everything built so far as a region with these parameters."""
+        return Region(tuple(params), self._reachable(results), tuple(results))
+
+    def _reachable(self, results: Iterable[Value]) -> tuple[Op, ...]:
+        needed = {id(v.op) for v in results if v.op}
+        kept = []
+        for op in reversed(self._ops):
+            if id(op) in needed:
+                kept.append(op)
+                needed.update(id(v.op) for v in op.operands if v.op)
+        kept.reverse()
+        return tuple(kept)
+
+    def __enter__(self) -> Builder:
+        insertion.stack.append(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if insertion.stack.pop() is not self:
+            raise InternalError("builders were closed out of order")
+
+
+def _unpack(op: Op) -> Any:
+    return op.results[0] if len(op.results) == 1 else op.results
+
+
+def constant_value(value: Value) -> Array | None:
+    """The number or array a value is known to be: 0-d where all elements agree."""
+    if value.op is None or value.op.name != "constant":
+        return None
+    payload, dtype = value.op.attrs["value"], value.type.dtype.numpy
+    if isinstance(payload, tuple):
+        return np.array(payload, dtype).reshape(value.shape)
+    return np.asarray(payload, dtype)
+
+
+def inline(builder: Builder, body: Region, arguments: Sequence[Value]) -> list[Value]:
+    """Copies a function's or region's ops into ``builder``; returns its results there."""
+    mapping = dict(zip(map(id, body.params), arguments, strict=True))
+    for op in body.ops:
+        with builder.at(op.loc):
+            new = builder.copy(op, [mapping[id(v)] for v in op.operands])
+        news = new if isinstance(new, tuple) else (new,)
+        mapping.update((id(old), value) for old, value in zip(op.results, news, strict=True))
+    return [mapping[id(v)] for v in body.results]

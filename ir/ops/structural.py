@@ -1,0 +1,124 @@
+"""Constants, identities and the fused scalar region."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from symgrad.ir.errors import ShapeError, VerifyError
+from symgrad.ir.graph import Region
+from symgrad.ir.opdef import Array, Sample, op
+from symgrad.ir.types import TensorType
+
+REDUCERS = {
+    "sum": np.add,
+    "prod": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "any": np.logical_or,
+    "all": np.logical_and,
+}
+"""The ways ``fused`` can combine the points of its space."""
+
+
+@op("constant", differentiable=False)
+def constant(*, value: Any, type: TensorType) -> TensorType:
+    """One number for every element, or the elements in row-major order."""
+    if isinstance(value, tuple) and len(value) != type.size:
+        raise ShapeError(f"constant: {len(value)} elements for {type}")
+    return type
+
+
+@constant.evaluate
+def _constant(*, value: Any, type: TensorType) -> Array:
+    array = np.array(value, type.dtype.numpy)
+    return array.reshape(type.shape) if array.ndim else np.full(type.shape, array)
+
+
+@op("identity", samples=[Sample(((3, 4),))])
+def identity(x: TensorType) -> TensorType:
+    """A distinct name for the same value: what a derivative is taken by."""
+    return x
+
+
+identity.evaluate(lambda x: x)
+identity.adjoint(lambda ct, y, x: (ct,))
+identity.batch(lambda size, operands, batched: identity(*operands))
+
+
+@op("stop_gradient", samples=[Sample(((3, 4),))], differentiable=False)
+def stop_gradient(x: TensorType) -> TensorType:
+    """The value without its derivative."""
+    return x
+
+
+stop_gradient.evaluate(lambda x: x)
+stop_gradient.batch(lambda size, operands, batched: stop_gradient(*operands))
+
+
+@op("fused", differentiable=False)
+def fused(
+    *operands: TensorType,
+    space: tuple[int, ...],
+    maps: tuple[tuple[int, ...], ...],
+    reduce: tuple[tuple[str, tuple[int, ...]] | None, ...],
+    region: Region,
+) -> tuple[TensorType, ...]:
+    """A scalar program run at every point of an iteration space.
+
+    ``maps[i]`` tells which axis of the space each axis of operand i runs along, so
+    broadcasts (axes left out) and transposes cost nothing.  ``reduce[j]`` is
+    ``None`` for a result per point, or ``(kind, axes)`` for one combined over
+    ``axes`` by sum, prod, max, min, any or all.
+    """
+    for t, axes in zip(operands, maps, strict=True):
+        if t.shape != tuple(space[a] for a in axes):
+            raise ShapeError(f"fused: operand {t} does not fit axes {axes} of space {space}")
+    for t, p in zip(operands, region.params, strict=True):
+        if p.type != t.with_shape(()):
+            raise VerifyError(f"fused: region parameter {p.type} for operand {t}")
+    results = []
+    for value, how in zip(region.results, reduce, strict=True):
+        gone = how[1] if how else ()
+        if value.type.shape or (how and how[0] not in REDUCERS):
+            raise VerifyError(f"fused: result {value.type} with reduction {how}")
+        shape = [n for axis, n in enumerate(space) if axis not in gone]
+        results.append(value.type.with_shape(shape))
+    return tuple(results)
+
+
+@fused.evaluate
+def _fused(
+    *operands: Array,
+    space: tuple[int, ...],
+    maps: Sequence[tuple[int, ...]],
+    reduce: Sequence[tuple[str, tuple[int, ...]] | None],
+    region: Region,
+) -> Any:
+    # The region's ops are elementwise, so they run on whole arrays as they stand.
+    env = {
+        id(param): _spread(array, axes, space)
+        for param, array, axes in zip(region.params, operands, maps, strict=True)
+    }
+    for inner in region.ops:
+        rule = inner.opdef.evaluate_rule
+        if rule is None:
+            raise VerifyError(f"fused: {inner.name} cannot stand in a scalar region")
+        env[id(inner.result)] = rule(*(env[id(v)] for v in inner.operands), **inner.attrs)
+    results = []
+    for value, how in zip(region.results, reduce, strict=True):
+        array = np.broadcast_to(env[id(value)], space)
+        if how is not None:
+            array = REDUCERS[how[0]].reduce(array, axis=how[1], dtype=value.type.dtype.numpy)
+        results.append(np.asarray(array))
+    return tuple(results) if len(results) > 1 else results[0]
+
+
+def _spread(array: Array, axes: Sequence[int], space: Sequence[int]) -> Array:
+    order = sorted(range(len(axes)), key=lambda i: axes[i])
+    shape = [1] * len(space)
+    for i in order:
+        shape[axes[i]] = array.shape[i]
+    return np.broadcast_to(array.transpose(order).reshape(shape), tuple(space))
