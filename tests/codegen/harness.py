@@ -14,6 +14,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.target import Target
 
 TARGETS = ("host", "avx2", "x86-64")
@@ -96,3 +97,20 @@ def run_kernel(
     if scratch:
         arrays = [*arrays, scratch_area(scratch)]
     Kernel(emit, target)(addresses(arrays), threads)
+
+
+def run_lowering(
+    lowering: Lowering,
+    arrays: Sequence[Array],
+    threads: int = 1,
+    target: Target | None = None,
+) -> None:
+    """Runs every phase of an op's lowering on ``arrays`` (operands, then results)."""
+    buffers = [*arrays, *(scratch_area(size) for size in lowering.temporaries)]
+    for phase in lowering.phases:
+
+        def emit(k: Emitter, name: str, phase: Phase = phase) -> None:
+            phase.emit(k, name, phase.spec)
+
+        operands = [buffers[i] for i in phase.buffers]
+        run_kernel(emit, operands, threads, phase.scratch_bytes, target)
