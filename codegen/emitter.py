@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from symgrad.codegen.target import Target
 
@@ -483,7 +483,9 @@ class Emitter:
         self.place(done)
 
     @contextmanager
-    def if_else(self, condition: Reg) -> Iterator[tuple[object, object]]:
+    def if_else(
+        self, condition: Reg
+    ) -> Iterator[tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
         """``with k.if_else(c) as (then, other): with then: ...; with other: ...``"""
         yes, no, done = self.label(), self.label(), self.label()
         self.line(f"br i1 {condition}, label %{yes}, label %{no}")

@@ -26,6 +26,7 @@ from typing import Any
 
 from symgrad.codegen.target import Target
 from symgrad.ir.cache import Cache
+from symgrad.ir.errors import InternalError
 
 _VERSION = 1
 """Part of every cache key: raise it when the same text must be compiled anew."""
@@ -43,7 +44,7 @@ if hasattr(os, "register_at_fork"):  # a child must not inherit LLVM halfway thr
     )
 
 
-class CompileError(RuntimeError):
+class CompileError(InternalError):
     """LLVM refused a module: a fault of the code generator, not of the user's program."""
 
 

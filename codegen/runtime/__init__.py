@@ -1,0 +1,1 @@
+"""What runs compiled code: the thread team, the native step driver, calls from Python."""

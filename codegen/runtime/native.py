@@ -1,0 +1,87 @@
+"""Building blocks of the runtime's own native code: atomics, endless loops, entry tables.
+
+An atomic here is a plain ``i32``.  ``acquire`` loads see what was written before the
+matching store; stores and read-modify-writes are sequentially consistent, which the
+protocols of ``threads`` rely on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.jit import compile_modules
+from symgrad.codegen.target import Target
+
+LINE = 128
+"""Bytes between words that different threads write: no two share a cache line, not even
+where lines are 128 bytes or fetched in pairs."""
+
+
+def atomic_load(k: Emitter, word: Reg) -> Reg:
+    """The value of ``word`` and, with it, everything written before it was stored."""
+    return k.op("i32", f"load atomic i32, ptr {word} acquire, align 4")
+
+
+def atomic_store(k: Emitter, value: Int, word: Reg) -> None:
+    """Stores ``value`` after everything written before, in one order seen by all."""
+    k.line(f"store atomic i32 {value}, ptr {word} seq_cst, align 4")
+
+
+def atomic_add(k: Emitter, word: Reg, amount: int) -> Reg:
+    """Adds to ``word``; the value before."""
+    return k.op("i32", f"atomicrmw add ptr {word}, i32 {amount} seq_cst, align 4")
+
+
+def atomic_swap(k: Emitter, word: Reg, value: int) -> Reg:
+    """Stores ``value``; the value before."""
+    return k.op("i32", f"atomicrmw xchg ptr {word}, i32 {value} seq_cst, align 4")
+
+
+@contextmanager
+def repeat(k: Emitter) -> Iterator[Callable[[Reg], None]]:
+    """An endless loop; the function it yields leaves it where a condition holds."""
+    again, done = k.label(), k.label()
+
+    def leave(condition: Reg) -> None:
+        onward = k.label()
+        k.line(f"br i1 {condition}, label %{done}, label %{onward}")
+        k.place(onward)
+
+    k.line(f"br label %{again}")
+    k.place(again)
+    yield leave
+    k.line(f"br label %{again}")
+    k.place(done)
+
+
+def field(k: Emitter, block: Reg, offset: int) -> Reg:
+    """Address of the field ``offset`` bytes into a block."""
+    return k.gep(block, offset, "i8")
+
+
+def load_entries(
+    name: str, emit: Callable[[Emitter], Sequence[str]], target: Target | None = None
+) -> list[int]:
+    """Compiles the module that ``emit`` writes; the addresses of the functions it names.
+
+    The module's one visible symbol returns a table of them, so that all may stay internal.
+    """
+    k = Emitter(target or Target.host())
+    entries = emit(k)
+    with k.function(name, (), "ptr"):
+        k.line(f"ret ptr {k.constant_table('entries', 'ptr', [f'@{entry}' for entry in entries])}")
+    address = compile_modules({name: k.module()}, k.target)[name]
+    table: int = ctypes.CFUNCTYPE(ctypes.c_size_t)(address)()
+    return list((ctypes.c_size_t * len(entries)).from_address(table))
+
+
+def aligned_bytes(size: int, align: int = LINE) -> NDArray[np.uint8]:
+    """Zeroed memory that starts at a multiple of ``align``; untouched pages cost nothing."""
+    raw = np.zeros(size + align, np.uint8)
+    start = -raw.ctypes.data % align
+    return raw[start : start + size]

@@ -1,0 +1,283 @@
+"""A program: kernels over one arena, run in order by the thread team in one native call.
+
+Every pointer that a kernel receives is *slot + offset*: a slot is an array of the caller, or
+the program's own arena.  What never changes is filled into the kernels' argument tables
+once; the rest is patched at the start of each run, in native code as well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.runtime import threads as team_words
+from symgrad.codegen.runtime.native import LINE, aligned_bytes, atomic_load, field, load_entries
+from symgrad.codegen.runtime.threads import process_team
+
+ARENA = -1
+"""The slot of the program's own memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call.
+
+    A ``parallel`` kernel is called by all threads, each with its own number; any other by
+    thread 0 alone.  Where a later step depends on this one, or reuses its memory, a
+    ``barrier`` must stand between them.
+    """
+
+    kernel: str
+    pointers: tuple[tuple[int, int], ...]
+    """(slot, byte offset) of each pointer in the kernel's argument array."""
+    parallel: bool = True
+    barrier: bool = True
+
+
+_PARALLEL, _BARRIER = 1, 2
+_STEP = np.dtype([("kernel", np.uint64), ("pointers", np.uint64), ("flags", np.int64)])
+_PATCH = np.dtype([("entry", np.uint64), ("slot", np.int64), ("offset", np.int64)])
+
+# Layout of the program's block.
+_LOCK = 0  # i32 and its sleepers: one run at a time, for the pointers and the arena are shared
+_WORDS = 7
+_TEAM, _THREADS, _STEPS, _STEP_COUNT, _PATCHES, _PATCH_COUNT, _TIMES = (
+    LINE + 8 * i for i in range(_WORDS)
+)
+_BLOCK_BYTES = 2 * LINE
+
+_DONE, _TEAM_NEEDED = 0, 1
+
+
+# -- native code -----------------------------------------------------------
+
+
+def _emit_driver(k: Emitter) -> Sequence[str]:
+    team_words.emit_team(k, team_words.Waiting.here())
+    _emit_execute(k)
+    _emit_run(k)
+    with k.function("ticks", (), "i64", internal=True):
+        k.line(f"ret i64 {_emit_clock(k)}")
+    return ("run", "ticks")
+
+
+def _emit_execute(k: Emitter) -> None:
+    """``execute(program, tid, size)``: one thread's way through all steps."""
+    with k.function("execute", ("ptr", "i64", "i64"), internal=True) as (program, tid, size):
+        team = k.load("ptr", field(k, program, _TEAM))
+        times = k.load("ptr", field(k, program, _TIMES))
+        timed = k.icmp("ne", times, Reg("null", "ptr"))
+        # A team larger than the program was made for only waits at the barriers.
+        used = k.min(size, k.load("i64", field(k, program, _THREADS)))
+        steps = k.load("ptr", field(k, program, _STEPS))
+        with k.loop(0, k.load("i64", field(k, program, _STEP_COUNT))) as i:
+            step = k.gep(steps, k.mul(i, _STEP.itemsize), "i8")
+            kernel = k.load("ptr", step)
+            pointers = k.load("ptr", field(k, step, 8))
+            flags = k.load("i64", field(k, step, 16))
+            parallel = k.icmp("ne", k.bits("and", flags, _PARALLEL), 0)
+            team_size = k.select(parallel, k.as_reg(used), Reg("1", "i64"))
+            with k.if_(k.icmp("slt", tid, team_size)):
+                k.line(f"call void {kernel}(ptr {pointers}, i64 {tid}, i64 {team_size})")
+            wanted = k.bits("or", k.icmp("ne", k.bits("and", flags, _BARRIER), 0), timed)
+            with k.if_(k.bits("and", wanted, k.icmp("sgt", size, 1))):
+                k.call("barrier", "void", [team, size])
+            with k.if_(k.bits("and", timed, k.icmp("eq", tid, 0))):
+                k.store(_emit_clock(k), k.gep(times, k.add(i, 1), "i64"))
+
+
+def _emit_run(k: Emitter) -> None:
+    """``run(program, slots, times)``: patches the pointers, then executes all steps."""
+    with k.function("run", ("ptr", "ptr", "ptr"), "i32", internal=True) as (program, slots, times):
+        lock = field(k, program, _LOCK)
+        k.call("acquire", "void", [lock])
+        k.store(times, field(k, program, _TIMES))
+        patches = k.load("ptr", field(k, program, _PATCHES))
+        with k.loop(0, k.load("i64", field(k, program, _PATCH_COUNT))) as i:
+            patch = k.gep(patches, k.mul(i, _PATCH.itemsize), "i8")
+            base = k.load("ptr", k.gep(slots, k.load("i64", field(k, patch, 8)), "ptr"))
+            pointer = k.gep(base, k.load("i64", field(k, patch, 16)), "i8")
+            k.store(pointer, k.load("ptr", patch))
+        with k.if_(k.icmp("ne", times, Reg("null", "ptr"))):
+            k.store(_emit_clock(k), times)
+        status = k.alloca("i32")
+        k.store(Reg(str(_DONE), "i32"), status)
+        team = k.load("ptr", field(k, program, _TEAM))
+        serial = k.icmp("eq", k.load("i64", field(k, program, _THREADS)), 1)
+        with k.if_else(serial) as (alone, together):
+            with alone:
+                _emit_alone(k, program)
+            with together:
+                _emit_together(k, program, team, status)
+        k.call("release", "void", [lock])
+        k.line(f"ret i32 {k.load('i32', status)}")
+
+
+def _emit_alone(k: Emitter, program: Reg) -> None:
+    k.call("execute", "void", [program, Reg("0", "i64"), Reg("1", "i64")])
+
+
+def _emit_together(k: Emitter, program: Reg, team: Reg, status: Reg) -> None:
+    """Runs the program on the team, or asks for a team where there is none."""
+    open_, size = field(k, team, team_words.OPEN), field(k, team, team_words.SIZE)
+    # A team of one has no use for the lock: programs may run side by side.
+    is_open = k.icmp("ne", atomic_load(k, open_), 0)
+    single = k.bits("and", is_open, k.icmp("eq", k.load("i64", size), 1))
+    with k.if_else(single) as (alone, together):
+        with alone:
+            _emit_alone(k, program)
+        with together:
+            lock = field(k, team, team_words.LOCK)
+            k.call("acquire", "void", [lock])
+            still_open = k.icmp("ne", atomic_load(k, open_), 0)
+            with k.if_else(still_open) as (launch, refuse):
+                with launch:
+                    k.call("launch", "void", [team, Reg("@execute", "ptr"), program])
+                with refuse:
+                    k.store(Reg(str(_TEAM_NEEDED), "i32"), status)
+            k.call("release", "void", [lock])
+
+
+def _emit_clock(k: Emitter) -> Reg:
+    """A counter that runs at a constant rate, in a few instructions."""
+    x86 = k.target.triple.startswith("x86_64")
+    name = "llvm.readcyclecounter" if x86 else "llvm.readsteadycounter"
+    k.declare(name, "i64", ())
+    return k.op("i64", f"call i64 @{name}()")
+
+
+@functools.cache
+def _driver() -> tuple[int, int]:
+    """Addresses of ``run`` and ``ticks``."""
+    run, ticks = load_entries("symgrad_driver", _emit_driver)
+    return run, ticks
+
+
+@functools.cache
+def _seconds_per_tick() -> float:
+    """Length of one tick of the steps' clock, measured over a few milliseconds."""
+    ticks = ctypes.CFUNCTYPE(ctypes.c_int64)(_driver()[1])
+    start, first = time.perf_counter(), int(ticks())
+    while time.perf_counter() - start < 5e-3:
+        pass
+    return (time.perf_counter() - start) / (int(ticks()) - first)
+
+
+# -- the program -----------------------------------------------------------
+
+_RUN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+_programs: weakref.WeakSet[NativeProgram] = weakref.WeakSet()
+
+
+def _unlock_all() -> None:
+    """In the child of a fork: the threads that were running a program are not here."""
+    for program in _programs:
+        program._block[:LINE] = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_all)
+
+
+class NativeProgram:
+    """Kernels in order, ready to run.
+
+    ``addresses`` has the address of each step's kernel.  A run is given the addresses of
+    the slots ``0 .. num_slots - 1``; ``fixed`` has those that never change, under other
+    numbers.  ``arena_bytes`` of zeroed memory, 64-byte aligned, lie behind the slot
+    ``ARENA``.  The kernels' scratch is made for ``threads`` threads: no run uses more.
+
+    Runs from several Python threads wait for each other: they share the arena.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        addresses: Mapping[str, int],
+        num_slots: int,
+        *,
+        arena_bytes: int = 0,
+        fixed: Mapping[int, int] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.num_slots = num_slots
+        self._arena = aligned_bytes(arena_bytes)
+        self._lay_out(steps, addresses, {**(fixed or {}), ARENA: self._arena.ctypes.data})
+        self._team = process_team()
+        limit = threads or self._team.size
+        self._block = aligned_bytes(_BLOCK_BYTES)
+        self.block: int = self._block.ctypes.data
+        self._block[LINE:].view(np.int64)[:_WORDS] = (
+            self._team.block,
+            limit if any(step.parallel for step in steps) else 1,
+            self._steps.ctypes.data,
+            len(self._steps),
+            self._patches.ctypes.data,
+            len(self._patches),
+            0,
+        )
+        self._native_run = _RUN(_driver()[0])
+        _programs.add(self)
+
+    def _lay_out(
+        self, steps: Sequence[Step], addresses: Mapping[str, int], fixed: Mapping[int, int]
+    ) -> None:
+        """Fills the kernels' argument arrays, the list of steps and that of the patches."""
+        self._pointers = np.zeros(sum(len(step.pointers) for step in steps), np.uint64)
+        self._steps = np.zeros(len(steps), _STEP)
+        patches: list[tuple[int, int, int]] = []
+        entry = 0
+        for i, step in enumerate(steps):
+            flags = _PARALLEL * step.parallel | _BARRIER * step.barrier
+            self._steps[i] = addresses[step.kernel], self._entry(entry), flags
+            for slot, offset in step.pointers:
+                if slot in fixed:
+                    self._pointers[entry] = fixed[slot] + offset
+                elif 0 <= slot < self.num_slots:
+                    patches.append((self._entry(entry), slot, offset))
+                else:
+                    raise ValueError(
+                        f"step {i} ({step.kernel}): slot {slot} is neither fixed "
+                        f"nor one of the {self.num_slots} slots of a run"
+                    )
+                entry += 1
+        if steps:  # the end of a launch is a barrier anyway
+            self._steps["flags"][-1] &= ~_BARRIER
+        self._patches = np.array(patches, _PATCH)
+
+    def _entry(self, index: int) -> int:
+        """Address of an entry of the argument arrays."""
+        return self._pointers.ctypes.data + 8 * index
+
+    def run(self, addresses: Sequence[int]) -> None:
+        """Executes all steps on the arrays at ``addresses``, one for each slot.
+
+        The caller keeps the arrays alive and of the right size; other Python threads go on
+        meanwhile.
+        """
+        if len(addresses) != self.num_slots:
+            raise ValueError(f"the program has {self.num_slots} slots, got {len(addresses)}")
+        while self._run(addresses, None) == _TEAM_NEEDED:
+            self._team.start()
+
+    def run_timed(self, addresses: Sequence[int]) -> NDArray[np.float64]:
+        """As ``run``, with a barrier after every step; the seconds each step took."""
+        times = np.zeros(len(self._steps) + 1, np.int64)
+        if len(addresses) != self.num_slots:
+            raise ValueError(f"the program has {self.num_slots} slots, got {len(addresses)}")
+        while self._run(addresses, times.ctypes.data) == _TEAM_NEEDED:
+            self._team.start()
+        return np.diff(times) * _seconds_per_tick()
+
+    def _run(self, addresses: Sequence[int], times: int | None) -> int:
+        slots = (ctypes.c_void_p * self.num_slots)(*addresses)
+        status: int = self._native_run(self.block, slots, times)
+        return status

@@ -1,0 +1,403 @@
+"""The thread team: persistent workers that run one program together, step by step.
+
+``launch`` hands all threads the same function; each does its share, and they meet at
+barriers.  All waiting is waiting for a 32-bit word to change: first spinning, because the
+change is usually a fraction of a microsecond away, then yielding the CPU, then asleep in
+the kernel.  Beside each word stands the number of its sleepers, so that a wake-up costs a
+system call only where somebody sleeps.
+
+    epoch       counts launches: idle workers wait for it to change
+    arrived     threads that have reached the current barrier
+    generation  counts barriers: who has arrived waits for it to change
+    lock        0 free, 1 held, 2 held and wanted: there is one launch at a time
+
+A sleeper first announces itself, then lets the kernel compare the word and sleep in one
+step; a waker first changes the word, then looks for sleepers.  Both orders are sequentially
+consistent, so no wake-up is lost.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.jit import available_cpus
+from symgrad.codegen.runtime.native import (
+    LINE,
+    aligned_bytes,
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    atomic_swap,
+    field,
+    load_entries,
+    repeat,
+)
+
+# Layout of the team's block.  The words that threads wait for have a line each.
+LOCK, ARRIVED, GENERATION, EPOCH, LAUNCH = (i * LINE for i in range(5))
+OPEN = LAUNCH  # i32: the team is there; cleared to keep launches out while it stops
+SIZE, SPIN, TASK, ARGUMENT = (LAUNCH + 8 * i for i in range(1, 5))  # i64, i64, ptr, ptr
+BLOCK_BYTES = 5 * LINE
+
+SPINS = 1500
+"""Pauses before a waiting thread yields its CPU: about 20 microseconds."""
+YIELDS = 64
+"""Times it yields before it sleeps."""
+
+_FUTEX_CALLS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
+_FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
+_EVERYBODY = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How a thread waits on this platform."""
+
+    futex: int | None
+    """Number of the system call that sleeps on a word; None: sleep a moment and look again."""
+    give_way: str = "sched_yield"
+    nap: tuple[str, int] = ("usleep", 50)
+    """The C function that sleeps a moment, and its argument."""
+
+    @staticmethod
+    @functools.cache
+    def here() -> Waiting:
+        """The best this machine offers."""
+        if sys.platform == "win32":
+            return Waiting(None, "SwitchToThread", ("Sleep", 1))
+        return Waiting(_FUTEX_CALLS.get(platform.machine()) if sys.platform == "linux" else None)
+
+
+# -- native code -----------------------------------------------------------
+
+
+def emit_team(k: Emitter, waiting: Waiting) -> None:
+    """Defines ``wait wake acquire release barrier launch`` in the module of ``k``."""
+    _emit_wait(k, waiting)
+    _emit_wake(k, waiting)
+    _emit_lock(k)
+    _emit_barrier(k)
+    _emit_launch(k)
+
+
+def _emit_wait(k: Emitter, waiting: Waiting) -> None:
+    """``wait(word, old, spin)`` returns once the word differs from ``old``."""
+    k.declare(waiting.give_way, "i32", ())
+    with k.function("wait", ("ptr", "i32", "i64"), internal=True) as (word, old, spin):
+        tries = k.alloca("i64")
+        k.store(k.as_reg(0), tries)
+        with repeat(k) as leave:
+            leave(k.icmp("ne", atomic_load(k, word), old))
+            count = k.load("i64", tries)
+            k.store(k.as_reg(k.add(count, 1)), tries)
+            with k.if_else(k.icmp("slt", count, spin)) as (soon, later):
+                with soon:
+                    _emit_pause(k)
+                with later:
+                    patient = k.icmp("slt", count, k.add(spin, YIELDS))
+                    with k.if_else(patient) as (running, sleeping):
+                        with running:
+                            k.call(waiting.give_way, "i32", [])
+                        with sleeping:
+                            _emit_sleep(k, waiting, word, old)
+
+
+def _emit_pause(k: Emitter) -> None:
+    """Tells the CPU that the thread spins."""
+    if k.target.triple.startswith("x86_64"):
+        k.declare("llvm.x86.sse2.pause", "void", ())
+        k.line("call void @llvm.x86.sse2.pause()")
+    elif k.target.triple.startswith(("aarch64", "arm64")):
+        k.declare("llvm.aarch64.hint", "void", ("i32",))
+        k.line("call void @llvm.aarch64.hint(i32 1)")  # yield
+
+
+def _emit_sleep(k: Emitter, waiting: Waiting, word: Reg, old: Reg) -> None:
+    """Sleeps as long as the word is ``old``, or a moment; may wake early."""
+    if waiting.futex is None:
+        nap, moment = waiting.nap
+        k.declare(nap, "i32", ("i32",))
+        k.call(nap, "i32", [Reg(str(moment), "i32")])
+        return
+    sleepers = field(k, word, 4)
+    atomic_add(k, sleepers, 1)
+    _emit_futex(k, waiting.futex, f"ptr {word}, i64 {_FUTEX_WAIT_PRIVATE}, i32 {old}, ptr null")
+    atomic_add(k, sleepers, -1)
+
+
+def _emit_futex(k: Emitter, number: int, arguments: str) -> None:
+    k.declare("syscall", "i64", ("i64", "..."))
+    k.op("i64", f"call i64 (i64, ...) @syscall(i64 {number}, {arguments})")
+
+
+def _emit_wake(k: Emitter, waiting: Waiting) -> None:
+    """``wake(word)`` wakes all sleepers of a word that has just changed."""
+    with k.function("wake", ("ptr",), internal=True) as (word,):
+        if waiting.futex is None:
+            return
+        sleepers = k.op("i32", f"load atomic i32, ptr {field(k, word, 4)} seq_cst, align 4")
+        with k.if_(k.icmp("ne", sleepers, 0)):
+            arguments = f"ptr {word}, i64 {_FUTEX_WAKE_PRIVATE}, i32 {_EVERYBODY}"
+            _emit_futex(k, waiting.futex, arguments)
+
+
+def _emit_lock(k: Emitter) -> None:
+    """``acquire(lock)`` and ``release(lock)``: a mutex that is one exchange when free.
+
+    Source: U. Drepper, "Futexes Are Tricky", 2011, section 5.
+    """
+    with k.function("acquire", ("ptr",), internal=True) as (lock,):
+        attempt = f"cmpxchg ptr {lock}, i32 0, i32 1 seq_cst seq_cst, align 4"
+        taken = k.op("i1", f"extractvalue {{ i32, i1 }} {k.op('{ i32, i1 }', attempt)}, 1")
+        with k.if_(k.icmp("eq", taken, 0)), repeat(k) as leave:
+            leave(k.icmp("eq", atomic_swap(k, lock, 2), 0))
+            k.call("wait", "void", [lock, Reg("2", "i32"), Reg("0", "i64")])
+    with k.function("release", ("ptr",), internal=True) as (lock,):
+        wanted = k.icmp("eq", atomic_swap(k, lock, 0), 2)
+        with k.if_(wanted):
+            k.call("wake", "void", [lock])
+
+
+def _emit_barrier(k: Emitter) -> None:
+    """``barrier(team, size)``: nobody leaves before all ``size`` threads have come."""
+    with k.function("barrier", ("ptr", "i64"), internal=True) as (team, size):
+        arrived, generation = field(k, team, ARRIVED), field(k, team, GENERATION)
+        # Read before arriving: afterwards the last thread may already have moved it on.
+        current = atomic_load(k, generation)
+        before = k.cast("zext", atomic_add(k, arrived, 1), "i64")
+        last = k.icmp("eq", k.add(before, 1), size)
+        with k.if_else(last) as (open_gate, stand):
+            with open_gate:
+                atomic_store(k, 0, arrived)
+                atomic_store(k, k.add(current, 1), generation)
+                k.call("wake", "void", [generation])
+            with stand:
+                k.call("wait", "void", [generation, current, k.load("i64", field(k, team, SPIN))])
+
+
+def _emit_launch(k: Emitter) -> None:
+    """``launch(team, task, argument)``: all threads run ``task(argument, tid, size)``.
+
+    The caller holds the lock and is thread 0.  A null task sends the workers home.
+    """
+    with k.function("launch", ("ptr", "ptr", "ptr"), internal=True) as (team, task, argument):
+        k.store(task, field(k, team, TASK))
+        k.store(argument, field(k, team, ARGUMENT))
+        epoch = field(k, team, EPOCH)
+        atomic_store(k, k.add(atomic_load(k, epoch), 1), epoch)
+        k.call("wake", "void", [epoch])
+        with k.if_(k.icmp("ne", task, Reg("null", "ptr"))):
+            _emit_share(k, team, task, argument, Reg("0", "i64"))
+
+
+def _emit_share(k: Emitter, team: Reg, task: Reg, argument: Reg, tid: Reg) -> None:
+    """One thread's part of a launch; its end is a barrier too."""
+    size = k.load("i64", field(k, team, SIZE))
+    k.line(f"call void {task}(ptr {argument}, i64 {tid}, i64 {size})")
+    k.call("barrier", "void", [team, size])
+
+
+def _emit_worker(k: Emitter) -> None:
+    """``worker({team, tid, epoch})``: the life of a thread started at ``epoch``."""
+    with k.function("worker", ("ptr",), "ptr", internal=True) as (start,):
+        team, tid = k.load("ptr", start), k.load("i64", field(k, start, 8))
+        seen = k.alloca("i32")
+        k.store(k.load("i32", field(k, start, 16)), seen)
+        epoch = field(k, team, EPOCH)
+        with repeat(k) as leave:
+            spin = k.load("i64", field(k, team, SPIN))
+            k.call("wait", "void", [epoch, k.load("i32", seen), spin])
+            k.store(atomic_load(k, epoch), seen)
+            task = k.load("ptr", field(k, team, TASK))
+            leave(k.icmp("eq", task, Reg("null", "ptr")))
+            _emit_share(k, team, task, k.load("ptr", field(k, team, ARGUMENT)), tid)
+        k.line("ret ptr null")
+
+
+@functools.cache
+def _entries(waiting: Waiting) -> tuple[int, ...]:
+    """Addresses of ``worker acquire release launch``."""
+
+    def emit(k: Emitter) -> Sequence[str]:
+        emit_team(k, waiting)
+        _emit_worker(k)
+        return ("worker", "acquire", "release", "launch")
+
+    return tuple(load_entries("symgrad_team", emit))
+
+
+# -- the team --------------------------------------------------------------
+
+
+class Team:
+    """Workers that wait for programs.  They start when the first launch needs them.
+
+    ``block`` is the address of the team's words, valid as long as the team.  A launch needs
+    ``OPEN`` set; where it is not, ``start`` helps.  ``size`` defaults to ``default_threads``.
+    """
+
+    def __init__(self, size: int | None = None, waiting: Waiting | None = None) -> None:
+        self._waiting = waiting or Waiting.here()
+        self._memory = aligned_bytes(BLOCK_BYTES)
+        self.block: int = self._memory.ctypes.data
+        self._size = size
+        self._closed = False
+        self._guard = threading.RLock()  # held while the team starts or stops
+        self._workers: list[_Worker] = []
+
+    @property
+    def size(self) -> int:
+        """Threads of a launch, the calling one included."""
+        if self._size is None:
+            self._size = default_threads()
+        return self._size
+
+    def resize(self, size: int) -> None:
+        """Changes the number of threads, from the next launch on."""
+        with self._guard:
+            if size != self._size:
+                self.stop()
+                self._size = size
+
+    def start(self) -> None:
+        """Opens the team for launches.  A system short of threads gives a smaller team."""
+        with self._guard:
+            if self._word(OPEN).value:
+                return
+            size = 1 if self._closed else self.size
+            self._long(SPIN).value = SPINS if available_cpus() >= size else 0
+            if size > 1:
+                epoch = self._word(EPOCH).value
+                with _signals_blocked(), contextlib.suppress(RuntimeError):
+                    for tid in range(1, size):
+                        self._workers.append(_Worker(self._waiting, self.block, tid, epoch))
+            self._long(SIZE).value = len(self._workers) + 1
+            self._word(OPEN).value = 1
+
+    def stop(self) -> None:
+        """Ends the workers after the current launch; the next launch starts new ones."""
+        with self.stopped():
+            pass
+
+    def close(self) -> None:
+        """Stops for good: later launches run on the calling thread alone."""
+        with self._guard:
+            self._closed = True
+            self.stop()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """No worker lives, and no launch begins, inside this context."""
+        with self._guard:
+            self._word(OPEN).value = 0
+            if not self._workers:
+                yield
+                return
+            # A loop of launches finds the team closed and now waits for the guard.
+            _, acquire, release, launch = _entries(self._waiting)
+            _call(acquire, self.block + LOCK)
+            try:
+                _call(launch, self.block, None, None)
+                while self._workers:
+                    self._workers.pop().join()
+                yield
+            finally:
+                _call(release, self.block + LOCK)
+
+    def _word(self, offset: int) -> ctypes.c_int32:
+        return ctypes.c_int32.from_address(self.block + offset)
+
+    def _long(self, offset: int) -> ctypes.c_int64:
+        return ctypes.c_int64.from_address(self.block + offset)
+
+
+class _Worker:
+    """One thread of a team: a POSIX thread, or a Python thread in native code."""
+
+    def __init__(self, waiting: Waiting, block: int, tid: int, epoch: int) -> None:
+        run, *_ = _entries(waiting)
+        self._start = (ctypes.c_int64 * 3)(block, tid, epoch)
+        if waiting.futex is None:
+            body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(run)
+            self._python = threading.Thread(target=body, args=(self._start,), daemon=True)
+            self._python.start()
+            self.join = self._python.join
+            return
+        system, thread = ctypes.CDLL(None), ctypes.c_ulong()
+        start = (ctypes.byref(thread), None, ctypes.c_void_p(run), self._start)
+        if error := system.pthread_create(*start):
+            raise RuntimeError(os.strerror(error))
+        self.join = functools.partial(system.pthread_join, thread, None)
+
+
+def _call(address: int, *arguments: int | None) -> None:
+    """Calls a native function of pointers without holding the interpreter's lock."""
+    ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(arguments))(address)(*arguments)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Threads created inside leave Ctrl-C and the like to the interpreter's threads."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# -- the process's team ----------------------------------------------------
+
+_team = Team()
+atexit.register(_team.close)
+if hasattr(os, "register_at_fork"):
+    _forking = contextlib.ExitStack()
+    os.register_at_fork(
+        before=lambda: _forking.enter_context(_team.stopped()),
+        after_in_parent=_forking.close,
+        after_in_child=_forking.close,
+    )
+
+
+def process_team() -> Team:
+    """The team that runs this process's programs.  It stops around a fork, so that neither
+    side inherits half of it, and for good at exit."""
+    return _team
+
+
+def get_num_threads() -> int:
+    """Threads that run a program."""
+    return _team.size
+
+
+def set_num_threads(threads: int) -> None:
+    """Sets the number of threads that run a program, from the next run on."""
+    if not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"set_num_threads: needs an integer of at least 1, got {threads!r}")
+    _team.resize(threads)
+
+
+def default_threads() -> int:
+    """``SYMGRAD_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the CPUs we may run on."""
+    for variable in ("SYMGRAD_NUM_THREADS", "OMP_NUM_THREADS"):
+        # OpenMP allows a list, one number for each level of nesting.
+        text = os.environ.get(variable, "").split(",")[0].strip()
+        if text.isdecimal() and int(text) > 0:
+            return int(text)
+        if text and variable.startswith("SYMGRAD"):
+            raise ValueError(f"{variable}: needs an integer of at least 1, got {text!r}")
+    return available_cpus()
