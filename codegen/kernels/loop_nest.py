@@ -148,7 +148,7 @@ def lower_loop(spec: LoopSpec, target: Target, threads: int) -> Lowering:
         joined = LoopSpec(
             (threads, *shape),
             (Access(partial.dtype, (size, *row_major(shape))),),
-            _identity(partial.dtype),
+            identity_body(partial.dtype),
             (Output(replace(access, strides=(0, *(access.strides[i] for i in kept))),
                     output.reduce, (0,)),),
             threads,
@@ -176,7 +176,8 @@ def _loop_to_split(plan: Schedule, threads: int) -> int | None:
     return many[0] if many else None
 
 
-def _identity(dtype: str) -> Region:
+def identity_body(dtype: str) -> Region:
+    """The body of a copy."""
     from symgrad.ir.graph import Region, Value
     from symgrad.ir.types import DTYPES, TensorType
 

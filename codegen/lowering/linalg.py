@@ -1,0 +1,53 @@
+"""General tensor products become matrix products with several axes per index group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from symgrad.codegen.access import Access
+from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
+from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.storage import Storage
+from symgrad.ir.graph import Op
+from symgrad.ir.ops.shape import other_axes
+
+
+@lowers("dot_general")
+def dot_general(scope: Scope, op: Op) -> None:
+    """A (batched) matrix product over strided operands."""
+    x, y = op.operands
+    attrs = op.attrs
+    lhs_free = other_axes(x.rank, (*attrs["lhs_contract"], *attrs["lhs_batch"]))
+    rhs_free = other_axes(y.rank, (*attrs["rhs_contract"], *attrs["rhs_batch"]))
+    left, right = scope.plain(x), scope.plain(y)
+    fused = scope.epilogue(op)
+    result = scope.allocate(fused.result if fused else op.result)
+    sizes = {
+        "batch": tuple(x.shape[a] for a in attrs["lhs_batch"]),
+        "m": tuple(x.shape[a] for a in lhs_free),
+        "n": tuple(y.shape[a] for a in rhs_free),
+        "k": tuple(x.shape[a] for a in attrs["lhs_contract"]),
+    }
+    spec = GemmSpec(
+        **sizes,
+        a=_permuted(left, (*attrs["lhs_batch"], *lhs_free, *attrs["lhs_contract"])),
+        b=_permuted(right, (*attrs["rhs_batch"], *attrs["rhs_contract"], *rhs_free)),
+        c=result.access,
+        epilogue=fused.build(scope, op.result.shape, block=False) if fused else None,
+    )
+    flops = 2.0 * prod(prod(group) for group in sizes.values())
+    moved = float(x.type.bytes + y.type.bytes + op.result.type.bytes)
+    threads = scope.threads_for(flops, moved)
+    operands = [left, right, *(fused.storages if fused else ())]
+    scope.run(
+        lower_gemm(spec, scope.target, threads), operands, [result],
+        label="gemm", flops=flops, bytes=moved,
+    )
+
+
+def _permuted(storage: Storage, axes: Sequence[int]) -> Access:
+    strides = tuple(storage.access.strides[a] for a in axes)
+    return Access(storage.access.dtype, strides, storage.access.offset)
+
+

@@ -1,0 +1,254 @@
+"""The state of lowering one function: where values live and which kernels run.
+
+A lowering rule asks the scope for its operands' storages in the form its kernel
+takes (``plain`` with any strides, ``dense``, ``blocked`` with a halo) and gets a copy
+made where the value lives otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from symgrad.codegen.access import Access
+from symgrad.codegen.kernels import Lowering, Phase
+from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
+from symgrad.codegen.layout import Layouts
+from symgrad.codegen.lowering.epilogue import AttachedRegion
+from symgrad.codegen.storage import (
+    Buffer,
+    Halo,
+    Storage,
+    channel_blocked,
+    covers,
+    dense,
+    physical,
+    split_channels,
+)
+from symgrad.codegen.target import Target
+from symgrad.ir.errors import Loc, NoKernelError
+from symgrad.ir.graph import Op, Value
+
+SERIAL_BELOW = 2e-6
+"""Seconds of one thread's work under which waking the others does not pay."""
+_BYTES_PER_SECOND = 2e10
+_FLOPS_PER_SECOND = 2e10
+
+Rule = Callable[["Scope", Op], None]
+RULES: dict[str, Rule] = {}
+R = TypeVar("R", bound=Rule)
+
+
+def lowers(*names: str) -> Callable[[R], R]:
+    """Declares the lowering rule of some ops."""
+
+    def declare(rule: R) -> R:
+        RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return declare
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel call: its code's identity and the buffers it reads and writes."""
+
+    phase: Phase
+    buffers: tuple[Buffer, ...]
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    in_place: tuple[tuple[Buffer, Buffer], ...]
+    """(written, read) pairs that may share memory: each point reads only its own element."""
+    parallel: bool
+    op: str
+    loc: Loc | None
+    flops: float
+    bytes: float
+
+
+class Scope:
+    """Lowers ops one by one into ``calls``."""
+
+    def __init__(
+        self,
+        target: Target,
+        threads: int,
+        layouts: Layouts,
+        epilogues: Mapping[int, AttachedRegion],
+    ) -> None:
+        self.target = target
+        self.epilogues = epilogues
+        self.threads = threads
+        self.layouts = layouts
+        self.calls: list[Call] = []
+        self._home: dict[int, Storage] = {}
+        self._copies: dict[tuple[int, object], Storage] = {}
+        self._op: Op | None = None
+        self.choices: list[tuple[str, str]] = []
+        """What was chosen for each op and why, for ``explain``."""
+
+    def lower(self, op: Op) -> None:
+        """Runs the rule of one op."""
+        rule = RULES.get(op.name)
+        if rule is None:
+            raise NoKernelError(f"{op.name}: the code generator has no kernel for it", loc=op.loc)
+        self._op = op
+        rule(self, op)
+
+    # -- operands -----------------------------------------------------------
+
+    def storage(self, value: Value) -> Storage:
+        """Where a value lives, in whatever layout."""
+        return self._home[id(value)]
+
+    def plain(self, value: Value) -> Storage:
+        """The value over its own axes, with any strides."""
+        home = self._home[id(value)]
+        return home if home.blocked is None else self._copy(value, "dense", dense(value.type))
+
+    def dense(self, value: Value) -> Storage:
+        """The value in row-major order."""
+        home = self._home[id(value)]
+        return home if home.is_dense else self._copy(value, "dense", dense(value.type))
+
+    def operand(self, value: Value, axes: Sequence[int], *, block: bool) -> Storage:
+        """The value in a form that a (blocked) iteration space can follow by strides."""
+        home = self._home[id(value)]
+        if home.blocked is not None and block and tuple(axes) == (0, 1, 2, 3):
+            return home
+        return self.plain(value)
+
+    def blocked(self, value: Value, halo: Halo) -> Storage:
+        """The value channel-blocked, with at least this halo."""
+        home = self._home[id(value)]
+        if home.blocked is not None and covers(home.blocked.halo, halo):
+            return home
+        halo = self.layouts.halo(value, halo)
+        return self._copy(value, ("blocked", halo), channel_blocked(value.type, halo))
+
+    def _copy(self, value: Value, form: object, new: Storage) -> Storage:
+        key = id(value), form
+        if key not in self._copies:
+            self.copy(self._home[id(value)], new)
+            self._copies[key] = new
+        return self._copies[key]
+
+    def copy(self, source: Storage, target: Storage) -> None:
+        """Emits a copy between any two storages of one shape."""
+        space, accesses = self._common_space(source, target)
+        body = identity_body(source.access.dtype)
+        spec = LoopSpec(space, (accesses[0],), body, (Output(accesses[1]),))
+        self.loop(spec, [source], [target], label="copy")
+
+    def _common_space(self, *storages: Storage) -> tuple[tuple[int, ...], list[Access]]:
+        layout = next((s.blocked for s in storages if s.blocked), None)
+        if layout is None:
+            return storages[0].shape, [s.access for s in storages]
+        return physical(storages[0].shape), [
+            s.access if s.blocked else split_channels(s.access, layout.block) for s in storages
+        ]
+
+    def epilogue(self, op: Op) -> AttachedRegion | None:
+        """The fused op that runs on this op's result before it is stored, if any."""
+        return self.epilogues.get(id(op))
+
+    # -- results ------------------------------------------------------------
+
+    def define(self, value: Value, storage: Storage) -> Storage:
+        """Says where a value lives."""
+        self._home[id(value)] = storage
+        return storage
+
+    def allocate(self, value: Value) -> Storage:
+        """A new buffer for a value, in the layout chosen for it."""
+        halo = self.layouts.halo_of(value)
+        new = dense(value.type) if halo is None else channel_blocked(value.type, halo)
+        return self.define(value, new)
+
+    # -- kernels --------------------------------------------------------------
+
+    def loop(
+        self, spec: LoopSpec, inputs: Sequence[Storage], outputs: Sequence[Storage], *, label: str
+    ) -> None:
+        """Emits a loop nest."""
+        points = 1
+        for n in spec.extents:
+            points *= n
+        flops = float(points * sum(_OP_COST.get(op.name, 1.0) for op in spec.body.ops))
+        moved = float(sum(_touched(spec.extents, a) for a in spec.inputs))
+        moved += sum(_touched(spec.extents, o.access) for o in spec.outputs)
+        threads = self.threads_for(flops, moved)
+        self.run(
+            lower_loop(spec, self.target, threads), inputs, outputs,
+            label=label, flops=flops, bytes=moved, in_place=_in_place(spec, inputs, outputs),
+        )
+
+    def threads_for(self, flops: float, bytes: float) -> int:
+        """How many threads a piece of work deserves."""
+        seconds = max(flops / _FLOPS_PER_SECOND, bytes / _BYTES_PER_SECOND)
+        return 1 if seconds < SERIAL_BELOW else self.threads
+
+    def run(
+        self,
+        lowering: Lowering,
+        operands: Sequence[Storage],
+        results: Sequence[Storage],
+        *,
+        label: str = "",
+        flops: float = 0.0,
+        bytes: float = 0.0,
+        in_place: tuple[tuple[Buffer, Buffer], ...] = (),
+    ) -> None:
+        """Appends a lowering's phases, with its temporaries as arena buffers."""
+        temporaries = [Buffer(n) for n in lowering.temporaries]
+        pool = [*(s.buffer for s in operands), *(s.buffer for s in results), *temporaries]
+        written = {id(s.buffer) for s in results} | {id(b) for b in temporaries}
+        parallel = self.threads_for(flops, bytes) > 1
+        for phase in lowering.phases:
+            buffers = tuple(pool[i] for i in phase.buffers)
+            scratch = (Buffer(phase.scratch_bytes),) if phase.scratch_bytes else ()
+            self.calls.append(
+                Call(
+                    phase=phase,
+                    buffers=(*buffers, *scratch),
+                    reads=buffers,
+                    writes=(*(b for b in buffers if id(b) in written), *scratch),
+                    in_place=in_place if len(lowering.phases) == 1 else (),
+                    parallel=parallel,
+                    op=f"{self._op.name if self._op else 'copy'}:{label or phase.label}",
+                    loc=self._op.loc if self._op else None,
+                    flops=flops / len(lowering.phases),
+                    bytes=bytes / len(lowering.phases),
+                )
+            )
+
+
+_OP_COST = {
+    "div": 8.0, "sqrt": 8.0, "rsqrt": 12.0, "exp": 20.0, "exp2": 20.0, "expm1": 30.0, "log": 24.0,
+    "log1p": 30.0, "sin": 24.0, "cos": 24.0, "tan": 40.0, "tanh": 30.0, "erf": 40.0, "pow": 80.0,
+    "sigmoid": 30.0, "atan2": 50.0, "rem": 20.0, "floor_div": 20.0,
+}  # fmt: skip
+"""Work of an element relative to an addition, where it is much more."""
+
+
+def _in_place(
+    spec: LoopSpec, inputs: Sequence[Storage], outputs: Sequence[Storage]
+) -> tuple[tuple[Buffer, Buffer], ...]:
+    """Outputs that may overwrite an input: the nest reads that buffer nowhere else."""
+    pairs = []
+    for output, target in zip(spec.outputs, outputs, strict=True):
+        for access, source in zip(spec.inputs, inputs, strict=True):
+            same = [a for a, s in zip(spec.inputs, inputs, strict=True) if s.buffer is source.buffer]
+            if output.reduce is None and all(a == output.access for a in same):
+                if access == output.access and all(s for s in access.strides):
+                    pairs.append((target.buffer, source.buffer))
+                    break
+    return tuple(pairs)
+
+
+def _touched(extents: Sequence[int], access: Access) -> int:
+    size = 4
+    for n, stride in zip(extents, access.strides, strict=True):
+        size *= n if stride else 1
+    return size

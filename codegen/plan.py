@@ -1,0 +1,139 @@
+"""Places buffers in the arena and barriers between kernels.
+
+Both follow from one fact: which calls read and write a buffer.  Buffers whose lives
+do not overlap share memory; a barrier stands only where a call touches memory that
+another touched since the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from symgrad.codegen.lowering.scope import Call
+from symgrad.codegen.storage import Buffer
+
+ALIGN = 64
+
+
+@dataclass(slots=True)
+class _Life:
+    """Buffers that share one place (in-place updates) and the calls they live through."""
+
+    bytes: int
+    first: int
+    last: int
+    pool: object
+    members: list[Buffer] = field(default_factory=list)
+
+    def overlaps(self, other: _Life) -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+
+def place_buffers(calls: Sequence[Call]) -> int:
+    """Sets the offset of every arena buffer; returns the arena's size in bytes.
+
+    Buffers of a pool share memory among themselves only, as their halos must stay
+    zero; the rest is placed largest first, each at the lowest offset that is free
+    during its life.
+    """
+    lives = _lives(calls)
+    size = 0
+    for members in _by_pool(lives).values():
+        places: list[list[_Life]] = []
+        for life in sorted(members, key=lambda life: life.first):
+            free = next((p for p in places if not any(life.overlaps(o) for o in p)), None)
+            if free is None:
+                places.append(free := [])
+            free.append(life)
+        for place in places:
+            for life in place:
+                _settle(life, size)
+            size += _round_up(max(life.bytes for life in place))
+    placed: list[tuple[int, int, _Life]] = []
+    base = size
+    for life in sorted((x for x in lives if x.pool is None), key=lambda x: (-x.bytes, x.first)):
+        at = base
+        for start, end, _ in sorted(
+            (p for p in placed if life.overlaps(p[2])), key=lambda p: p[0]
+        ):
+            if at + life.bytes <= start:
+                break
+            at = max(at, end)
+        end = at + _round_up(life.bytes)
+        placed.append((at, end, life))
+        _settle(life, at)
+        size = max(size, end)
+    return size
+
+
+def _settle(life: _Life, offset: int) -> None:
+    for buffer in life.members:
+        buffer.offset = offset
+
+
+def _by_pool(lives: Sequence[_Life]) -> dict[object, list[_Life]]:
+    pools: dict[object, list[_Life]] = {}
+    for life in lives:
+        if life.pool is not None:
+            pools.setdefault(life.pool, []).append(life)
+    return pools
+
+
+def _lives(calls: Sequence[Call]) -> list[_Life]:
+    found: dict[int, _Life] = {}
+    for index, call in enumerate(calls):
+        for buffer in (*call.reads, *call.writes):
+            if buffer.slot is not None or buffer.data is not None:
+                continue
+            life = found.get(id(buffer))
+            if life is None:
+                life = _Life(buffer.bytes, index, index, buffer.pool, [buffer])
+                found[id(buffer)] = life
+            life.last = index
+    for index, call in enumerate(calls):
+        for target, source in call.in_place:
+            old, new = found.get(id(source)), found.get(id(target))
+            # The source dies here and the target is born here: they may be one.
+            if old and new and old is not new and old.last == index == new.first:
+                if (old.bytes, old.pool) == (new.bytes, new.pool):
+                    old.last = new.last
+                    old.members += new.members
+                    for buffer in new.members:
+                        found[id(buffer)] = old
+    return list({id(life): life for life in found.values()}.values())
+
+
+def _round_up(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def barriers(calls: Sequence[Call]) -> list[bool]:
+    """Whether a barrier must follow each call."""
+    after = [False] * len(calls)
+    written: list[tuple[object, int, int]] = []
+    touched: list[tuple[object, int, int]] = []
+    serial = True  # everything since the last barrier ran on thread 0, in order
+    for index, call in enumerate(calls):
+        reads = [_extent(b) for b in call.reads]
+        writes = [_extent(b) for b in call.writes]
+        alone = serial and not call.parallel
+        if not alone and (_meet(reads, written) or _meet(writes, touched)):
+            after[index - 1] = True
+            written, touched, serial = [], [], True
+        written += writes
+        touched += reads + writes
+        serial = serial and not call.parallel
+    return after
+
+
+def _extent(buffer: Buffer) -> tuple[object, int, int]:
+    if buffer.slot is not None:
+        return buffer.slot, 0, 1
+    if buffer.data is not None:
+        return id(buffer), 0, 1
+    return "arena", buffer.offset, buffer.offset + max(buffer.bytes, 1)
+
+
+def _meet(a: Sequence[tuple[object, int, int]], b: Sequence[tuple[object, int, int]]) -> bool:
+    return any(p == q and lo < other_hi and other_lo < hi for p, lo, hi in a for q, other_lo, other_hi in b)

@@ -1,0 +1,117 @@
+"""Where values live: buffers, and views of them.
+
+A ``Storage`` is a buffer seen through strides.  Reshapes, transposes, slices and
+broadcasts of a plain value are other storages of the same buffer, so they cost
+nothing.  A value of a convolutional network may live channel-blocked instead:
+physical dimensions (N, C/b, H, W, b) with a halo of zeros around each plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from symgrad.codegen.access import Access, row_major
+from symgrad.codegen.kernels.blocked import Blocked, channel_block
+from symgrad.ir.types import TensorType
+
+Halo = tuple[tuple[int, int], ...]
+"""Zeros before and behind each spatial axis."""
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """A piece of memory of a program; compared by identity.
+
+    ``slot`` tells who owns it: ``None`` for the arena, else the number of an argument
+    or result.  A haloed buffer shares its memory only with buffers of the same
+    ``pool``, so that its zeros, written once, stay.
+    """
+
+    bytes: int
+    slot: int | None = None
+    pool: object = None
+    data: np.ndarray[Any, Any] | None = None
+    """The contents of a constant."""
+    offset: int = field(default=-1)
+    """Place in the arena, set by the planner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A value's elements in a buffer.
+
+    ``access`` runs over the value's own axes, or over the physical dimensions of the
+    blocked layout where ``blocked`` is given.
+    """
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    access: Access
+    blocked: Blocked | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the elements lie in row-major order without gaps."""
+        if self.blocked is not None:
+            return False
+        expected = row_major(self.shape)
+        pairs = zip(self.shape, self.access.strides, expected, strict=True)
+        return all(n == 1 or have == want for n, have, want in pairs)
+
+    def view(self, shape: Sequence[int], strides: Sequence[int], shift: int = 0) -> Storage:
+        """The same buffer under another shape and strides."""
+        access = Access(self.access.dtype, tuple(strides), self.access.offset + shift)
+        return replace(self, shape=tuple(shape), access=access)
+
+
+def dense(type: TensorType, buffer: Buffer | None = None) -> Storage:
+    """Row-major storage of a type, in a new arena buffer unless one is given."""
+    buffer = buffer or Buffer(type.bytes)
+    return Storage(buffer, type.shape, Access(type.dtype.name, row_major(type.shape)))
+
+
+def channel_blocked(type: TensorType, halo: Halo) -> Storage:
+    """Channel-blocked storage in a new arena buffer that keeps its halo."""
+    layout = Blocked.dense(type.dtype.name, type.shape, halo)  # type: ignore[arg-type]
+    pool = (layout.buffer_shape, halo, type.dtype) if any(map(any, halo)) else None
+    buffer = Buffer(layout.elements * type.dtype.bytes, pool=pool)
+    return Storage(buffer, type.shape, layout.access, layout)
+
+
+def constant(array: np.ndarray[Any, Any], dtype: str) -> Storage:
+    """A buffer with fixed contents."""
+    array = np.ascontiguousarray(array)
+    buffer = Buffer(array.nbytes, data=array)
+    return Storage(buffer, array.shape, Access(dtype, row_major(array.shape)))
+
+
+def physical(shape: Sequence[int]) -> tuple[int, ...]:
+    """Dimensions of the blocked iteration space of a logical shape."""
+    block = channel_block(shape[1])
+    return (shape[0], shape[1] // block, *shape[2:], block)
+
+
+def split_channels(access: Access, block: int) -> Access:
+    """A plain access of [N, C, ...] over the blocked space."""
+    n, c, *rest = access.strides
+    return replace(access, strides=(n, c * block, *rest, c))
+
+
+def over_space(storage: Storage, axes: Sequence[int], space: Sequence[int], block: bool) -> Access:
+    """A storage's access over the (physical) iteration space, broadcast along other axes."""
+    if storage.blocked is not None:
+        return storage.access
+    strides = [0] * len(space)
+    for axis, stride in zip(axes, storage.access.strides, strict=True):
+        strides[axis] = stride
+    access = replace(storage.access, strides=tuple(strides))
+    return split_channels(access, channel_block(space[1])) if block else access
+
+
+def covers(have: Halo, need: Halo) -> bool:
+    """Whether a halo is at least as wide as another on every side."""
+    return all(a >= b for h, n in zip(have, need, strict=True) for a, b in zip(h, n, strict=True))
