@@ -6,14 +6,14 @@ import contextlib
 import os
 from pathlib import Path
 
-from symgrad.io.errors import WeightsError
+from symgrad.io.errors import FileError, WeightsError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, error_type: type[FileError] = WeightsError) -> None:
     """Make ``data`` the content of ``path``; on failure the old file stays as it was.
 
     The data goes to a temporary file beside ``path``, to the disk, and only then under its
-    name.  Raises ``WeightsError`` when that fails (full disk, no permission).
+    name.  Raises ``error_type`` when that fails (full disk, no permission).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,7 +24,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise WeightsError.of(path, "cannot write", error) from error
+        raise error_type.of(path, "cannot write", error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
