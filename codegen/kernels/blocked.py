@@ -139,6 +139,11 @@ class Weights:
         return self.outputs // BLOCK, self.inputs // self.block
 
     @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return self.outputs * self.inputs * self.taps
+
+    @property
     def is_flat(self) -> bool:
         """Whether (I, kh, kw) of one output channel lie in one row without gaps."""
         if self.strides is None:

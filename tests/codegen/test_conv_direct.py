@@ -1,0 +1,265 @@
+"""Direct convolutions against sums over windows in float64."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from symgrad.codegen.kernels import Lowering
+from symgrad.codegen.kernels.blocked import Blocked, Pair, Weights
+from symgrad.codegen.kernels.conv_direct import (
+    ConvSpec,
+    conv_scratch_bytes,
+    emit_conv,
+    forward,
+    input_grad,
+)
+from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec, lower_weight_grad
+from symgrad.codegen.kernels.conv_pack import (
+    PackWeightsSpec,
+    emit_pack_weights,
+    pack_scratch_bytes,
+)
+from symgrad.codegen.target import Target
+
+from tests.codegen.harness import TARGETS, Array, run_kernel, target_named
+
+DTYPES = {"f32": np.float32, "f64": np.float64}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One convolution; the output size follows."""
+
+    images: int
+    channels: int
+    outputs: int
+    size: Pair
+    kernel: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    dtype: str = "f32"
+
+    @property
+    def out_size(self) -> Pair:
+        spans = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
+        h, w = (
+            (n + 2 * p - span) // s + 1
+            for n, p, span, s in zip(self.size, self.padding, spans, self.stride, strict=True)
+        )
+        return h, w
+
+    @property
+    def window(self) -> dict[str, object]:
+        return {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+        }
+
+    def weights(self) -> Weights:
+        return Weights.plain(self.dtype, self.outputs, self.channels // self.groups, self.kernel)
+
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """x, w and a cotangent of y, in float64 but representable in the dtype."""
+        rng = np.random.default_rng(zlib.crc32(repr(self).encode()))
+        dtype = DTYPES[self.dtype]
+        shapes = (
+            (self.images, self.channels, *self.size),
+            (self.outputs, self.channels // self.groups, *self.kernel),
+            (self.images, self.outputs, *self.out_size),
+        )
+        x, w, dy = (rng.standard_normal(s).astype(dtype).astype(np.float64) for s in shapes)
+        return x, w, dy
+
+
+def windows(case: Case, x: Array) -> Array:
+    """The padded input as [N, C, OH, OW, kh, kw]; a view, so it can be written through."""
+    (sh, sw), (dh, dw) = case.stride, case.dilation
+    h, w = case.out_size
+    n, c, row, column = x.strides
+    shape = (*x.shape[:2], h, w, *case.kernel)
+    strides = (n, c, sh * row, sw * column, dh * row, dw * column)
+    return np.lib.stride_tricks.as_strided(x, shape, strides)
+
+
+def padded(case: Case, x: Array) -> Array:
+    (ph, pw) = case.padding
+    return np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+
+
+def reference(case: Case, x: Array, w: Array, dy: Array) -> tuple[Array, Array, Array]:
+    """y, dx and dw by one contraction per group."""
+    xp = padded(case, x)
+    dxp = np.zeros_like(xp)
+    views = np.split(windows(case, xp), case.groups, axis=1)
+    kernels, cotangents = np.split(w, case.groups), np.split(dy, case.groups, axis=1)
+
+    def contract(subscripts: str, axis: int, *operands: list[Array]) -> Array:
+        groups = zip(*operands, strict=True)
+        return np.concatenate([np.einsum(subscripts, *g, optimize=True) for g in groups], axis)
+
+    y = contract("nchwij,ocij->nohw", 1, views, kernels)
+    dw = contract("nchwij,nohw->ocij", 0, views, cotangents)
+    contribution = contract("ocij,nohw->nchwij", 1, kernels, cotangents)
+    for i, j in itertools.product(*map(range, case.kernel)):
+        windows(case, dxp)[..., i, j] += contribution[..., i, j]
+    (ph, pw), (h, wd) = case.padding, case.size
+    return y, dxp[:, :, ph : ph + h, pw : pw + wd], dw
+
+
+def to_blocked(layout: Blocked, values: Array) -> Array:
+    """A buffer with the values in blocks and zeros around them."""
+    out = np.zeros(layout.buffer_shape, DTYPES[layout.dtype])
+    n, _, h, w = values.shape
+    (top, _), (left, _) = layout.halo
+    blocks = values.reshape(n, layout.blocks, layout.block, h, w).transpose(0, 1, 3, 4, 2)
+    out[:, :, top : top + h, left : left + w] = blocks
+    return out
+
+
+def from_blocked(layout: Blocked, buffer: Array) -> Array:
+    (top, _), (left, _) = layout.halo
+    n, c, h, w = layout.shape
+    blocks = buffer[:, :, top : top + h, left : left + w].transpose(0, 1, 4, 2, 3)
+    return np.asarray(blocks.reshape(n, c, h, w))
+
+
+def halo_is_zero(layout: Blocked, buffer: Array) -> bool:
+    rest = buffer.copy()
+    (top, _), (left, _) = layout.halo
+    rest[:, :, top : top + layout.shape[2], left : left + layout.shape[3]] = 0
+    return not rest.any()
+
+
+def halo_for(case: Case) -> tuple[Pair, Pair]:
+    """More than the forward convolution reads of its input."""
+    (h, w) = (p + d * k for p, d, k in zip(case.padding, case.dilation, case.kernel, strict=True))
+    return (h, h), (w, w + 1)
+
+
+def layouts(case: Case) -> tuple[Blocked, Blocked]:
+    """x and y, with halos wide enough for every direction."""
+    halo = halo_for(case)
+    x = Blocked.dense(case.dtype, (case.images, case.channels, *case.size), halo)
+    y = Blocked.dense(case.dtype, (case.images, case.outputs, *case.out_size), halo)
+    return x, y
+
+
+def close(actual: Array, expected: Array, dtype: str, terms: int) -> None:
+    """Within the rounding of a sum of so many products."""
+    tolerance = 4 * math.sqrt(terms) * float(np.finfo(DTYPES[dtype]).eps)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def run_lowering(lowering: Lowering, arrays: list[Array], threads: int, target: Target) -> None:
+    """Runs an op's kernels one after the other."""
+    arrays = [*arrays, *(np.full(size, 0xA5, np.uint8) for size in lowering.temporaries)]
+    for phase in lowering.phases:
+        operands = [arrays[i] for i in phase.buffers]
+        emit = lambda k, name, phase=phase: phase.emit(k, name, phase.spec)  # noqa: E731
+        run_kernel(emit, operands, threads, phase.scratch_bytes, target)
+
+
+def pack(spec: PackWeightsSpec, weights: Array, threads: int, target: Target) -> Array:
+    packed = np.full(spec.out_blocks * spec.panel, np.nan, weights.dtype)
+    scratch = pack_scratch_bytes(spec, target, threads)
+    emit = lambda k, name: emit_pack_weights(k, name, spec)  # noqa: E731
+    run_kernel(emit, [weights, packed], threads, scratch, target)
+    return packed
+
+
+def convolve(
+    spec: ConvSpec,
+    pack_spec: PackWeightsSpec,
+    x: Array,
+    w: Array,
+    operands: list[Array],
+    threads: int,
+    target: Target,
+) -> Array:
+    """Runs a convolution, with weights packed before (1 thread) or on the fly (more)."""
+    if threads == 1:
+        weights = pack(pack_spec, w, 2, target)
+    else:
+        weights, spec = w, replace(spec, pack=pack_spec)
+    out = np.zeros(spec.y.buffer_shape, DTYPES[spec.y.dtype])
+    scratch = conv_scratch_bytes(spec, target, threads)
+    emit = lambda k, name: emit_conv(k, name, spec)  # noqa: E731
+    run_kernel(emit, [x, weights, *operands, out], threads, scratch, target)
+    return out
+
+
+CASES = [
+    Case(2, 32, 48, (5, 5)),
+    Case(1, 3, 32, (17, 19), (7, 7), (2, 2), (3, 3)),
+    Case(3, 16, 16, (1, 1), (1, 1), padding=(0, 0)),
+    Case(4, 64, 64, (2, 2)),
+    Case(2, 16, 32, (33, 17), stride=(2, 1), padding=(0, 2)),
+    Case(1, 32, 16, (9, 12), (2, 5), (3, 2), (1, 2), (2, 1)),
+    Case(2, 16, 16, (13, 11), (3, 2), (2, 3), (2, 1), (2, 3)),
+    Case(2, 64, 32, (6, 7), groups=2),
+    Case(1, 48, 96, (4, 5), stride=(2, 2), groups=3),
+    Case(2, 32, 32, (8, 8), (1, 1), (2, 2), (0, 0)),
+    Case(1, 16, 32, (1, 40), (1, 9), padding=(0, 4)),
+    Case(1, 5, 16, (6, 6), (3, 3), dilation=(1, 2)),
+    Case(1, 1, 16, (7, 9), (5, 5), padding=(2, 2)),
+    Case(2, 32, 16, (7, 7), dtype="f64"),
+    Case(1, 16, 48, (9, 6), (3, 3), (2, 2), (1, 1), dtype="f64"),
+]
+
+
+@pytest.mark.parametrize("target_name", TARGETS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_forward(case: Case, target_name: str) -> None:
+    target = target_named(target_name)
+    x, w, dy = case.arrays()
+    expected, _, _ = reference(case, x, w, dy)
+    x_layout, y_layout = layouts(case)
+    spec = forward(x_layout, y_layout, case.kernel, **case.window)
+    x_buffer, weights = to_blocked(x_layout, x), w.astype(DTYPES[case.dtype])
+    packing = PackWeightsSpec(case.weights(), case.groups)
+    for threads in (1, 3):
+        out = convolve(spec, packing, x_buffer, weights, [], threads, target)
+        terms = math.prod(case.kernel) * case.channels // case.groups
+        close(from_blocked(y_layout, out), expected, case.dtype, terms)
+        assert halo_is_zero(y_layout, out)
+
+
+@pytest.mark.parametrize("target_name", TARGETS)
+@pytest.mark.parametrize("case", [c for c in CASES if c.channels % 16 == 0], ids=str)
+def test_input_grad(case: Case, target_name: str) -> None:
+    target = target_named(target_name)
+    x, w, dy = case.arrays()
+    _, expected, _ = reference(case, x, w, dy)
+    x_layout, y_layout = layouts(case)
+    spec, packing = input_grad(y_layout, x_layout, case.weights(), **case.window)
+    dy_buffer, weights = to_blocked(y_layout, dy), w.astype(DTYPES[case.dtype])
+    for threads in (1, 2):
+        out = convolve(spec, packing, dy_buffer, weights, [], threads, target)
+        terms = math.prod(case.kernel) * case.outputs // case.groups
+        close(from_blocked(x_layout, out), expected, case.dtype, terms)
+        assert halo_is_zero(x_layout, out)
+
+
+@pytest.mark.parametrize("target_name", TARGETS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_weight_grad(case: Case, target_name: str) -> None:
+    target = target_named(target_name)
+    x, w, dy = case.arrays()
+    _, _, expected = reference(case, x, w, dy)
+    x_layout, y_layout = layouts(case)
+    x_buffer, dy_buffer = to_blocked(x_layout, x), to_blocked(y_layout, dy)
+    spec = WeightGradSpec(x_layout, y_layout, case.weights(), **case.window)
+    for threads in (1, 2, 7):
+        dw = np.full(w.shape, np.nan, x_buffer.dtype)
+        lowering = lower_weight_grad(spec, target, threads)
+        run_lowering(lowering, [x_buffer, dy_buffer, dw], threads, target)
+        close(dw, expected, case.dtype, case.images * math.prod(case.out_size))
