@@ -49,7 +49,7 @@ class OpDef:
         """Result element i depends on element i of each operand alone."""
         self.commutative = False
         self.kinds = ""
-        """Elementwise: dtype kinds the operands may have (see ``DType.kind``)."""
+        """Dtype kinds the operands may have (see ``DType.kind``); "" where the rule decides."""
         self.sympy: str | None = None
         """Elementwise: the SymPy form, an expression in x, y, z."""
         self.evaluate_rule: Callable[..., Any] | None = None

@@ -171,7 +171,7 @@ def power(x: Value, exponent: float) -> Value:
 
 
 pow = elementwise(
-    "pow", "x y", NUMERIC, _quiet(np.power), sympy="x ** y", sample=((0.5, 2), (-2, 2)),
+    "pow", "x y", NUMERIC, _quiet(np.power), sympy="x ** y", sample=((0.5, 2), (0.2, 2.5)),
     adjoint=_pow_adjoint,
 )
 

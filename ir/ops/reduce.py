@@ -39,6 +39,7 @@ def _declare(name: str, kinds: str, reducer: Any, **attrs: Any) -> Any:
     samples = [Sample(((3, 4),), {"axes": (1,)}, ((0.5, 2),)),
                Sample(((2, 3, 4),), {"axes": (0, 2)}, ((0.5, 2),))]
     opdef = op(name, samples=samples)(infer)
+    opdef.kinds = kinds
     # Sums accumulate in the operand's own dtype, pairwise as NumPy does.
     opdef.evaluate(lambda x, *, axes: np.asarray(reducer(x, axis=axes, dtype=x.dtype)))
 
