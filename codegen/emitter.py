@@ -10,7 +10,7 @@ constant strides and bounds in the addressing modes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from symgrad.codegen.target import Target
@@ -87,6 +87,7 @@ class Emitter:
         self._functions: list[str] = []
         self._declarations: dict[str, str] = {}
         self._globals: list[str] = []
+        self._defined: set[str] = set()
         self._lines: list[str] = []
         self._allocas: list[str] = []
         self._next = 0
@@ -133,7 +134,8 @@ class Emitter:
         """
         outer = self._lines, self._allocas, self._next
         self._lines, self._allocas, self._next = [], [], 0
-        regs = tuple(Reg(f"%a{i}", p.split(" ")[0]) for i, p in enumerate(params))
+        types = (p[: p.find(">") + 1] or p.split(" ")[0] for p in params)
+        regs = tuple(Reg(f"%a{i}", type) for i, type in enumerate(types))
         yield regs
         if result == "void":
             self.line("ret void")
@@ -144,6 +146,21 @@ class Emitter:
             f"define {linkage}{result} @{name}({signature}) #0 {attributes} {{\nentry:\n{body}\n}}"
         )
         self._lines, self._allocas, self._next = outer
+
+    def define_once(
+        self, name: str, result: str, params: Sequence[str], body: Callable[..., Reg | None]
+    ) -> None:
+        """Defines an internal function unless the module has it; ``body`` gives what it returns.
+
+        May be called while another function is open.
+        """
+        if name in self._defined:
+            return
+        self._defined.add(name)
+        with self.function(name, params, result, internal=True, attributes="noinline") as regs:
+            value = body(*regs)
+            if value is not None:
+                self.line(f"ret {value.type} {value}")
 
     # -- raw lines ---------------------------------------------------------
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from symgrad.codegen import vecmath
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES
 from symgrad.codegen.emitter import Emitter, Reg, bytes_of, lanes_of, mangle, scalar_of, vec
 
@@ -454,11 +455,13 @@ def emit_op(
     operands: Sequence[Reg],
     dtypes: Sequence[str],
     attrs: Mapping[str, Any] | None = None,
+    *,
+    outline: bool = False,
 ) -> Reg:
     """The elementwise IR op ``name`` on registers of IR dtypes ``dtypes``.
 
-    Operands have equal lane counts.  Raises ``NotImplementedError`` for an op
-    that has no meaning on the dtype.
+    Operands have equal lane counts.  With ``outline`` vector math is called, not
+    inlined.  Raises ``NotImplementedError`` for an op that has no meaning on the dtype.
     """
     if name == "select":
         return k.select(*operands)
@@ -467,17 +470,27 @@ def emit_op(
         return convert(k, operands[0], dtypes[0], getattr(target, "name", target))
     if name == "stop_gradient":
         return operands[0]
-    rule = _RULES[_kind(dtypes[0])].get(name)
+    kind = _kind(dtypes[0])
+    if kind == "f" and name in vecmath.FUNCTIONS:
+        return vecmath.emit(k, name, operands, outline=outline)
+    rule = _RULES[kind].get(name)
     if rule is None:
         raise NotImplementedError(f"no vector code for {name} on {', '.join(dtypes)}")
     return rule(k, *operands)
 
 
-def emit_region(k: Emitter, region: Region, operands: Sequence[Reg], lanes: int = 0) -> list[Reg]:
+def emit_region(
+    k: Emitter,
+    region: Region,
+    operands: Sequence[Reg],
+    lanes: int = 0,
+    *,
+    outline: bool = False,
+) -> list[Reg]:
     """Emits a region over 0-d values, one register per region parameter.
 
-    ``lanes`` is needed only where no operand tells it.  Returns one register per
-    region result.
+    ``lanes`` is needed only where no operand tells it.  ``outline`` is for regions
+    with many transcendental ops.  Returns one register per region result.
     """
     lanes = lanes or lanes_of(operands[0].type)
     registers = dict(zip(region.params, operands, strict=True))
@@ -489,5 +502,5 @@ def emit_region(k: Emitter, region: Region, operands: Sequence[Reg], lanes: int 
         else:
             args = [registers[v] for v in op.operands]
             dtypes = [v.type.dtype.name for v in op.operands]
-            registers[result] = emit_op(k, op.name, args, dtypes, op.attrs)
+            registers[result] = emit_op(k, op.name, args, dtypes, op.attrs, outline=outline)
     return [registers[v] for v in region.results]

@@ -1,0 +1,51 @@
+"""Inlined vector math: the transcendental operations as polynomials.
+
+``emit`` writes the code of a function by its IR op name for any number of lanes
+(one included) of ``float`` or ``double``, on any target, with or without FMA.
+Every function is right for nan, infinities, signed zeros, denormals, overflow and
+underflow, over the whole range of its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from symgrad.codegen.emitter import Emitter, Reg, mangle
+from symgrad.codegen.vecmath import exponential, logarithm, trigonometric
+from symgrad.codegen.vecmath.lanes import Lanes
+
+FUNCTIONS: dict[str, Callable[..., Lanes]] = {
+    "exp": exponential.exp,
+    "exp2": exponential.exp2,
+    "expm1": exponential.expm1,
+    "sigmoid": exponential.sigmoid,
+    "sinh": exponential.sinh,
+    "cosh": exponential.cosh,
+    "tanh": exponential.tanh,
+    "log": logarithm.log,
+    "log2": logarithm.log2,
+    "log10": logarithm.log10,
+    "log1p": logarithm.log1p,
+    "sin": trigonometric.sin,
+    "cos": trigonometric.cos,
+    "tan": trigonometric.tan,
+    "logaddexp": logarithm.logaddexp,
+    "asinh": logarithm.asinh,
+    "acosh": logarithm.acosh,
+    "atanh": logarithm.atanh,
+}
+"""The functions by IR op name."""
+
+
+def emit(k: Emitter, name: str, operands: Sequence[Reg], *, outline: bool = False) -> Reg:
+    """The function ``name`` of registers of one float type.
+
+    With ``outline`` its code stands once in the module, as an internal function that
+    is called: for regions so large that inlining would multiply the code.
+    """
+    type = operands[0].type
+    if not outline:
+        return FUNCTIONS[name](*(Lanes(k, reg) for reg in operands)).reg
+    symbol = f"vecmath_{name}_{mangle(type)}"
+    k.define_once(symbol, type, [type] * len(operands), lambda *regs: emit(k, name, regs))
+    return k.op(type, f"call {type} @{symbol}({', '.join(f'{type} {reg}' for reg in operands)})")

@@ -1,0 +1,153 @@
+"""exp, exp2, expm1, sigmoid, sinh, cosh, tanh.
+
+All rest on one reduction (Cody and Waite): ``x = n ln 2 + r`` with ``|r| <= ln 2 / 2``,
+so that ``exp(x) = 2**n (1 + r + r**2 q(r))``.  The first part of ``ln 2`` has so few
+bits that its product with ``n`` is exact.
+"""
+
+from __future__ import annotations
+
+from symgrad.codegen.vecmath.lanes import (
+    MANTISSA,
+    Lanes,
+    Pair,
+    exponent_of_two,
+    fast_two_sum,
+    fma,
+    nearest,
+    polynomial,
+    scale_by_power,
+    table,
+    where,
+)
+
+INV_LN2 = float.fromhex("0x1.71547652b82fep+0")
+LN2_PARTS = {
+    "float": (float.fromhex("0x1.62e4p-1"), float.fromhex("0x1.7f7d1cf79abcap-20")),
+    "double": (float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")),
+}
+
+# exp(r) = 1 + r + r**2 q(r), minimax on |r| <= ln 2 / 2, error 2**-27.7 and 2**-56.5
+EXP = table(
+    float="0x1p-1 0x1.55548ep-3 0x1.55545ep-5 0x1.123b64p-7 0x1.6db40ep-10",
+    double="""
+        0x1.000000000000bp-1 0x1.5555555555561p-3 0x1.555555555001ep-5 0x1.111111110d67bp-7
+        0x1.6c16c185ab4d2p-10 0x1.a01a01bacd484p-13 0x1.a0199688c2b05p-16
+        0x1.71dddff81f5d5p-19 0x1.28b0537012fafp-22 0x1.af85452ae4396p-26
+    """,
+)
+# sinh(x) = x + x z q(z), z = x**2, minimax on |x| <= 1, error 2**-27.5 and 2**-56.6
+SINH = table(
+    float="0x1.555556p-3 0x1.111134p-7 0x1.9ffe92p-13 0x1.7a15aep-19",
+    double="""
+        0x1.5555555555556p-3 0x1.11111111110a6p-7 0x1.a01a01a0289a5p-13 0x1.71de3a465abc3p-19
+        0x1.ae64671b6365ap-26 0x1.611a5602310cep-33 0x1.b4c7627bcc207p-41
+    """,
+)
+
+# Beyond these, exp is 0 or infinite, exp2 likewise, and expm1 is -1.
+EXP_RANGE = {"float": (-104.0, 89.0), "double": (-746.0, 710.0)}
+EXP2_RANGE = {"float": (-151.0, 129.0), "double": (-1076.0, 1025.0)}
+EXPM1_LOW = {"float": -18.0, "double": -40.0}
+COSH_HIGH = {"float": 91.0, "double": 712.0}
+
+
+def clamp(x: Lanes, low: float, high: float) -> Lanes:
+    """``x`` within bounds; nan stays."""
+    x = where(x < low, low, x)
+    return where(x > high, high, x)
+
+
+def reduced(x: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """``n`` in the low bits of an integer, ``r`` and ``tail``: ``exp(x) = 2**n (1 + r + tail)``.
+
+    The error is far below the last place of the sum, about 2**-4 units.
+    """
+    high, low = LN2_PARTS[x.scalar]
+    n, bits = nearest(x, INV_LN2)
+    start = fma(n, -high, x)
+    r = fma(n, -low, start)
+    lost = fma(n, -low, start - r)
+    return bits, r, fma(r * r, polynomial(r, EXP[x.scalar]), lost)
+
+
+def exp(x: Lanes) -> Lanes:
+    """``e**x``, denormal results included."""
+    high, low = LN2_PARTS[x.scalar]
+    x = clamp(x, *EXP_RANGE[x.scalar])
+    n, bits = nearest(x, INV_LN2)
+    r = fma(n, -low, fma(n, -high, x))
+    return scale_by_power(fma(r * r, polynomial(r, EXP[x.scalar]), r) + 1.0, bits)
+
+
+def exp2(x: Lanes) -> Lanes:
+    """``2**x``, exact for integers."""
+    x = clamp(x, *EXP2_RANGE[x.scalar])
+    n, bits = nearest(x, 1.0)
+    high, low = LN2_PARTS[x.scalar]
+    r = (x - n) * (high + low)
+    return scale_by_power(fma(r * r, polynomial(r, EXP[x.scalar]), r) + 1.0, bits)
+
+
+def expm1_pair(x: Lanes) -> Pair:
+    """Half of ``exp(x) - 1`` beyond the working precision, for ``x`` not below -40 (f32: -18)."""
+    bits, r, tail = reduced(x)
+    half = exponent_of_two(bits - 1)  # 2**n may overflow
+    hi, lo = fast_two_sum(half - 0.5, half * r)
+    return Pair(*fast_two_sum(hi, fma(half, tail, lo)))
+
+
+def expm1(x: Lanes) -> Lanes:
+    """``e**x - 1``, accurate near 0."""
+    half = expm1_pair(clamp(x, EXPM1_LOW[x.scalar], EXP_RANGE[x.scalar][1])).hi
+    tiny = abs(x) < 2.0 ** -(MANTISSA[x.scalar] + 2)  # keeps -0 and denormals
+    return where(tiny, x, half + half)
+
+
+def sigmoid(x: Lanes) -> Lanes:
+    """``1 / (1 + e**-x)``, as ``e**x / (1 + e**x)`` for negative ``x`` to keep all digits."""
+    a = abs(x)
+    e = exp(-a)
+    total = e + 1.0
+    y = where(x < 0.0, e, 1.0) / total
+    # What rounding took from the divisor; far out it is nothing, and e * e denormal.
+    lost = where(a < -EXPM1_LOW[x.scalar], e - (total - 1.0), 0.0)
+    inverse = where(x < 0.0, 1.0 - y, y)
+    return fma(lost * inverse, -y, y)
+
+
+def tanh(x: Lanes) -> Lanes:
+    """``h / (h + 1)`` with ``h = expm1(2 |x|) / 2`` to more than working precision."""
+    half = expm1_pair(clamp(2.0 * abs(x), 0.0, -EXPM1_LOW[x.scalar]))
+    h = half.hi
+    total = h + 1.0
+    y = h / total
+    inverse = 1.0 - y
+    lost = where(h < 1.0, h - (total - 1.0), 0.0)
+    return fma(fma(half.lo, inverse, -(lost * y)), inverse, y).copysign(x)
+
+
+def _exp_and_inverse(x: Lanes) -> tuple[Lanes, Lanes, Lanes, Lanes]:
+    """``n``, ``hi``, ``lo`` and ``i`` with ``exp(±x) = 2**n (hi + lo)`` and ``2**n i``, ``x >= 0``."""
+    bits, r, tail = reduced(x)
+    hi, lo = fast_two_sum(1.0, r)
+    lo = lo + tail
+    # exp(-2x) vanishes against 1 where 4**-n is out of range.
+    inverse = exponent_of_two(bits * -2) / (hi + lo)
+    return bits, hi, lo, where(x < -EXPM1_LOW[x.scalar], inverse, 0.0)
+
+
+def sinh(x: Lanes) -> Lanes:
+    """Odd polynomial for ``|x| < 1``, else half the difference of two exponentials."""
+    a = clamp(abs(x), 0.0, COSH_HIGH[x.scalar])
+    bits, hi, lo, inverse = _exp_and_inverse(a)
+    large = scale_by_power(hi + (lo - inverse), bits - 1)
+    z = a * a
+    small = fma(a * z, polynomial(z, SINH[x.scalar]), a)
+    return where(a < 1.0, small, large).copysign(x)
+
+
+def cosh(x: Lanes) -> Lanes:
+    """Half the sum of two exponentials."""
+    bits, hi, lo, inverse = _exp_and_inverse(clamp(abs(x), 0.0, COSH_HIGH[x.scalar]))
+    return scale_by_power(hi + (lo + inverse), bits - 1)
