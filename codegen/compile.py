@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from symgrad.codegen import plan
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import compile_modules, emit_assembly, optimised
@@ -115,7 +114,11 @@ class Executable:
         ]
         addresses = compile_modules(lowered.modules, lowered.target)
         self._program = NativeProgram(
-            steps, addresses, slots, arena_bytes=lowered.arena_bytes, fixed=fixed,
+            steps,
+            addresses,
+            slots,
+            arena_bytes=lowered.arena_bytes,
+            fixed=fixed,
             threads=lowered.threads,
         )
 
@@ -157,5 +160,3 @@ def _pointer(buffer: Buffer, constants: dict[int, int]) -> tuple[int, int]:
     if buffer.data is not None:
         return constants[id(buffer)], 0
     return ARENA, buffer.offset
-
-

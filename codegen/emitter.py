@@ -328,9 +328,7 @@ class Emitter:
 
     def select(self, condition: Reg, a: Reg, b: Reg) -> Reg:
         """``a`` where the condition holds, else ``b``."""
-        return self.op(
-            a.type, f"select {condition.type} {condition}, {a.type} {a}, {b.type} {b}"
-        )
+        return self.op(a.type, f"select {condition.type} {condition}, {a.type} {a}, {b.type} {b}")
 
     def cast(self, name: str, value: Reg, type: str) -> Reg:
         """``bitcast sitofp fptosi fpext fptrunc zext sext trunc ptrtoint inttoptr``."""
@@ -436,7 +434,8 @@ class Emitter:
         self.declare(full, type, ("ptr", "i32 immarg", mask_type, type))
         return self.op(
             type,
-            f"call {type} @{full}(ptr {ptr}, i32 {align}, {mask_type} {mask}, {type} zeroinitializer)",
+            f"call {type} @{full}(ptr {ptr}, i32 {align}, {mask_type} {mask}, "
+            f"{type} zeroinitializer)",
         )
 
     def masked_store(self, value: Reg, ptr: Reg, mask: Reg) -> None:

@@ -17,7 +17,13 @@ from symgrad.ir.graph import Func, Op, Value
 from symgrad.ir.types import TensorType
 
 _NO_HALO: Halo = ((0, 0), (0, 0))
-_POOLING = ("window_max", "window_sum", "window_sum_grad", "window_max_scatter", "window_max_gather")
+_POOLING = (
+    "window_max",
+    "window_sum",
+    "window_sum_grad",
+    "window_max_scatter",
+    "window_max_gather",
+)
 
 
 class Layouts:
@@ -142,7 +148,9 @@ def refusal(op: Op) -> str | None:
         return "the direct kernels do not take a dilated input"
     if outputs // groups % BLOCK:
         return f"{outputs // groups} output channels per group do not fill blocks of {BLOCK}"
-    if inputs // groups % BLOCK and not (groups == 1 and inputs < BLOCK and op.name != "conv_input_grad"):
+    if inputs // groups % BLOCK and not (
+        groups == 1 and inputs < BLOCK and op.name != "conv_input_grad"
+    ):
         return f"{inputs // groups} input channels per group do not fill blocks of {BLOCK}"
     if min(x.shape) == 0 or min(op.result.shape) == 0:
         return "the operands are empty"

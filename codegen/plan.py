@@ -54,9 +54,7 @@ def place_buffers(calls: Sequence[Call]) -> int:
     base = size
     for life in sorted((x for x in lives if x.pool is None), key=lambda x: (-x.bytes, x.first)):
         at = base
-        for start, end, _ in sorted(
-            (p for p in placed if life.overlaps(p[2])), key=lambda p: p[0]
-        ):
+        for start, end, _ in sorted((p for p in placed if life.overlaps(p[2])), key=lambda p: p[0]):
             if at + life.bytes <= start:
                 break
             at = max(at, end)
@@ -136,4 +134,6 @@ def _extent(buffer: Buffer) -> tuple[object, int, int]:
 
 
 def _meet(a: Sequence[tuple[object, int, int]], b: Sequence[tuple[object, int, int]]) -> bool:
-    return any(p == q and lo < other_hi and other_lo < hi for p, lo, hi in a for q, other_lo, other_hi in b)
+    return any(
+        p == q and lo < other_hi and other_lo < hi for p, lo, hi in a for q, other_lo, other_hi in b
+    )

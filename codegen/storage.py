@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-
 from symgrad.codegen.access import Access, row_major
 from symgrad.codegen.kernels.blocked import Blocked, channel_block
 from symgrad.ir.types import TensorType

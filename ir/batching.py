@@ -25,8 +25,14 @@ def batch_into(
             operands = [values[id(v)] for v in op.operands]
             flags = [has_axis[id(v)] for v in op.operands]
             with builder.at(op.loc):
-                new = _batch_op(op, operands, flags, size) if any(flags) else builder.copy(op, operands)
-            for old, value in zip(op.results, new if isinstance(new, tuple) else (new,), strict=True):
+                new = (
+                    _batch_op(op, operands, flags, size)
+                    if any(flags)
+                    else builder.copy(op, operands)
+                )
+            for old, value in zip(
+                op.results, new if isinstance(new, tuple) else (new,), strict=True
+            ):
                 values[id(old)], has_axis[id(old)] = value, any(flags)
         results = [values[id(v)] for v in body.results]
         return add_batch(size, results, [has_axis[id(v)] for v in body.results])

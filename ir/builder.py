@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import InternalError, Loc, user_location
 from symgrad.ir.facts import derive_facts
 from symgrad.ir.graph import Func, Op, Region, Value, insertion

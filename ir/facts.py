@@ -76,7 +76,9 @@ def _sign(op: Op, index: int) -> int:
     if name == "reduce_sum":
         return facts[0] & (NONNEGATIVE | NONPOSITIVE)
     if name == "neg":
-        return NONPOSITIVE if facts[0] & NONNEGATIVE else _flags(bool(facts[0] & NONPOSITIVE), False)
+        return (
+            NONPOSITIVE if facts[0] & NONNEGATIVE else _flags(bool(facts[0] & NONPOSITIVE), False)
+        )
     if name in _NONNEGATIVE_RESULT:
         strict = name == "cosh" or (name == "sqrt" and bool(facts[0] & POSITIVE))
         return _flags(True, strict)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.builder import Builder
 from symgrad.ir.errors import UsageError, VerifyError
 from symgrad.ir.graph import Func, Op
@@ -56,5 +55,3 @@ def _by_expansion(op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
         result = op.opdef.expand_rule(*params, **op.attrs)
     values = result if isinstance(result, tuple) else (result,)
     return tuple(interpret(builder.build(values, op.name), operands))
-
-

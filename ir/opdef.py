@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError, InternalError, ShapeError, UsageError
 from symgrad.ir.graph import Region, Value, insertion
 from symgrad.ir.types import DType, TensorType

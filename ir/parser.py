@@ -12,13 +12,12 @@ from symgrad.ir.graph import Func, Region, Value
 from symgrad.ir.types import DTYPES, TensorType, parse_type
 
 _TOKEN = re.compile(
-    r"""(?P<space>[ \t\r\n]+) | (?P<comment>\#[^\n]*)
-      | (?P<type>(?:%s)\[[\d,\s]*\])
+    rf"""(?P<space>[ \t\r\n]+) | (?P<comment>\#[^\n]*)
+      | (?P<type>(?:{"|".join(DTYPES)})\[[\d,\s]*\])
       | (?P<number>[+-]?(?:\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?j?|\.\d+|inf|nan)(?![\w.]))
-      | (?P<string>"[^"\n]*") | (?P<value>%%\w+) | (?P<func>@[\w.]+)
-      | (?P<arrow>->) | (?P<name>[A-Za-z_][\w.]*) | (?P<punct>[{}()=:,])
-    """
-    % "|".join(DTYPES),
+      | (?P<string>"[^"\n]*") | (?P<value>%\w+) | (?P<func>@[\w.]+)
+      | (?P<arrow>->) | (?P<name>[A-Za-z_][\w.]*) | (?P<punct>[{{}}()=:,])
+    """,
     re.VERBOSE,
 )
 _COMMENT = re.compile(r"#\s*(.+):(\d+)\s*$")

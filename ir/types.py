@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError, ParseError
 
 
@@ -61,8 +60,7 @@ bf16 = DType("bf16", "f", 2)
 c64, c128 = (DType(f"c{8 * n}", "c", n) for n in (8, 16))
 
 DTYPES: dict[str, DType] = {
-    t.name: t
-    for t in (bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64, c64, c128)
+    t.name: t for t in (bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64, c64, c128)
 }
 _NUMPY_NAMES = {"b": "bool", "i": "int", "u": "uint", "f": "float", "c": "complex"}
 

@@ -8,7 +8,16 @@ from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.storage import Buffer, dense
 from symgrad.ir.graph import Func
 
-__all__ = ["conv", "elementwise", "find_epilogues", "index", "linalg", "lower_func", "shape", "window"]
+__all__ = [
+    "conv",
+    "elementwise",
+    "find_epilogues",
+    "index",
+    "linalg",
+    "lower_func",
+    "shape",
+    "window",
+]
 
 
 def lower_func(scope: Scope, func: Func) -> list[Call]:

@@ -29,7 +29,9 @@ def fused(scope: Scope, op: Op) -> None:
         results.append(storage)
         kind, gone = how or (None, ())
         kept = tuple(a for a in range(len(space)) if a not in gone)
-        outputs.append(Output(over_space(storage, kept, space, block), kind, blocked_axes(gone, block)))
+        outputs.append(
+            Output(over_space(storage, kept, space, block), kind, blocked_axes(gone, block))
+        )
     extents = physical(space) if block else space
     spec = LoopSpec(extents, tuple(accesses), op.regions[0], tuple(outputs))
     scope.loop(spec, inputs, results, label="loop")

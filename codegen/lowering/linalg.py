@@ -41,13 +41,15 @@ def dot_general(scope: Scope, op: Op) -> None:
     threads = scope.threads_for(flops, moved)
     operands = [left, right, *(fused.storages if fused else ())]
     scope.run(
-        lower_gemm(spec, scope.target, threads), operands, [result],
-        label="gemm", flops=flops, bytes=moved,
+        lower_gemm(spec, scope.target, threads),
+        operands,
+        [result],
+        label="gemm",
+        flops=flops,
+        bytes=moved,
     )
 
 
 def _permuted(storage: Storage, axes: Sequence[int]) -> Access:
     strides = tuple(storage.access.strides[a] for a in axes)
     return Access(storage.access.dtype, strides, storage.access.offset)
-
-

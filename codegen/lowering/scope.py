@@ -180,8 +180,13 @@ class Scope:
         moved += sum(_touched(spec.extents, o.access) for o in spec.outputs)
         threads = self.threads_for(flops, moved)
         self.run(
-            lower_loop(spec, self.target, threads), inputs, outputs,
-            label=label, flops=flops, bytes=moved, in_place=_in_place(spec, inputs, outputs),
+            lower_loop(spec, self.target, threads),
+            inputs,
+            outputs,
+            label=label,
+            flops=flops,
+            bytes=moved,
+            in_place=_in_place(spec, inputs, outputs),
         )
 
     def threads_for(self, flops: float, bytes: float) -> int:
@@ -239,7 +244,9 @@ def _in_place(
     pairs = []
     for output, target in zip(spec.outputs, outputs, strict=True):
         for access, source in zip(spec.inputs, inputs, strict=True):
-            same = [a for a, s in zip(spec.inputs, inputs, strict=True) if s.buffer is source.buffer]
+            same = [
+                a for a, s in zip(spec.inputs, inputs, strict=True) if s.buffer is source.buffer
+            ]
             if output.reduce is None and all(a == output.access for a in same):
                 if access == output.access and all(s for s in access.strides):
                     pairs.append((target.buffer, source.buffer))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from symgrad.codegen.access import row_major
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage, constant

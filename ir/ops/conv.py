@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value
 from symgrad.ir.opdef import Array, Sample, op
@@ -21,12 +20,26 @@ from symgrad.ir.types import TensorType
 Axes = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]
 
-_PLAIN = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "lhs_dilation": (1, 1), "groups": 1}
-_RICH = {"stride": (2, 1), "padding": ((1, 0), (0, 2)), "dilation": (1, 2), "lhs_dilation": (1, 1), "groups": 2}
+_PLAIN = {
+    "stride": (1, 1),
+    "padding": ((0, 0), (0, 0)),
+    "dilation": (1, 1),
+    "lhs_dilation": (1, 1),
+    "groups": 1,
+}
+_RICH = {
+    "stride": (2, 1),
+    "padding": ((1, 0), (0, 2)),
+    "dilation": (1, 2),
+    "lhs_dilation": (1, 1),
+    "groups": 2,
+}
 _SPREAD = {**_PLAIN, "lhs_dilation": (2, 3), "padding": ((1, 1), (2, 0))}
 
 
-def output_size(n: int, k: int, stride: int, pad: tuple[int, int], dilation: int, spread: int) -> int:
+def output_size(
+    n: int, k: int, stride: int, pad: tuple[int, int], dilation: int, spread: int
+) -> int:
     """Output positions of a window of ``k`` taps along one axis (none if it does not fit)."""
     padded = (n - 1) * spread + 1 + sum(pad) if n else sum(pad)
     reach = (k - 1) * dilation + 1
@@ -34,10 +47,20 @@ def output_size(n: int, k: int, stride: int, pad: tuple[int, int], dilation: int
 
 
 def _spatial(
-    name: str, sizes: Sequence[int], kernel: Sequence[int], stride: Axes, padding: Padding,
-    dilation: Axes, lhs_dilation: Axes,
+    name: str,
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Axes,
+    padding: Padding,
+    dilation: Axes,
+    lhs_dilation: Axes,
 ) -> Axes:
-    given = {"stride": stride, "padding": padding, "dilation": dilation, "lhs_dilation": lhs_dilation}
+    given = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "lhs_dilation": lhs_dilation,
+    }
     for label, value in given.items():
         if len(value) != len(sizes):
             raise ShapeError(f"{name}: {label} {value} for {len(sizes)} spatial axes")
@@ -46,7 +69,8 @@ def _spatial(
     if min((*(e for p in padding for e in p), 0)) < 0:
         raise ShapeError(f"{name}: padding must not be negative, got {padding}")
     return tuple(
-        output_size(*args) for args in zip(sizes, kernel, stride, padding, dilation, lhs_dilation, strict=True)
+        output_size(*args)
+        for args in zip(sizes, kernel, stride, padding, dilation, lhs_dilation, strict=True)
     )
 
 
@@ -67,8 +91,14 @@ def _check_groups(name: str, channels: int, w: TensorType, groups: int) -> None:
     ],
 )
 def conv(
-    x: TensorType, w: TensorType, *, stride: Axes, padding: Padding, dilation: Axes,
-    lhs_dilation: Axes, groups: int = 1,
+    x: TensorType,
+    w: TensorType,
+    *,
+    stride: Axes,
+    padding: Padding,
+    dilation: Axes,
+    lhs_dilation: Axes,
+    groups: int = 1,
 ) -> TensorType:
     """Cross-correlation of ``x`` with ``w``: what deep learning calls convolution."""
     if x.dtype != w.dtype or not x.dtype.is_inexact:
@@ -88,8 +118,15 @@ def conv(
     ],
 )
 def conv_input_grad(
-    dy: TensorType, w: TensorType, *, spatial: Axes, stride: Axes, padding: Padding,
-    dilation: Axes, lhs_dilation: Axes, groups: int = 1,
+    dy: TensorType,
+    w: TensorType,
+    *,
+    spatial: Axes,
+    stride: Axes,
+    padding: Padding,
+    dilation: Axes,
+    lhs_dilation: Axes,
+    groups: int = 1,
 ) -> TensorType:
     """Cotangent of ``conv``'s input, of spatial sizes ``spatial``."""
     out = _spatial("conv_input_grad", spatial, w.shape[2:], stride, padding, dilation, lhs_dilation)
@@ -106,13 +143,22 @@ def conv_input_grad(
     ],
 )
 def conv_weight_grad(
-    x: TensorType, dy: TensorType, *, kernel: Axes, stride: Axes, padding: Padding,
-    dilation: Axes, lhs_dilation: Axes, groups: int = 1,
+    x: TensorType,
+    dy: TensorType,
+    *,
+    kernel: Axes,
+    stride: Axes,
+    padding: Padding,
+    dilation: Axes,
+    lhs_dilation: Axes,
+    groups: int = 1,
 ) -> TensorType:
     """Cotangent of ``conv``'s weight, of kernel sizes ``kernel``."""
     out = _spatial("conv_weight_grad", x.shape[2:], kernel, stride, padding, dilation, lhs_dilation)
     if dy.shape[0] != x.shape[0] or dy.shape[2:] != out or dy.dtype != x.dtype:
-        raise ShapeError(f"conv_weight_grad: {dy} is no cotangent for input {x} and kernel {kernel}")
+        raise ShapeError(
+            f"conv_weight_grad: {dy} is no cotangent for input {x} and kernel {kernel}"
+        )
     return x.with_shape((dy.shape[1], x.shape[1] // groups, *kernel))
 
 
@@ -120,7 +166,12 @@ def conv_weight_grad(
 
 
 def windows(
-    x: Array, kernel: Axes, stride: Axes, padding: Padding, dilation: Axes, lhs_dilation: Axes,
+    x: Array,
+    kernel: Axes,
+    stride: Axes,
+    padding: Padding,
+    dilation: Axes,
+    lhs_dilation: Axes,
     fill: float = 0,
 ) -> Array:
     """View ``[N, C, *out, *kernel]`` of all windows of a padded copy of ``x``."""
@@ -137,8 +188,12 @@ def windows(
         out = [max(0, n - r + 1) for n, r in zip(x.shape[2:], reach, strict=True)]
         return np.zeros((*x.shape[:2], *out, *kernel), x.dtype)
     view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
-    index = (slice(None), slice(None), *(slice(None, None, s) for s in stride),
-             *(slice(None, None, d) for d in dilation))
+    index = (
+        slice(None),
+        slice(None),
+        *(slice(None, None, s) for s in stride),
+        *(slice(None, None, d) for d in dilation),
+    )
     return np.asarray(view[index])
 
 
@@ -168,8 +223,15 @@ def _conv_weight_grad(x: Array, dy: Array, *, kernel: Axes, groups: int, **attrs
 
 @conv_input_grad.evaluate
 def _conv_input_grad(
-    dy: Array, w: Array, *, spatial: Axes, stride: Axes, padding: Padding, dilation: Axes,
-    lhs_dilation: Axes, groups: int,
+    dy: Array,
+    w: Array,
+    *,
+    spatial: Axes,
+    stride: Axes,
+    padding: Padding,
+    dilation: Axes,
+    lhs_dilation: Axes,
+    groups: int,
 ) -> Array:
     s, k = _letters(dy.ndim - 2)
     n, channels = dy.shape[0], w.shape[1] * groups
@@ -229,7 +291,11 @@ def _merge(v: Value, axis: int) -> Value:
     """Joins the leading batch axis into axis ``axis`` of the rest, as its major part."""
     order = (*range(1, axis + 1), 0, *range(axis + 1, v.rank))
     moved = sh.transpose(v, axes=order)
-    shape = (*moved.shape[:axis], moved.shape[axis] * moved.shape[axis + 1], *moved.shape[axis + 2 :])
+    shape = (
+        *moved.shape[:axis],
+        moved.shape[axis] * moved.shape[axis + 1],
+        *moved.shape[axis + 2 :],
+    )
     result: Value = sh.reshape(moved, shape=shape)
     return result
 
@@ -238,14 +304,14 @@ def _split(v: Value, axis: int, size: int) -> Value:
     """Undoes ``_merge``."""
     shape = (*v.shape[:axis], size, v.shape[axis] // size, *v.shape[axis + 1 :])
     split = sh.reshape(v, shape=shape)
-    result: Value = sh.transpose(
-        split, axes=(axis, *(a for a in range(split.rank) if a != axis))
-    )
+    result: Value = sh.transpose(split, axes=(axis, *(a for a in range(split.rank) if a != axis)))
     return result
 
 
 @conv.batch
-def _conv_batch(size: int, operands: Sequence[Value], batched: Sequence[bool], *, groups: int, **attrs: Any) -> Any:
+def _conv_batch(
+    size: int, operands: Sequence[Value], batched: Sequence[bool], *, groups: int, **attrs: Any
+) -> Any:
     x, w = operands
     if not batched[1]:
         return _split(conv(_merge(x, 0), w, groups=groups, **attrs), 0, size)
@@ -254,7 +320,9 @@ def _conv_batch(size: int, operands: Sequence[Value], batched: Sequence[bool], *
 
 
 @conv_input_grad.batch
-def _conv_input_grad_batch(size: int, operands: Sequence[Value], batched: Sequence[bool], *, groups: int, **attrs: Any) -> Any:
+def _conv_input_grad_batch(
+    size: int, operands: Sequence[Value], batched: Sequence[bool], *, groups: int, **attrs: Any
+) -> Any:
     dy, w = operands
     if not batched[1]:
         return _split(conv_input_grad(_merge(dy, 0), w, groups=groups, **attrs), 0, size)
@@ -264,7 +332,9 @@ def _conv_input_grad_batch(size: int, operands: Sequence[Value], batched: Sequen
 
 
 @conv_weight_grad.batch
-def _conv_weight_grad_batch(size: int, operands: Sequence[Value], batched: Sequence[bool], *, groups: int, **attrs: Any) -> Any:
+def _conv_weight_grad_batch(
+    size: int, operands: Sequence[Value], batched: Sequence[bool], *, groups: int, **attrs: Any
+) -> Any:
     x, dy = sh.add_batch(size, operands, batched)
     merged = conv_weight_grad(_merge(x, 1), _merge(dy, 1), groups=groups * size, **attrs)
     return _split(merged, 0, size)

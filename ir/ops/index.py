@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value, insertion
 from symgrad.ir.opdef import Array, Sample, op
@@ -47,7 +46,12 @@ def _locate(x: Array, indices: Sequence[Array], axes: Axes) -> Any:
     "gather",
     samples=[
         Sample(((3, 4), (5,)), {"axes": (0,)}, ((-2, 2), _INDEX), (None, i64)),
-        Sample(((3, 2, 4), (2, 2), (2, 2)), {"axes": (0, 2)}, ((-2, 2), _INDEX, _INDEX), (None, i64, i64)),
+        Sample(
+            ((3, 2, 4), (2, 2), (2, 2)),
+            {"axes": (0, 2)},
+            ((-2, 2), _INDEX, _INDEX),
+            (None, i64, i64),
+        ),
     ],
     differentiable=(True, False),
 )
@@ -74,7 +78,9 @@ def _gather_adjoint(ct: Value, y: Value, x: Value, *indices: Value, axes: Axes) 
 @op(
     "scatter_add",
     samples=[
-        Sample(((3, 4), (5, 4), (5,)), {"axes": (0,)}, ((-2, 2), (-2, 2), _INDEX), (None, None, i64))
+        Sample(
+            ((3, 4), (5, 4), (5,)), {"axes": (0,)}, ((-2, 2), (-2, 2), _INDEX), (None, None, i64)
+        )
     ],
     differentiable=(True, True, False),
 )
@@ -110,7 +116,9 @@ def _scatter_add_adjoint(
 @op(
     "scatter",
     samples=[
-        Sample(((3, 4), (5, 4), (5,)), {"axes": (0,)}, ((-2, 2), (-2, 2), _INDEX), (None, None, i64))
+        Sample(
+            ((3, 4), (5, 4), (5,)), {"axes": (0,)}, ((-2, 2), (-2, 2), _INDEX), (None, None, i64)
+        )
     ],
     differentiable=(True, True, False),
 )
@@ -158,7 +166,9 @@ def _batch_indexed(opdef: Any, arrays: int) -> None:
         full = sh.add_batch(size, operands, batched)
         index_shape = full[arrays].shape
         lane = sh.broadcast_to(
-            sh.iota(shape=(size,), axis=0, dtype=full[arrays].type.dtype), shape=index_shape, axes=(0,)
+            sh.iota(shape=(size,), axis=0, dtype=full[arrays].type.dtype),
+            shape=index_shape,
+            axes=(0,),
         )
         return opdef(*full[:arrays], lane, *full[arrays:], axes=(0, *(a + 1 for a in axes)))
 
@@ -175,7 +185,9 @@ def _starts(x: TensorType, starts: Sequence[TensorType], name: str) -> None:
 
 @op(
     "dynamic_slice",
-    samples=[Sample(((4, 5), (), ()), {"sizes": (2, 3)}, ((-2, 2), _INDEX, _INDEX), (None, i64, i64))],
+    samples=[
+        Sample(((4, 5), (), ()), {"sizes": (2, 3)}, ((-2, 2), _INDEX, _INDEX), (None, i64, i64))
+    ],
     differentiable=(True, False),
 )
 def dynamic_slice(x: TensorType, *starts: TensorType, sizes: Axes) -> TensorType:
@@ -202,7 +214,9 @@ def _dynamic_slice_adjoint(ct: Value, y: Value, x: Value, *starts: Value, sizes:
 @op(
     "dynamic_update_slice",
     samples=[
-        Sample(((4, 5), (2, 3), (), ()), {}, ((-2, 2), (-2, 2), _INDEX, _INDEX), (None, None, i64, i64))
+        Sample(
+            ((4, 5), (2, 3), (), ()), {}, ((-2, 2), (-2, 2), _INDEX, _INDEX), (None, None, i64, i64)
+        )
     ],
     differentiable=(True, True, False),
 )
@@ -223,6 +237,8 @@ def _dynamic_update_slice(x: Array, update: Array, *starts: Array) -> Array:
 
 
 @dynamic_update_slice.adjoint
-def _dynamic_update_slice_adjoint(ct: Value, y: Value, x: Value, update: Value, *starts: Value) -> Any:
+def _dynamic_update_slice_adjoint(
+    ct: Value, y: Value, x: Value, update: Value, *starts: Value
+) -> Any:
     to_x = dynamic_update_slice(ct, ew.zeros_like(update), *starts)
     return to_x, dynamic_slice(ct, *starts, sizes=update.shape), *(None for _ in starts)

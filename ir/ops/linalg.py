@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value
 from symgrad.ir.opdef import Array, Sample, op
@@ -47,9 +46,7 @@ def dot_general(
     pairs = [*zip(lhs_contract, rhs_contract, strict=True), *zip(lhs_batch, rhs_batch, strict=True)]
     for i, j in pairs:
         if x.shape[i] != y.shape[j]:
-            raise ShapeError(
-                f"dot_general: axis {i} of {x} and axis {j} of {y} differ in size"
-            )
+            raise ShapeError(f"dot_general: axis {i} of {x} and axis {j} of {y} differ in size")
     batch = [x.shape[a] for a in lhs_batch]
     lhs_free = [x.shape[a] for a in sh.other_axes(x.rank, (*lhs_contract, *lhs_batch))]
     rhs_free = [y.shape[a] for a in sh.other_axes(y.rank, (*rhs_contract, *rhs_batch))]

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError
 from symgrad.ir.graph import Value, insertion
 from symgrad.ir.opdef import Array, Sample, op
@@ -39,14 +38,20 @@ def _random_bits(key: Array, *, shape: tuple[int, ...]) -> Array:
     half = (n + 1) // 2
     counter = np.arange(half, dtype=np.uint32)
     x, y = _rounds(
-        counter, counter + np.uint32(half), key[0], key[1],
-        lambda a, n: (a << np.uint32(n)) | (a >> np.uint32(32 - n)), lambda k, n: k + np.uint32(n),
+        counter,
+        counter + np.uint32(half),
+        key[0],
+        key[1],
+        lambda a, n: (a << np.uint32(n)) | (a >> np.uint32(32 - n)),
+        lambda k, n: k + np.uint32(n),
         np.uint32(PARITY),
     )
     return np.concatenate([x, y])[:n].reshape(shape)
 
 
-def _rounds(x: Any, y: Any, k0: Any, k1: Any, rotate: Any, plus: Any, parity: Any) -> tuple[Any, Any]:
+def _rounds(
+    x: Any, y: Any, k0: Any, k1: Any, rotate: Any, plus: Any, parity: Any
+) -> tuple[Any, Any]:
     """The cipher, in whatever arithmetic the operands bring."""
     keys = (k0, k1, parity ^ k0 ^ k1)
     x, y = x + keys[0], y + keys[1]
@@ -92,8 +97,13 @@ def _random_bits_expand(key: Value, *, shape: tuple[int, ...]) -> Value:
 
     counter = _Word(sh.iota(shape=space, axis=0, dtype=u32))
     x, y = _rounds(
-        counter, counter + _Word(number(half)), word(0), word(1), rotate,
-        lambda k, m: k + _Word(number(m)), _Word(number(PARITY)),
+        counter,
+        counter + _Word(number(half)),
+        word(0),
+        word(1),
+        rotate,
+        lambda k, m: k + _Word(number(m)),
+        _Word(number(PARITY)),
     )
     both = sh.concatenate(x.value, y.value, axis=0)
     result: Value = sh.reshape(sh.take_range(both, 0, 0, n), shape=shape)
@@ -102,4 +112,6 @@ def _random_bits_expand(key: Value, *, shape: tuple[int, ...]) -> Value:
 
 @random_bits.batch
 def _random_bits_batch(size: int, operands: Any, batched: Any, *, shape: tuple[int, ...]) -> Any:
-    raise DTypeError("random_bits: vectorising over keys is not supported; fold the batch into the shape")
+    raise DTypeError(
+        "random_bits: vectorising over keys is not supported; fold the batch into the shape"
+    )

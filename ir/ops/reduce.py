@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value, insertion
 from symgrad.ir.opdef import Array, Sample, op
@@ -36,8 +35,10 @@ def _declare(name: str, kinds: str, reducer: Any, **attrs: Any) -> Any:
             raise DTypeError(f"{name}: operands of dtype {x.dtype} are not supported")
         return _reduced(name, x, axes)
 
-    samples = [Sample(((3, 4),), {"axes": (1,)}, ((0.5, 2),)),
-               Sample(((2, 3, 4),), {"axes": (0, 2)}, ((0.5, 2),))]
+    samples = [
+        Sample(((3, 4),), {"axes": (1,)}, ((0.5, 2),)),
+        Sample(((2, 3, 4),), {"axes": (0, 2)}, ((0.5, 2),)),
+    ]
     opdef = op(name, samples=samples)(infer)
     opdef.kinds = kinds
     # Sums accumulate in the operand's own dtype, pairwise as NumPy does.
@@ -98,7 +99,9 @@ def _reduce_prod_adjoint(ct: Value, y: Value, x: Value, *, axes: Axes) -> tuple[
     kept = sh.other_axes(x.rank, axes)
     order = (*kept, *axes)
     moved = sh.transpose(x, axes=order)
-    flat = sh.reshape(moved, shape=(*(x.shape[a] for a in kept), math.prod(x.shape[a] for a in axes)))
+    flat = sh.reshape(
+        moved, shape=(*(x.shape[a] for a in kept), math.prod(x.shape[a] for a in axes))
+    )
     last = flat.rank - 1
     before = cumprod(_shifted(flat, last), axis=last)
     after = sh.reverse(
@@ -115,7 +118,10 @@ def _shifted(x: Value, axis: int) -> Value:
     ones[axis] = 1
     result: Value = sh.pad(
         sh.take_range(x, axis, 0, max(n - 1, 0)),
-        low=tuple(ones), high=(0,) * x.rank, interior=(0,) * x.rank, value=1,
+        low=tuple(ones),
+        high=(0,) * x.rank,
+        interior=(0,) * x.rank,
+        value=1,
     )
     return result
 
@@ -194,7 +200,9 @@ def _recurrence(a: Array, b: Array, *, axis: int) -> Array:
 
 
 @recurrence.adjoint
-def _recurrence_adjoint(ct: Value, r: Value, a: Value, b: Value, *, axis: int) -> tuple[Value, Value]:
+def _recurrence_adjoint(
+    ct: Value, r: Value, a: Value, b: Value, *, axis: int
+) -> tuple[Value, Value]:
     flip = {"axes": (axis,)}
     # The cotangent runs the other way: g[j] = ct[j] + a[j+1] g[j+1].
     g = sh.reverse(
@@ -203,7 +211,10 @@ def _recurrence_adjoint(ct: Value, r: Value, a: Value, b: Value, *, axis: int) -
     n = r.shape[axis]
     low = tuple(int(i == axis) for i in range(r.rank))
     previous = sh.pad(
-        sh.take_range(r, axis, 0, max(n - 1, 0)), low=low, high=(0,) * r.rank, interior=(0,) * r.rank
+        sh.take_range(r, axis, 0, max(n - 1, 0)),
+        low=low,
+        high=(0,) * r.rank,
+        interior=(0,) * r.rank,
     )
     return g * previous, g
 
@@ -232,7 +243,9 @@ def _moments(x: Array, *, axes: Axes) -> tuple[Array, Array]:
 
 
 @moments.adjoint
-def _moments_adjoint(cts: Sequence[Value | None], ys: Sequence[Value], x: Value, *, axes: Axes) -> tuple[Value | None]:
+def _moments_adjoint(
+    cts: Sequence[Value | None], ys: Sequence[Value], x: Value, *, axes: Axes
+) -> tuple[Value | None]:
     n = math.prod(x.shape[a] for a in axes)
     total: Value | None = None
     if cts[0] is not None:
@@ -259,4 +272,3 @@ def _moments_expand(x: Value, *, axes: Axes) -> tuple[Value, Value]:
 
 
 batch_shifted(moments)
-

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value, insertion
 from symgrad.ir.opdef import Array, Sample, op
@@ -82,7 +81,10 @@ def _transpose_batch(size: int, operands: Sequence[Value], batched: Any, *, axes
 
 @op(
     "broadcast_to",
-    samples=[Sample(((3,),), {"shape": (2, 3, 4), "axes": (1,)}), Sample(((),), {"shape": (5,), "axes": ()})],
+    samples=[
+        Sample(((3,),), {"shape": (2, 3, 4), "axes": (1,)}),
+        Sample(((),), {"shape": (5,), "axes": ()}),
+    ],
 )
 def broadcast_to(x: TensorType, *, shape: Shape, axes: Shape) -> TensorType:
     """Repeats the operand along new axes: its axis i becomes axis ``axes[i]``."""
@@ -161,8 +163,7 @@ def _slice_adjoint(
     ct: Value, y: Value, x: Value, *, start: Shape, stop: Shape, step: Shape
 ) -> tuple[Value]:
     ends = [
-        lo + (n - 1) * by + 1 if n else lo
-        for lo, n, by in zip(start, y.shape, step, strict=True)
+        lo + (n - 1) * by + 1 if n else lo for lo, n, by in zip(start, y.shape, step, strict=True)
     ]
     high = tuple(n - end for n, end in zip(x.shape, ends, strict=True))
     interior = tuple(by - 1 for by in step)
@@ -184,13 +185,9 @@ def _slice_batch(
 
 @op(
     "pad",
-    samples=[
-        Sample(((2, 3),), {"low": (1, 0), "high": (0, 2), "interior": (1, 0), "value": 0.5})
-    ],
+    samples=[Sample(((2, 3),), {"low": (1, 0), "high": (0, 2), "interior": (1, 0), "value": 0.5})],
 )
-def pad(
-    x: TensorType, *, low: Shape, high: Shape, interior: Shape, value: float = 0
-) -> TensorType:
+def pad(x: TensorType, *, low: Shape, high: Shape, interior: Shape, value: float = 0) -> TensorType:
     """Puts ``value`` before, after and between the elements of each axis."""
     if min((*low, *high, *interior, 0)) < 0 or not len(low) == len(high) == len(interior) == x.rank:
         raise ShapeError(f"pad: widths {low}, {high}, {interior} do not fit {x}")
@@ -219,7 +216,9 @@ def _type(x: Array) -> TensorType:
 
 
 @pad.adjoint
-def _pad_adjoint(ct: Value, y: Value, x: Value, *, low: Shape, high: Shape, interior: Shape, value: float) -> Any:
+def _pad_adjoint(
+    ct: Value, y: Value, x: Value, *, low: Shape, high: Shape, interior: Shape, value: float
+) -> Any:
     stop = tuple(
         lo + ((n - 1) * (gap + 1) + 1 if n else 0)
         for lo, n, gap in zip(low, x.shape, interior, strict=True)
@@ -233,7 +232,16 @@ def _pad_fold(x: Value, *, low: Shape, high: Shape, interior: Shape, value: floa
 
 
 @pad.batch
-def _pad_batch(size: int, operands: Sequence[Value], batched: Any, *, low: Shape, high: Shape, interior: Shape, value: float) -> Any:
+def _pad_batch(
+    size: int,
+    operands: Sequence[Value],
+    batched: Any,
+    *,
+    low: Shape,
+    high: Shape,
+    interior: Shape,
+    value: float,
+) -> Any:
     return pad(operands[0], low=(0, *low), high=(0, *high), interior=(0, *interior), value=value)
 
 
@@ -285,7 +293,9 @@ def _concatenate_fold(*parts: Value, axis: int) -> Value | None:
 
 
 @concatenate.batch
-def _concatenate_batch(size: int, operands: Sequence[Value], batched: Sequence[bool], *, axis: int) -> Any:
+def _concatenate_batch(
+    size: int, operands: Sequence[Value], batched: Sequence[bool], *, axis: int
+) -> Any:
     return concatenate(*add_batch(size, operands, batched), axis=axis + 1)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import ShapeError, VerifyError
 from symgrad.ir.graph import Region
 from symgrad.ir.opdef import Array, Sample, op

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value
 from symgrad.ir.opdef import Array, Sample, op
@@ -22,7 +21,9 @@ _POOL = {"window": (3, 2), "stride": (2, 1), "padding": ((1, 1), (0, 1)), "dilat
 _WIDE = {"window": (2, 2), "stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (2, 1)}
 
 
-def _pooled(name: str, x: TensorType, window: Axes, stride: Axes, padding: Padding, dilation: Axes) -> TensorType:
+def _pooled(
+    name: str, x: TensorType, window: Axes, stride: Axes, padding: Padding, dilation: Axes
+) -> TensorType:
     if x.rank != len(window) + 2:
         raise ShapeError(f"{name}: window {window} needs [N, C, spatial...], got {x}")
     if not x.dtype.is_float:
@@ -31,12 +32,16 @@ def _pooled(name: str, x: TensorType, window: Axes, stride: Axes, padding: Paddi
     return x.with_shape((*x.shape[:2], *out))
 
 
-def _views(x: Array, fill: float, window: Axes, stride: Axes, padding: Padding, dilation: Axes) -> Array:
+def _views(
+    x: Array, fill: float, window: Axes, stride: Axes, padding: Padding, dilation: Axes
+) -> Array:
     return windows(x, window, stride, padding, dilation, (1,) * len(window), fill)
 
 
 @op("window_sum", samples=[Sample(((2, 3, 5, 4),), _POOL), Sample(((1, 2, 5, 4),), _WIDE)])
-def window_sum(x: TensorType, *, window: Axes, stride: Axes, padding: Padding, dilation: Axes) -> TensorType:
+def window_sum(
+    x: TensorType, *, window: Axes, stride: Axes, padding: Padding, dilation: Axes
+) -> TensorType:
     """Sum over each window."""
     return _pooled("window_sum", x, window, stride, padding, dilation)
 
@@ -63,7 +68,9 @@ def window_sum_grad(
     return x
 
 
-def _scatter_windows(values: Array, spatial: Axes, window: Axes, stride: Axes, padding: Padding, dilation: Axes) -> Array:
+def _scatter_windows(
+    values: Array, spatial: Axes, window: Axes, stride: Axes, padding: Padding, dilation: Axes
+) -> Array:
     """Adds ``values[N, C, *out, *window]`` at the windows' positions."""
     padded = [n + sum(p) for n, p in zip(spatial, padding, strict=True)]
     total = np.zeros((*values.shape[:2], *padded), values.dtype)
@@ -85,12 +92,16 @@ def _window_sum_grad(ct: Array, *, spatial: Axes, window: Axes, **attrs: Any) ->
 
 
 @window_sum_grad.adjoint
-def _window_sum_grad_adjoint(ct: Value, dx: Value, dy: Value, *, spatial: Axes, **attrs: Any) -> tuple[Value]:
+def _window_sum_grad_adjoint(
+    ct: Value, dx: Value, dy: Value, *, spatial: Axes, **attrs: Any
+) -> tuple[Value]:
     return (window_sum(ct, **attrs),)
 
 
 @op("window_max", samples=[Sample(((2, 3, 5, 4),), _POOL), Sample(((1, 2, 5, 4),), _WIDE)])
-def window_max(x: TensorType, *, window: Axes, stride: Axes, padding: Padding, dilation: Axes) -> TensorType:
+def window_max(
+    x: TensorType, *, window: Axes, stride: Axes, padding: Padding, dilation: Axes
+) -> TensorType:
     """Maximum over each window; nan wins."""
     return _pooled("window_max", x, window, stride, padding, dilation)
 
@@ -114,7 +125,11 @@ def _first_maximum(x: Array, **attrs: Any) -> Array:
     return (np.arange(flat.shape[-1]) == first).reshape(view.shape)
 
 
-@op("window_max_scatter", samples=[Sample(((2, 3, 5, 4), (2, 3, 3, 4)), _POOL)], differentiable=(False, True))
+@op(
+    "window_max_scatter",
+    samples=[Sample(((2, 3, 5, 4), (2, 3, 3, 4)), _POOL)],
+    differentiable=(False, True),
+)
 def window_max_scatter(
     x: TensorType, ct: TensorType, *, window: Axes, stride: Axes, padding: Padding, dilation: Axes
 ) -> TensorType:
@@ -136,7 +151,11 @@ def _window_max_scatter_adjoint(ct: Value, dx: Value, x: Value, dy: Value, **att
     return None, window_max_gather(x, ct, **attrs)
 
 
-@op("window_max_gather", samples=[Sample(((2, 3, 5, 4), (2, 3, 5, 4)), _POOL)], differentiable=(False, True))
+@op(
+    "window_max_gather",
+    samples=[Sample(((2, 3, 5, 4), (2, 3, 5, 4)), _POOL)],
+    differentiable=(False, True),
+)
 def window_max_gather(
     x: TensorType, v: TensorType, *, window: Axes, stride: Axes, padding: Padding, dilation: Axes
 ) -> TensorType:

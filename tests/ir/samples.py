@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-
-from symgrad import ir
 from symgrad.ir import Builder, DType, Func, TensorType
 from symgrad.ir.builder import inline
 from symgrad.ir.opdef import REGISTRY, OpDef, Sample
 from symgrad.ir.ops.reduce import reduce_sum
 from symgrad.ir.types import f32, f64, i32
+
+from symgrad import ir
 
 Array = np.ndarray[Any, Any]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from symgrad import ir
 from symgrad.ir.adjoint import value_and_grad
 from symgrad.ir.batching import batch_into
 from symgrad.ir.builder import Builder
 from symgrad.ir.opdef import REGISTRY, OpDef, Sample
 from symgrad.ir.types import TensorType, f64
+
+from symgrad import ir
 
 _spec = importlib.util.spec_from_file_location("ir_samples", Path(__file__).with_name("samples.py"))
 assert _spec and _spec.loader
@@ -78,8 +78,7 @@ def test_gradients_to_second_order(case: Case) -> None:
     wrt = [
         i
         for i, p in enumerate(func.params)
-        if p.type.dtype == f64
-        and (i >= len(sample.shapes) or opdef.is_differentiable(i))
+        if p.type.dtype == f64 and (i >= len(sample.shapes) or opdef.is_differentiable(i))
     ]
     inner = [i for i in wrt if i < len(sample.shapes)]
     gradient = check_gradient(func, operands, inner)
@@ -97,7 +96,11 @@ def test_batching_equals_a_loop(case: Case) -> None:
         pytest.skip("keys are not vectorised")
     rng = np.random.default_rng(2)
     size, count = 3, len(sample.shapes)
-    for flags in {(True,) * count, (True, *(False,) * (count - 1)), (*(False,) * (count - 1), True)}:
+    for flags in {
+        (True,) * count,
+        (True, *(False,) * (count - 1)),
+        (*(False,) * (count - 1), True),
+    }:
         stacks = [samples.arrays(sample, samples.dtypes(opdef)[0], rng) for _ in range(size)]
         func = samples.func_of(opdef, sample, stacks[0])
         arguments = [
@@ -117,7 +120,9 @@ def test_batching_equals_a_loop(case: Case) -> None:
 def test_the_gradient_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = REGISTRY["sin"].adjoint_rule
     assert rule is not None
-    monkeypatch.setattr(REGISTRY["sin"], "adjoint_rule", lambda ct, y, x: (rule(ct, y, x)[0] * 1.0005,))
+    monkeypatch.setattr(
+        REGISTRY["sin"], "adjoint_rule", lambda ct, y, x: (rule(ct, y, x)[0] * 1.0005,)
+    )
     sample = REGISTRY["sin"].samples[0]
     operands = samples.arrays(sample, f64, np.random.default_rng(3))
     func = samples.projected(samples.func_of(REGISTRY["sin"], sample, operands))
