@@ -57,6 +57,18 @@ def reverse(k: Emitter, vector: Reg) -> Reg:
     return k.shuffle(vector, vector, range(lanes_of(vector.type) - 1, -1, -1))
 
 
+def scatter_lanes(
+    k: Emitter, value: Reg, base: Reg, index: Reg, dtype: str, mask: Reg | None = None
+) -> None:
+    """Stores lane by lane to ``base[index]``; the last lane wins where indices repeat."""
+    value, scalar = to_memory(k, value, dtype), MEMORY_TYPES[dtype]
+    addresses = k.op(
+        vec("ptr", lanes_of(index.type)),
+        f"getelementptr {scalar}, ptr {base}, {index.type} {index}",
+    )
+    _scatter(k, value, addresses, mask)
+
+
 def gather_lanes(k: Emitter, base: Reg, index: Reg, dtype: str, mask: Reg | None = None) -> Reg:
     """Elements ``base[index]`` for an i64 vector (or scalar) of element indices."""
     scalar = MEMORY_TYPES[dtype]

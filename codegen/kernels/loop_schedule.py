@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import REGISTER_TYPES, Access
 from symgrad.codegen.emitter import bytes_of
+from symgrad.codegen.kernels.loop_spec import Indirect, LoopSpec
 
 if TYPE_CHECKING:
-    from symgrad.codegen.kernels.loop_nest import LoopSpec
     from symgrad.codegen.target import Target
     from symgrad.ir.graph import Region
 
@@ -86,12 +86,16 @@ class Schedule:
         return self.step(index) >= self.loops[index].extent > 0
 
 
+def _accesses(spec: LoopSpec) -> list[Access]:
+    return [*spec.inputs, *(o.access for o in spec.outputs)]
+
+
 # -- normal form -------------------------------------------------------------
 
 
 def normalise(spec: LoopSpec) -> tuple[list[Dim], list[int]]:
     """The dimensions of a spec in normal form, and the offset of each access."""
-    accesses = [*spec.inputs, *(o.access for o in spec.outputs)]
+    accesses = _accesses(spec)
     offsets = [a.offset for a in accesses]
     reduced = spec.axes
     dims = []
@@ -159,9 +163,18 @@ def _fit(extent: int, lanes: int, target: Target) -> int:
     return min(lanes, power)
 
 
-def _tile_dim(dims: Sequence[Dim], vector: int, access: int, lanes: int) -> int | None:
-    """The dimension along which an access that is strided along ``vector`` is contiguous."""
-    if dims[vector].extent < lanes:
+def _tile_dim(
+    spec: LoopSpec, dims: Sequence[Dim], vector: int, access: int, lanes: int
+) -> int | None:
+    """The dimension that an access, strided along ``vector``, is contiguous along.
+
+    ``None`` where square register tiles cannot transpose it.
+    """
+    number = access - len(spec.inputs)
+    reduces = number >= 0 and spec.outputs[number].reduce
+    if reduces or isinstance(_accesses(spec)[access], Indirect):
+        return None
+    if lanes == 1 or dims[vector].strides[access] in (-1, 0, 1) or dims[vector].extent < lanes:
         return None
     for index, dim in enumerate(dims):
         if index != vector and dim.strides[access] == 1 and dim.extent >= lanes:
@@ -174,15 +187,17 @@ def _vector_cost(spec: LoopSpec, dims: Sequence[Dim], vector: int, lanes: int) -
     dim, inputs = dims[vector], len(spec.inputs)
     vectors = -(-dim.extent // lanes)
     cost = 0.4 * operation_cost(spec.body)
-    for access, stride in enumerate(dim.strides):
-        is_store = access >= inputs
-        if is_store and spec.outputs[access - inputs].reduce:
+    for n, (access, stride) in enumerate(zip(_accesses(spec), dim.strides, strict=True)):
+        is_store = n >= inputs
+        if is_store and spec.outputs[n - inputs].reduce:
             continue
-        if stride in (0, 1):
+        if isinstance(access, Indirect) and any(dim.strides[i] for i, _, _ in access.along):
+            cost += lanes
+        elif stride in (0, 1):
             cost += 1.0 if stride else 0.2
         elif stride == -1:
             cost += 1.5
-        elif lanes > 1 and _tile_dim(dims, vector, access, lanes) is not None:
+        elif _tile_dim(spec, dims, vector, n, lanes) is not None:
             cost += 3.0
         else:
             cost += lanes * (1.0 if is_store else 0.7)
@@ -220,13 +235,7 @@ def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
 
     vector = min(range(len(dims)), key=cost)
     lanes = _fit(dims[vector].extent, full, target)
-    tiles = [
-        _tile_dim(dims, vector, access, lanes)
-        for access, stride in enumerate(dims[vector].strides)
-        if lanes > 1
-        and stride not in (-1, 0, 1)
-        and not (access >= inputs and spec.outputs[access - inputs].reduce)
-    ]
+    tiles = (_tile_dim(spec, dims, vector, n, lanes) for n in range(len(offsets)))
     tile = next((t for t in tiles if t is not None), None)
     unroll = _unrolling(spec, dims, vector, lanes, tile, target)
 
@@ -240,8 +249,10 @@ def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
     place = {old: new for new, old in enumerate(order)}
     loops = [Loop(dims[i].extent, dims[i].reduced, unroll[i]) for i in order]
     strides = [tuple(dims[i].strides[a] for i in order) for a in range(len(offsets))]
-    accesses = [*spec.inputs, *(o.access for o in spec.outputs)]
-    accesses = [Access(a.dtype, s, o) for a, s, o in zip(accesses, strides, offsets, strict=True)]
+    accesses = _accesses(spec)
+    accesses = [
+        replace(a, strides=s, offset=o) for a, s, o in zip(accesses, strides, offsets, strict=True)
+    ]
     plan = Schedule(
         tuple(loops),
         tuple(accesses[:inputs]),
