@@ -175,6 +175,8 @@ class _Parser:
         self.expect(":")
         scope = {text: builder.param(type, text[1:]) for text, type in params}
         values = list(scope.values())
+        for value in values:
+            value.facts = 0  # nothing is known of what the op around passes in
         results = self.body(builder, scope, "yield")
         self.expect("}")
         return builder.region(values, results)

@@ -1,0 +1,28 @@
+"""The passes over the IR: one ordered pipeline from a traced function to fused nests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from symgrad.ir.graph import Func
+from symgrad.ir.passes.canonicalize import canonicalize
+from symgrad.ir.passes.expand import expand
+from symgrad.ir.passes.fuse import fuse
+from symgrad.ir.passes.manager import Hooks, Pass, run
+
+__all__ = ["DEFAULT", "Hooks", "Pass", "optimize"]
+
+DEFAULT: tuple[Pass, ...] = (
+    Pass("expand", expand),  # composite ops first: the rest knows basic ops only
+    Pass("canonicalize", canonicalize),
+    Pass("fuse", fuse),  # the code generator takes elementwise work as nests alone
+)
+
+
+def optimize(func: Func, *, disable: Sequence[str] = (), hooks: Hooks | None = None) -> Func:
+    """Runs the default pipeline without the passes named in ``disable``.
+
+    ``fuse`` and ``expand`` cannot be disabled: they make the form that has kernels.
+    """
+    chosen = [p for p in DEFAULT if p.name not in disable or p.name in ("expand", "fuse")]
+    return run(func, chosen, hooks)
