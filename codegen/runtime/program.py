@@ -12,13 +12,16 @@ import functools
 import os
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.runtime import fastcall
 from symgrad.codegen.runtime import threads as team_words
+from symgrad.codegen.runtime.fastcall import Signature
 from symgrad.codegen.runtime.native import LINE, aligned_bytes, atomic_load, field, load_entries
 from symgrad.codegen.runtime.threads import process_team
 
@@ -195,7 +198,9 @@ class NativeProgram:
     numbers.  ``arena_bytes`` of zeroed memory, 64-byte aligned, lie behind the slot
     ``ARENA``.  The kernels' scratch is made for ``threads`` threads: no run uses more.
 
-    Runs from several Python threads wait for each other: they share the arena.
+    Runs from several Python threads wait for each other: they share the arena.  While one
+    is under way the interpreter's other threads go on, unless ``release_gil`` is cleared,
+    which saves a very short program a part of its time.
     """
 
     def __init__(
@@ -207,6 +212,7 @@ class NativeProgram:
         arena_bytes: int = 0,
         fixed: Mapping[int, int] | None = None,
         threads: int | None = None,
+        release_gil: bool = True,
     ) -> None:
         self.num_slots = num_slots
         self._arena = aligned_bytes(arena_bytes)
@@ -224,7 +230,12 @@ class NativeProgram:
             len(self._patches),
             0,
         )
-        self._native_run = _RUN(_driver()[0])
+        run, _ = _driver()
+        self._native_run = _RUN(run)
+        self._entry_point = (run, self.block, release_gil)
+        self._invoke = self._slow_invoke
+        if fastcall.supported():
+            self._invoke = fastcall.make_invoke(*self._entry_point)
         _programs.add(self)
 
     def _lay_out(
@@ -237,12 +248,12 @@ class NativeProgram:
         entry = 0
         for i, step in enumerate(steps):
             flags = _PARALLEL * step.parallel | _BARRIER * step.barrier
-            self._steps[i] = addresses[step.kernel], self._entry(entry), flags
+            self._steps[i] = addresses[step.kernel], self._pointer_entry(entry), flags
             for slot, offset in step.pointers:
                 if slot in fixed:
                     self._pointers[entry] = fixed[slot] + offset
                 elif 0 <= slot < self.num_slots:
-                    patches.append((self._entry(entry), slot, offset))
+                    patches.append((self._pointer_entry(entry), slot, offset))
                 else:
                     raise ValueError(
                         f"step {i} ({step.kernel}): slot {slot} is neither fixed "
@@ -253,31 +264,53 @@ class NativeProgram:
             self._steps["flags"][-1] &= ~_BARRIER
         self._patches = np.array(patches, _PATCH)
 
-    def _entry(self, index: int) -> int:
+    def _pointer_entry(self, index: int) -> int:
         """Address of an entry of the argument arrays."""
         return self._pointers.ctypes.data + 8 * index
 
     def run(self, addresses: Sequence[int]) -> None:
         """Executes all steps on the arrays at ``addresses``, one for each slot.
 
-        The caller keeps the arrays alive and of the right size; other Python threads go on
-        meanwhile.
+        The caller keeps the arrays alive and sees to their size.
         """
-        if len(addresses) != self.num_slots:
-            raise ValueError(f"the program has {self.num_slots} slots, got {len(addresses)}")
-        while self._run(addresses, None) == _TEAM_NEEDED:
+        self._check_count(addresses)
+        while self._invoke(*addresses) == _TEAM_NEEDED:
             self._team.start()
 
     def run_timed(self, addresses: Sequence[int]) -> NDArray[np.float64]:
         """As ``run``, with a barrier after every step; the seconds each step took."""
+        self._check_count(addresses)
         times = np.zeros(len(self._steps) + 1, np.int64)
-        if len(addresses) != self.num_slots:
-            raise ValueError(f"the program has {self.num_slots} slots, got {len(addresses)}")
-        while self._run(addresses, times.ctypes.data) == _TEAM_NEEDED:
+        while self._slow_invoke(*addresses, times=times.ctypes.data) == _TEAM_NEEDED:
             self._team.start()
         return np.diff(times) * _seconds_per_tick()
 
-    def _run(self, addresses: Sequence[int], times: int | None) -> int:
+    def bind(
+        self, params: Signature, results: Signature, *, unwrap: bool = False
+    ) -> Callable[..., Any]:
+        """The program as a builtin function of arrays: tens of nanoseconds a call.
+
+        ``params`` and ``results`` are the dtype and shape of each slot in order.  Called
+        with the parameters it gives a tuple of fresh results (NumPy scalars where 0-d), or
+        the bare result if there is one and ``unwrap`` is set; called with parameters and
+        result arrays, which must not overlap, it fills those.  Whatever it cannot take
+        directly gives ``NotImplemented``: then convert the arguments and ``run``.
+        """
+        if len(params) + len(results) != self.num_slots:
+            raise ValueError(
+                f"the program has {self.num_slots} slots, "
+                f"got {len(params)} parameters and {len(results)} results"
+            )
+        if not fastcall.supported():
+            return lambda *_: NotImplemented
+        unwrap = unwrap and len(results) == 1
+        return fastcall.make_call(*self._entry_point, params, results, unwrap, self)
+
+    def _check_count(self, addresses: Sequence[int]) -> None:
+        if len(addresses) != self.num_slots:
+            raise ValueError(f"the program has {self.num_slots} slots, got {len(addresses)}")
+
+    def _slow_invoke(self, *addresses: int, times: int | None = None) -> int:
         slots = (ctypes.c_void_p * self.num_slots)(*addresses)
         status: int = self._native_run(self.block, slots, times)
         return status
