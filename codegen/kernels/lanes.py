@@ -6,10 +6,10 @@ says which lanes exist; memory behind the others is never touched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Reg, bytes_of, lanes_of, mangle, scalar_of, vec
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of, mangle, scalar_of, vec
 from symgrad.codegen.scalar import from_memory, to_memory
 
 
@@ -50,6 +50,32 @@ def store_lanes(
             k.masked_store(value, address, mask)
     else:
         _scatter(k, value, _lane_addresses(k, address, scalar, stride, lanes), mask)
+
+
+def vector_loop(
+    k: Emitter, start: Int, stop: Int, lanes: int
+) -> Iterator[tuple[Int, int, Reg | None]]:
+    """The vectors of a range, with what remains: (position, lanes, mask) of each.
+
+    Written once per form of the body: ``for i, n, mask in vector_loop(...): ...``
+    """
+    if lanes == 1:
+        with k.loop(start, stop) as i:
+            yield i, 1, None
+        return
+    count = k.sub(stop, start)
+    main = k.add(start, k.mul(k.udiv(count, lanes), lanes))
+    if not isinstance(count, int) or count >= lanes:
+        with k.loop(start, main, lanes) as i:
+            yield i, lanes, None
+    if isinstance(count, int) and count % lanes == 0:
+        return
+    if k.target.has_masks:
+        with k.if_(k.icmp("slt", k.as_reg(main), stop)):
+            yield main, lanes, k.lane_mask(k.sub(stop, main), lanes)
+    else:
+        with k.loop(main, stop) as i:
+            yield i, 1, None
 
 
 def reverse(k: Emitter, vector: Reg) -> Reg:

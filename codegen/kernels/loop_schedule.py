@@ -107,7 +107,7 @@ def normalise(spec: LoopSpec) -> tuple[list[Dim], list[int]]:
             offsets = [o + (extent - 1) * s for o, s in zip(offsets, strides, strict=True)]
             strides = tuple(-s for s in strides)
         dims.append(Dim(extent, axis in reduced, strides))
-    return _merged(dims) or [Dim(1, False, (0,) * len(accesses))], offsets
+    return merged(dims) or [Dim(1, False, (0,) * len(accesses))], offsets
 
 
 def _runs_backwards(strides: Sequence[int], inputs: int) -> bool:
@@ -119,8 +119,8 @@ def _runs_backwards(strides: Sequence[int], inputs: int) -> bool:
     return False
 
 
-def _merged(dims: list[Dim]) -> list[Dim]:
-    """Joins every pair of dimensions that all accesses walk as one."""
+def merged(dims: list[Dim]) -> list[Dim]:
+    """The dimensions with every pair joined that all accesses walk as one."""
     for outer in dims:
         for inner in dims:
             if (
@@ -131,7 +131,7 @@ def _merged(dims: list[Dim]) -> list[Dim]:
                 )
             ):
                 joined = Dim(outer.extent * inner.extent, inner.reduced, inner.strides)
-                return _merged([d for d in dims if d is not outer and d is not inner] + [joined])
+                return merged([d for d in dims if d is not outer and d is not inner] + [joined])
     return dims
 
 

@@ -103,10 +103,10 @@ def region_key(region: Region) -> tuple[Any, ...]:
     return params, tuple(ops), tuple(numbers[id(v)] for v in region.results)
 
 
-def identity_body(*dtypes: str) -> Region:
-    """The region that passes its values on: a copy."""
+def identity_body(*dtypes: str, results: int | None = None) -> Region:
+    """The region that passes its (first ``results``) values on: a copy."""
     from symgrad.ir.graph import Region, Value
     from symgrad.ir.types import DTYPES, TensorType
 
     values = tuple(Value(TensorType(DTYPES[d]), name=f"x{i}") for i, d in enumerate(dtypes))
-    return Region(values, (), values)
+    return Region(values, (), values[:results])
