@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from symgrad.io.atomic import write_bytes
 from symgrad.train.data import DataError
@@ -22,8 +23,8 @@ def plot_history(
 ) -> None:
     """Write a PNG with losses (log scale) and accuracies (shares, 0 to 1) over the epochs.
 
-    The legend gives each curve's last value.  Raises ``DataError``
-    when the file cannot be written; an older one then stays.
+    The legend gives each curve's last value.  Raises ``DataError`` when the file cannot be
+    written; an older one then stays.
     """
     figure = optional("matplotlib.figure").Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title, color=INK)
@@ -38,7 +39,7 @@ def plot_history(
     write_bytes(path, buffer.getvalue(), DataError)
 
 
-def _curves(axes, curves: Mapping[str, Sequence[float]], label: str, value: str) -> None:  # type: ignore[no-untyped-def]
+def _curves(axes: Any, curves: Mapping[str, Sequence[float]], label: str, value: str) -> None:
     for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
         epochs = range(1, len(curve) + 1)
         last = ", " + value.format(curve[-1]) if curve else ""

@@ -1,0 +1,161 @@
+"""What is measured, and the numbers that go in: the same for every side.
+
+Nothing here imports symgrad, PyTorch or anything but NumPy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+LEARNING_RATE, MOMENTUM = 1e-4, 0.9
+MLP_SIZES, MLP_BATCH = (784, 512, 512, 10), 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table.
+
+    ``kind`` names the function that builds it on each side, ``options`` are its arguments.
+    ``sides`` compete in turn; the first is ours.  ``large`` cases run on request.
+    """
+
+    name: str
+    title: str
+    kind: str
+    options: Mapping[str, Any]
+    sides: tuple[str, ...]
+    threads: int | None = None
+    large: bool = False
+    measure: str = "time"
+    """``time`` of a call, ``memory`` (peak of a fresh process) or ``start`` (first calls)."""
+
+
+TORCH = ("symgrad", "torch", "torch channels_last")
+NUMPY = ("symgrad", "numpy")
+
+
+def _resnet18(job: str, batch: int, size: int, large: bool = False) -> Case:
+    work = "training step" if job == "train" else "inference"
+    title = f"ResNet-18 {work}, {batch} @ {size}"
+    options = {"batch": batch, "size": size}
+    return Case(f"{job}_b{batch}_{size}", title, f"resnet18_{job}", options, TORCH, large=large)
+
+
+def _matmul(n: int) -> Case:
+    return Case(f"matmul_{n}", f"matmul {n}x{n} f32", "matmul", {"n": n}, NUMPY)
+
+
+def _chain(chain: str, dtype: str, size: int) -> Case:
+    title = f"{chain}, {size:,} {dtype}, 1 thread"
+    options = {"chain": chain, "dtype": dtype, "size": size}
+    return Case(f"{chain}_{dtype}_{size}", title, "chain", options, NUMPY, threads=1)
+
+
+STEP = {"batch": 1, "size": 64}
+CASES = (
+    _resnet18("train", 1, 64),
+    _resnet18("train", 8, 64),
+    _resnet18("train", 8, 224, large=True),
+    _resnet18("infer", 1, 64),
+    _resnet18("infer", 8, 64),
+    _resnet18("infer", 8, 224, large=True),
+    Case("mlp", "MLP training step, batch 128", "mlp", {}, ("symgrad", "torch")),
+    *(_matmul(n) for n in (256, 512, 1024, 2048)),
+    _chain("polynomial", "f32", 10_000),
+    _chain("polynomial", "f64", 1_000_000),
+    _chain("gelu", "f32", 1_000_000),
+    _chain("gaussian", "f64", 1_000_000),
+    Case(
+        "memory", "peak memory of the step, 1 @ 64", "resnet18_train", STEP, TORCH,
+        measure="memory",
+    ),
+    Case(
+        "start", "first call of the step, 1 @ 64", "resnet18_train", STEP, TORCH[:2],
+        measure="start",
+    ),
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------- inputs --
+
+
+def uniform(key: str, shape: tuple[int, ...], low: float, high: float, dtype: str = "f4") -> Array:
+    """Numbers that depend on ``key`` only."""
+    return np.random.default_rng(zlib.crc32(key.encode())).uniform(low, high, shape).astype(dtype)
+
+
+def weight(name: str, shape: tuple[int, ...]) -> Array:
+    """A ResNet-18 parameter or buffer by torchvision's name."""
+    if len(shape) > 1:
+        bound = (6 / np.prod(shape[1:])) ** 0.5
+        return uniform(name, shape, -bound, bound)
+    if name.endswith(("weight", "var")):
+        return uniform(name, shape, 0.5, 1.5)
+    return uniform(name, shape, -0.1, 0.1)
+
+
+def images(batch: int, size: int) -> Array:
+    """``f32[batch, 3, size, size]``."""
+    return uniform("images", (batch, 3, size, size), -1, 1)
+
+
+def labels(batch: int, classes: int) -> Array:
+    """``i64[batch]``."""
+    return np.arange(batch, dtype=np.int64) * 7 % classes
+
+
+def mlp_parameters() -> dict[str, Array]:
+    """Weights ``w0…`` of shape [out, in] and biases ``b0…``."""
+    found: dict[str, Array] = {}
+    for i, (inner, outer) in enumerate(itertools.pairwise(MLP_SIZES)):
+        found[f"w{i}"] = weight(f"w{i}", (outer, inner))
+        found[f"b{i}"] = np.zeros(outer, np.float32)
+    return found
+
+
+def mlp_images() -> Array:
+    """``f32[128, 784]``."""
+    return uniform("mlp", (MLP_BATCH, MLP_SIZES[0]), 0, 1)
+
+
+# ------------------------------------------------- elementwise chains, plain NumPy code --
+
+
+def polynomial(x: Array, y: Array) -> Array:
+    """Arithmetic only: bound by memory when every operation makes an array of its own."""
+    return (x * y + 2 * x - y) / (1 + x * x) - (x - y) * (x + y) * 0.25
+
+
+def gelu(x: Array, y: Array) -> Array:
+    """The tanh form of GELU, gated."""
+    return 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x * x * x))) * y
+
+
+def gaussian(x: Array, y: Array) -> Array:
+    """Exponential, sine and logarithm."""
+    return np.exp(-x * x) * np.sin(y) + np.log1p(y * y)
+
+
+CHAINS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "polynomial": polynomial, "gelu": gelu, "gaussian": gaussian,
+}  # fmt: skip
+
+
+def chain_inputs(dtype: str, size: int) -> tuple[Array, Array]:
+    """Two vectors."""
+    numpy_dtype = dtype.replace("f32", "f4").replace("f64", "f8")
+    x, y = (uniform(key, (size,), -2, 2, numpy_dtype) for key in "xy")
+    return x, y
+
+
+def matmul_inputs(n: int) -> tuple[Array, Array]:
+    """Two square matrices."""
+    return uniform("a", (n, n), -1, 1), uniform("b", (n, n), -1, 1)

@@ -1,0 +1,118 @@
+"""PyTorch's side of the comparison: eager mode, with its own layers and optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cases
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Call = Callable[[], Any]
+
+
+def version() -> str:
+    """Library and version."""
+    return f"PyTorch {torch.__version__}"
+
+
+def set_threads(threads: int) -> None:
+    """Threads of one operation."""
+    torch.set_num_threads(threads)
+
+
+def value(result: Tensor) -> float:
+    """What must agree between the sides: the loss, or the norm of the result."""
+    return float(result.detach().norm())
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outer)
+        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outer)
+        self.downsample = None
+        if inner != outer:
+            shortcut = nn.Conv2d(inner, outer, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.bn2(self.conv2(y)).add_(shortcut), inplace=True)
+
+
+class ResNet18(nn.Module):
+    """The architecture and the names of torchvision's."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        inner = 64
+        for i, outer in enumerate((64, 128, 256, 512), 1):
+            blocks = Residual(inner, outer, 1 if inner == outer else 2), Residual(outer, outer, 1)
+            self.add_module(f"layer{i}", nn.Sequential(*blocks))
+            inner = outer
+        self.fc = nn.Linear(512, classes)
+        with torch.no_grad():
+            for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+                if tensor.is_floating_point():
+                    tensor.copy_(torch.from_numpy(cases.weight(name, tuple(tensor.shape))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def _resnet18(batch: int, size: int, layout: str) -> tuple[ResNet18, Tensor]:
+    memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    x = torch.from_numpy(cases.images(batch, size))
+    return ResNet18().to(memory_format=memory), x.to(memory_format=memory)
+
+
+def resnet18_train(batch: int, size: int, layout: str = "") -> Call:
+    """Forward, cross-entropy, backward, SGD with momentum."""
+    model, x = _resnet18(batch, size, layout)
+    y = torch.from_numpy(cases.labels(batch, 1000))
+    return _training(lambda: F.cross_entropy(model(x), y), model.parameters())
+
+
+def resnet18_infer(batch: int, size: int, layout: str = "") -> Call:
+    """Forward with running statistics."""
+    model, x = _resnet18(batch, size, layout)
+    model.eval()
+    return torch.inference_mode()(lambda: model(x))
+
+
+def mlp() -> Call:
+    """Three linear layers with ReLU between, cross-entropy, SGD with momentum."""
+    parameters = {k: nn.Parameter(torch.from_numpy(v)) for k, v in cases.mlp_parameters().items()}
+    x, y = torch.from_numpy(cases.mlp_images()), torch.from_numpy(cases.labels(128, 10))
+
+    def loss() -> Tensor:
+        h = F.relu(F.linear(x, parameters["w0"], parameters["b0"]))
+        h = F.relu(F.linear(h, parameters["w1"], parameters["b1"]))
+        return F.cross_entropy(F.linear(h, parameters["w2"], parameters["b2"]), y)
+
+    return _training(loss, parameters.values())
+
+
+def _training(loss: Callable[[], Tensor], parameters: Any) -> Call:
+    optimiser = torch.optim.SGD(parameters, lr=cases.LEARNING_RATE, momentum=cases.MOMENTUM)
+
+    def step() -> Tensor:
+        optimiser.zero_grad()
+        found = loss()
+        found.backward()
+        optimiser.step()
+        return found
+
+    return step
