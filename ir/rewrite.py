@@ -1,50 +1,83 @@
-"""Rewriting: rules by op name, applied while a function is rebuilt."""
+"""Rewriting: rules by op name, applied to every op as it is inserted.
+
+``rewrite`` copies a function through a builder that tries the rules on each op before
+it keeps it.  Operands are in final form by then, and what a rule emits goes through
+the same builder, so one sweep reaches the fixed point.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from symgrad.ir.builder import Builder
+from symgrad.ir.builder import Builder, inline
 from symgrad.ir.graph import Func, Op, Value
-
-Rule = Callable[..., Any]
-"""``rule(op, *operands)`` to replacement value(s), or ``None`` for no match.
-
-``op`` gives attributes and result types; ``operands`` are the new ones.
-"""
+from symgrad.ir.opdef import OpDef
+from symgrad.ir.types import TensorType
 
 
-def rewrite(func: Func, rules: Mapping[str, Sequence[Rule]], *, rounds: int = 4) -> Func:
-    """Rebuilds ``func`` with the first matching rule of each op, until nothing changes."""
-    for _ in range(rounds):
-        rebuilt, matches = _rewrite_once(func, rules)
-        if not matches:
-            return rebuilt
-        func = rebuilt
-    return func
+@dataclass(frozen=True)
+class Rule:
+    """``apply(op, *operands)`` gives replacement value(s), or ``None`` for no match.
+
+    ``op`` is a candidate that is not inserted yet: it tells attributes and result types.
+    A rule must not emit what another rule, or itself, turns back.
+    """
+
+    heads: tuple[str, ...]
+    apply: Callable[..., Any]
+
+    @property
+    def name(self) -> str:
+        """Left side and outcome, as ``mul_one``."""
+        return self.apply.__name__
+
+    @property
+    def identity(self) -> str:
+        """The identity the rule applies, from its docstring."""
+        return (self.apply.__doc__ or "").strip()
 
 
-def _rewrite_once(func: Func, rules: Mapping[str, Sequence[Rule]]) -> tuple[Func, int]:
-    builder = Builder(locations=False)
-    new: dict[int, Value] = {id(p): builder.param(p.type, p.name) for p in func.params}
-    matches = 0
-    with builder:
-        for op in func.ops:
-            operands = [new[id(v)] for v in op.operands]
-            with builder.at(op.loc):
-                replacement = _first_match(op, operands, rules.get(op.name, ()))
-                if replacement is None:
-                    replacement = builder.copy(op, operands)
-                else:
-                    matches += 1
-            values = replacement if isinstance(replacement, tuple) else (replacement,)
-            new.update((id(old), value) for old, value in zip(op.results, values, strict=True))
-    return builder.build([new[id(v)] for v in func.results], func.name), matches
+def rule(*heads: str) -> Callable[[Callable[..., Any]], Rule]:
+    """Declares a rewrite of the ops named ``heads``."""
+    return lambda apply: Rule(heads, apply)
 
 
-def _first_match(op: Op, operands: Sequence[Value], rules: Sequence[Rule]) -> Any:
-    for rule in rules:
-        if (replacement := rule(op, *operands)) is not None:
-            return replacement
-    return None
+def rewrite(func: Func, rules: Sequence[Rule], hits: Counter[str] | None = None) -> Func:
+    """``func`` with every rule applied wherever it matches; ``hits`` counts them by name."""
+    builder = _Rewriter(rules, hits if hits is not None else Counter())
+    params = [builder.param(p.type, p.name) for p in func.params]
+    return builder.build(inline(builder, func, params), func.name)
+
+
+class _Rewriter(Builder):
+    """A builder in whose hands no op stays that a rule replaces."""
+
+    def __init__(self, rules: Sequence[Rule], hits: Counter[str]) -> None:
+        super().__init__(locations=False)
+        self._hits = hits
+        self._rules: dict[str, list[Rule]] = {}
+        for one in rules:
+            for head in one.heads:
+                self._rules.setdefault(head, []).append(one)
+
+    def _fold(
+        self,
+        opdef: OpDef,
+        operands: tuple[Value, ...],
+        attrs: Mapping[str, Any],
+        types: tuple[TensorType, ...],
+    ) -> Any:
+        folded = super()._fold(opdef, operands, attrs, types)
+        if folded is not None or opdef.name not in self._rules:
+            return folded
+        candidate = Op(opdef, operands, attrs, types)
+        with self:
+            for one in self._rules[opdef.name]:
+                replacement = one.apply(candidate, *operands)
+                if replacement is not None:
+                    self._hits[one.name] += 1
+                    return replacement
+        return None

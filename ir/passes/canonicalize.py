@@ -1,26 +1,32 @@
-"""One normal form: exact algebraic identities and cleanup of shape ops.
+"""One normal form: exact algebraic identities and cleanup of ops that move elements.
 
-Every rule keeps results bit for bit, except that a factor common to all terms of a sum
-may leave the sum.
+The identities keep results bit for bit (see ``algebra``), except that sums may be taken
+in another grouping where axes merge and a factor common to all terms leaves the sum.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 from symgrad.ir.graph import Func, Op, Value
-from symgrad.ir.rewrite import Rule, rewrite
+from symgrad.ir.passes import algebra, contraction, movement
+from symgrad.ir.rewrite import Rule, rewrite, rule
 
 
+@rule("identity", "stop_gradient")
 def identity_away(op: Op, x: Value) -> Value:
-    """identity(x) = x: names of values matter to differentiation only."""
+    """identity(x) = x: the names of values matter to differentiation only."""
     return x
 
 
-RULES: dict[str, tuple[Rule, ...]] = {
-    "identity": (identity_away,),
-    "stop_gradient": (identity_away,),
-}
+RULES: tuple[Rule, ...] = (
+    identity_away,
+    *algebra.RULES,
+    *movement.RULES,
+    *contraction.RULES,
+)
 
 
-def canonicalize(func: Func) -> Func:
-    """Returns ``func`` in normal form."""
-    return rewrite(func, RULES)
+def canonicalize(func: Func, hits: Counter[str] | None = None) -> Func:
+    """Returns ``func`` in normal form; ``hits`` counts the rules that applied."""
+    return rewrite(func, RULES, hits)

@@ -6,15 +6,16 @@ from typing import Any
 
 from symgrad.ir.graph import Func, Op, Value
 from symgrad.ir.opdef import REGISTRY
-from symgrad.ir.rewrite import rewrite
+from symgrad.ir.rewrite import Rule, rewrite
 
 
 def expand(func: Func) -> Func:
     """Returns ``func`` with every op that declares an expansion replaced by it."""
     composite = [name for name, opdef in REGISTRY.items() if opdef.expand_rule is not None]
-    return rewrite(func, dict.fromkeys(composite, (_expanded,)))
+    return rewrite(func, [Rule(tuple(composite), expansion)])
 
 
-def _expanded(op: Op, *operands: Value) -> Any:
-    rule = op.opdef.expand_rule
-    return rule(*operands, **op.attrs) if rule is not None else None
+def expansion(op: Op, *operands: Value) -> Any:
+    """The value of a composite op in basic ops."""
+    expand_rule = op.opdef.expand_rule
+    return expand_rule(*operands, **op.attrs) if expand_rule is not None else None
