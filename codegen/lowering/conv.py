@@ -1,1 +1,125 @@
-"""Pending."""
+"""Convolutions and their gradients: direct kernels on blocked activations where they
+apply, implicit matrix products for everything else."""
+
+from __future__ import annotations
+
+from math import prod
+
+from symgrad.codegen.kernels import conv_direct, conv_direct_grad
+from symgrad.codegen.kernels.blocked import Blocked, Weights
+from symgrad.codegen.layout import backward_halo, channels, forward_halo, refusal
+from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.storage import Storage
+from symgrad.ir.graph import Op, Value
+
+
+def _geometry(op: Op) -> dict[str, object]:
+    """The attributes the direct kernels take."""
+    padding = tuple(low for low, _ in op.attrs["padding"])
+    return {
+        "stride": op.attrs["stride"],
+        "padding": padding,
+        "dilation": op.attrs["dilation"],
+        "groups": op.attrs["groups"],
+    }
+
+
+def _work(op: Op, weight: Value | None) -> dict[str, float]:
+    """Nominal flops and bytes of a convolution or one of its gradients."""
+    values = (*op.operands, op.result)
+    kernel = (weight or op.result).shape[2:]
+    inputs, outputs = channels(op)
+    spatial = op.result.shape[2:] if op.name == "conv" else op.operands[op.name != "conv_input_grad"].shape[2:]
+    points = op.operands[0].shape[0] * prod(spatial)
+    flops = 2.0 * points * inputs * outputs * prod(kernel) / op.attrs["groups"]
+    return {"flops": flops, "bytes": float(sum(v.type.bytes for v in values))}
+
+
+def _weights(scope: Scope, w: Value) -> tuple[Storage, Weights]:
+    home = scope.dense(w)
+    kernel = (w.shape[2], w.shape[3])
+    return home, Weights.plain(w.type.dtype.name, w.shape[0], w.shape[1], kernel)
+
+
+def _blocked(storage: Storage) -> Blocked:
+    assert storage.blocked is not None
+    return storage.blocked
+
+
+@lowers("conv")
+def conv(scope: Scope, op: Op) -> None:
+    """The forward convolution with its epilogue."""
+    if reason := refusal(op):
+        scope.choose("implicit GEMM", reason)
+        implicit(scope, op)
+        return
+    x, w = op.operands
+    source = scope.blocked(x, forward_halo(op, x.shape[2:], w.shape[2:]))
+    weights, plain = _weights(scope, w)
+    fused = scope.epilogue(op)
+    result = scope.allocate(fused.result if fused else op.result)
+    spec = conv_direct.forward(
+        _blocked(source),
+        _blocked(result),
+        plain.kernel,
+        epilogue=fused.build(scope, op.result.shape, block=True) if fused else None,
+        **_geometry(op),  # type: ignore[arg-type]
+    )
+    packing = conv_direct.PackWeightsSpec(plain, op.attrs["groups"])
+    scope.choose("direct blocked")
+    scope.run(
+        conv_direct.lower_conv(spec, packing, scope.target, scope.threads),
+        [source, weights, *(fused.storages if fused else ())],
+        [result],
+        **_work(op, w),
+    )
+
+
+@lowers("conv_input_grad")
+def conv_input_grad(scope: Scope, op: Op) -> None:
+    """The same kernel on the output's cotangent, with transposed weights."""
+    if reason := refusal(op):
+        scope.choose("implicit GEMM", reason)
+        implicit(scope, op)
+        return
+    dy, w = op.operands
+    source = scope.blocked(dy, backward_halo(op, dy.shape[2:], w.shape[2:]))
+    weights, plain = _weights(scope, w)
+    result = scope.allocate(op.result)
+    spec, packing = conv_direct.input_grad(
+        _blocked(source),
+        _blocked(result),
+        plain,
+        **_geometry(op),  # type: ignore[arg-type]
+    )
+    scope.choose("direct blocked")
+    lowering = conv_direct.lower_conv(spec, packing, scope.target, scope.threads)
+    scope.run(lowering, [source, weights], [result], **_work(op, w))
+
+
+@lowers("conv_weight_grad")
+def conv_weight_grad(scope: Scope, op: Op) -> None:
+    """Sums over pixels, one register tile of weights at a time."""
+    if reason := refusal(op):
+        scope.choose("implicit GEMM", reason)
+        implicit(scope, op)
+        return
+    x, dy = op.operands
+    source = scope.blocked(x, forward_halo(op, x.shape[2:], op.attrs["kernel"]))
+    cotangent = scope.blocked(dy, ((0, 0), (0, 0)))
+    result = scope.allocate(op.result)
+    shape = op.result.shape
+    spec = conv_direct_grad.WeightGradSpec(
+        _blocked(source),
+        _blocked(cotangent),
+        Weights.plain(x.type.dtype.name, shape[0], shape[1], (shape[2], shape[3])),
+        **_geometry(op),  # type: ignore[arg-type]
+    )
+    scope.choose("direct blocked")
+    lowering = conv_direct_grad.lower_weight_grad(spec, scope.target, scope.threads)
+    scope.run(lowering, [source, cotangent], [result], **_work(op, None))
+
+
+def implicit(scope: Scope, op: Op) -> None:
+    """Any convolution as a matrix product that gathers its patches while packing."""
+    raise NotImplementedError

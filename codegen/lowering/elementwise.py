@@ -29,16 +29,15 @@ def fused(scope: Scope, op: Op) -> None:
         results.append(storage)
         kind, gone = how or (None, ())
         kept = tuple(a for a in range(len(space)) if a not in gone)
-        outputs.append(
-            Output(over_space(storage, kept, space, block), kind, blocked_axes(gone, block))
-        )
+        access = over_space(storage, kept, space, block)
+        # Reducing an axis of one element is no reduction: nests must agree on the rest.
+        axes = _physical_axes([a for a in gone if space[a] > 1], block)
+        outputs.append(Output(access, kind if axes else None, axes))
     extents = physical(space) if block else space
     spec = LoopSpec(extents, tuple(accesses), op.regions[0], tuple(outputs))
     scope.loop(spec, inputs, results, label="loop")
 
 
-def blocked_axes(axes: Sequence[int], block: bool) -> tuple[int, ...]:
+def _physical_axes(axes: Sequence[int], block: bool) -> tuple[int, ...]:
     """Physical dimensions of logical axes: channels are two of them."""
-    if not block:
-        return tuple(axes)
-    return tuple(sorted(axes)) + ((4,) if 1 in axes else ())
+    return (*axes, 4) if block and 1 in axes else tuple(axes)

@@ -85,7 +85,7 @@ class Scope:
         self._home: dict[int, Storage] = {}
         self._copies: dict[tuple[int, object], Storage] = {}
         self._op: Op | None = None
-        self.choices: list[tuple[str, str]] = []
+        self.choices: list[tuple[Op, str, str]] = []
         """What was chosen for each op and why, for ``explain``."""
 
     def lower(self, op: Op) -> None:
@@ -95,6 +95,11 @@ class Scope:
             raise NoKernelError(f"{op.name}: the code generator has no kernel for it", loc=op.loc)
         self._op = op
         rule(self, op)
+
+    def choose(self, kernel: str, refused: str = "") -> None:
+        """Records the kernel family chosen for the current op, and why not a better one."""
+        if self._op is not None:
+            self.choices.append((self._op, kernel, refused))
 
     # -- operands -----------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from symgrad.codegen.access import row_major
 from symgrad.codegen.lowering.scope import Scope, lowers
-from symgrad.codegen.storage import Storage, constant
+from symgrad.codegen.storage import Storage, constant, dense
 from symgrad.ir.graph import Op
 from symgrad.ir.opdef import Array
 from symgrad.ir.types import DType
@@ -99,11 +99,28 @@ def lower_broadcast_to(scope: Scope, op: Op) -> None:
 
 @lowers("slice")
 def lower_slice(scope: Scope, op: Op) -> None:
-    """An offset and scaled strides."""
-    source = scope.plain(op.operands[0])
-    shift = _distance(source, op.attrs["start"])
-    steps = zip(source.access.strides, op.attrs["step"], strict=True)
-    scope.define(op.result, source.view(op.result.shape, [s * by for s, by in steps], shift))
+    """An offset and scaled strides; of a blocked value only the slice is copied."""
+    start, step = op.attrs["start"], op.attrs["step"]
+    home = scope.storage(op.operands[0])
+    whole_channels = home.blocked is not None and op.result.shape[1] == home.shape[1]
+    if home.blocked is None or not whole_channels:
+        source = scope.plain(op.operands[0])
+        strides = [s * by for s, by in zip(source.access.strides, step, strict=True)]
+        shift = _distance(source, start)
+        scope.define(op.result, source.view(op.result.shape, strides, shift))
+        return
+    begin, pace = (_around_channels(attr, edge) for attr, edge in ((start, 0), (step, 1)))
+    piece = home.view(
+        op.result.shape,
+        [s * by for s, by in zip(home.access.strides, pace, strict=True)],
+        _distance(home, begin),
+    )
+    scope.copy(piece, scope.define(op.result, dense(op.result.type)))
+
+
+def _around_channels(values: tuple[int, ...], edge: int) -> tuple[int, ...]:
+    """An attribute per axis over the blocked dimensions, whose channels are whole."""
+    return (values[0], edge, *values[2:], edge)
 
 
 @lowers("reverse")
