@@ -138,6 +138,7 @@ class _Fusion:
         self.max_operands = max_operands
         self.max_ops = max_ops
         self.views: dict[int, _View] = {}
+        self.sources: dict[Op, list[_View]] = {}  # operands of the ops that go into nests
         self.readers: dict[int, list[Op]] = defaultdict(list)  # by source value
         self.outside: set[int] = set()  # values returned or read by ops that are in no nest
         self.written: set[int] = set()  # values that must exist as arrays
@@ -176,8 +177,8 @@ class _Fusion:
         return id(op.results[0]) not in self.views or id(op.results[0]) in self.outside
 
     def _read(self, op: Op) -> None:
-        for value in op.operands:
-            view = self._view(value)
+        self.sources[op] = [self._view(v) for v in op.operands]
+        for view in self.sources[op]:
             self.readers[id(view.source)].append(op)
             if not self._is_free(view, op):
                 self.written.add(id(view.source))
@@ -189,9 +190,6 @@ class _Fusion:
             return False
         kept = [a for a in view.axes if a is not None and space[a] != 1]
         return _points(view.source.shape) == _points(space) and kept == sorted(kept)
-
-    def _sources(self, op: Op) -> list[_View]:
-        return [self._view(v) for v in op.operands]
 
     # -- levels ------------------------------------------------------------------------
 
@@ -229,7 +227,7 @@ class _Fusion:
             parent[op] = op
             if _is_reduce(op):
                 continue
-            for view in self._sources(op):
+            for view in self.sources[op]:
                 source = view.source.op
                 if source in parent and self._joins(view, op):
                     parent[find(source)] = find(op)
@@ -260,7 +258,7 @@ class _Fusion:
 
     def _place_reduction(self, op: Op, others: dict[tuple[_Nest | int, Shape], _Nest]) -> None:
         """Into its operand's nest, unless that has reductions over other axes."""
-        (view,) = self._sources(op)
+        (view,) = self.sources[op]
         axes = self._reduced_points(op)
         home = self.nest[view.source.op] if self._joins(view, op) and view.source.op else None
         if home is not None and home.axes in (None, axes):
@@ -301,7 +299,7 @@ class _Fusion:
         """Flops of an op from written values on, and those of them that are big."""
         flops = 1 if op.name in _CHEAP else _CHEAP_FLOPS + 1
         leaves: dict[int, Value] = {}
-        for view in self._sources(op):
+        for view in self.sources[op]:
             source = view.source
             if source.op in known and id(source) not in self.written:
                 more, below = known[source.op]
@@ -358,7 +356,7 @@ class _Fusion:
             if op in head:
                 continue
             head.add(op)
-            for view in self._sources(op):
+            for view in self.sources[op]:
                 source = view.source.op
                 if source is not None and self.nest.get(source) is nest:
                     stack.append(source)
@@ -367,7 +365,7 @@ class _Fusion:
         escapes = any(
             id(v.source) in {id(h.result) for h in head} and v.source is not written[0].result
             for op in others
-            for v in self._sources(op)
+            for v in self.sources[op]
         )
         return head if anchors and others and not escapes else None
 
@@ -402,7 +400,7 @@ class _Fusion:
         if size == 1:
             return []
         for op in nest.ops:
-            for view in self._sources(op):
+            for view in self.sources[op]:
                 source = view.source
                 if source.type.size == size and self.nest.get(source.op) is not nest:  # type: ignore[arg-type]
                     found[id(source)] = None
@@ -417,7 +415,7 @@ class _Fusion:
         return {
             id(view.source)
             for op in nest.ops
-            for view in self._sources(op)
+            for view in self.sources[op]
             if self._is_lone_anchor(view.source)
         }
 
@@ -431,7 +429,7 @@ class _Fusion:
         for op in nest.ops:
             reads = {
                 view.key
-                for view in self._sources(op)
+                for view in self.sources[op]
                 if id(view.source) not in inside and scalar_constant(view.source) is None
             }
             part = parts[-1]
@@ -439,7 +437,7 @@ class _Fusion:
             if part.ops and full:
                 parts.append(_Nest(nest.level, nest.phase, axes=nest.axes))
                 operands, inside = set(), set()
-                reads = {v.key for v in self._sources(op)}
+                reads = {v.key for v in self.sources[op]}
             operands |= reads
             inside.update(id(v) for v in op.results)
             self._place(op, parts[-1])
