@@ -31,7 +31,7 @@ _COSTS = {"div": 4, "sqrt": 4, "rem": 8, "fmod": 8, "floor_div": 8}
 _CHEAP = frozenset(
     """neg abs sign floor ceil round trunc isnan isfinite logical_not bitwise_not add sub mul
     maximum minimum copysign eq ne lt le gt ge and or xor shift_left shift_right select convert
-    stop_gradient""".split()  # noqa: SIM905
+    stop_gradient""".split()
 )
 
 

@@ -120,7 +120,8 @@ def lower_pad(
         return Lowering(
             (Phase("fill", emit_parts, first, (0, 1)), Phase("copy", emit_parts, second, (0, 1)))
         )
-    nests, buffers = [copy], [(0, 1)]
+    nests: list[LoopSpec] = [copy]
+    buffers: list[tuple[int, ...]] = [(0, 1)]
     # Slabs before and behind the elements: whole along earlier axes, and only as
     # wide as the elements along those already filled.
     start, extents = [0] * len(full), list(full)
