@@ -43,13 +43,13 @@ def archive(path: Path, pickled: bytes, storage: bytes = b"") -> Path:
 
 
 def refusal(path: Path) -> str:
-    """The message of refusing ``path``: one line that names the file."""
+    """What the refusal of ``path`` says after naming it; one line."""
     with pytest.raises(WeightsError) as caught:
         load(path)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(str(path))
-    return message
+    return message.removeprefix(str(path))
 
 
 # ---------------------------------------------------------------------- pickled calls --
