@@ -2,8 +2,8 @@
 
 Two builtins, driven by tables, so that no program needs code of its own:
 
-    invoke(*addresses)   runs a program on raw addresses
-    call(*arrays)        checks the arrays, makes the results, runs the program
+    invoke(*slots)   runs a program on arrays as they are, or on addresses
+    call(*arrays)    checks the arrays, makes the results, runs the program
 
 ``call`` takes exactly what the program was compiled for, C-contiguous arrays of the right
 dtype and shape (or Python floats for a 0-d f64), and gives ``NotImplemented`` for anything
@@ -306,18 +306,24 @@ def _truth(k: Emitter, number: Reg) -> Reg:
 
 
 def _emit_invoke(k: Emitter) -> None:
-    """The builtin ``invoke(*addresses) -> status``; ``self`` is the array of the block."""
+    """The builtin ``invoke(*slots) -> status``; ``self`` is the array of the block."""
     with k.function("invoke", ("ptr", "ptr", "i64"), "ptr", internal=True) as (self, args, count):
+        block = k.load("ptr", field(k, self, _DATA))
+        array_type = _block(k, "array_type", block)
         addresses = _stack(k, count)
         with k.loop(0, count) as i:
-            address = _python(k, "PyLong_AsVoidPtr", k.load("ptr", k.gep(args, i, "ptr")))
-            k.store(address, k.gep(addresses, i, "ptr"))
+            thing, place = k.load("ptr", k.gep(args, i, "ptr")), k.gep(addresses, i, "ptr")
+            is_array = k.icmp("eq", k.load("ptr", field(k, thing, _TYPE)), array_type)
+            with k.if_else(is_array) as (array, number):
+                with array:
+                    k.store(k.load("ptr", field(k, thing, _DATA)), place)
+                with number:
+                    k.store(_python(k, "PyLong_AsVoidPtr", thing), place)
         answer = _variable(k, _NULL)
         with k.if_(k.icmp("eq", _python(k, "PyErr_Occurred"), _NULL)):
-            block = k.load("ptr", field(k, self, _DATA))
             status = k.op("i32", f"call i32 @run(ptr {block}, ptr {addresses})")
-            number = status if _LONG == "i32" else k.cast("sext", status, _LONG)
-            k.store(_python(k, "PyLong_FromLong", number), answer)
+            code = status if _LONG == "i32" else k.cast("sext", status, _LONG)
+            k.store(_python(k, "PyLong_FromLong", code), answer)
         k.line(f"ret ptr {k.load('ptr', answer)}")
 
 
@@ -445,7 +451,7 @@ def _builtin(method: _Method, block: _Block) -> Callable[..., Any]:
 
 
 def make_invoke(run: int, program: int, release: bool) -> Callable[..., int]:
-    """``invoke(*addresses) -> status`` of the native ``run(program, addresses, null)``."""
+    """``invoke(*slots) -> status`` of the native ``run(program, addresses, null)``."""
     return _builtin(_methods()[0], _block_of(run, program, release))
 
 

@@ -25,6 +25,8 @@ from symgrad.codegen.runtime.fastcall import Signature
 from symgrad.codegen.runtime.native import LINE, aligned_bytes, atomic_load, field, load_entries
 from symgrad.codegen.runtime.threads import process_team
 
+Slot = int | np.ndarray[Any, Any]
+
 ARENA = -1
 """The slot of the program's own memory."""
 
@@ -129,24 +131,27 @@ def _emit_alone(k: Emitter, program: Reg) -> None:
 
 
 def _emit_together(k: Emitter, program: Reg, team: Reg, status: Reg) -> None:
-    """Runs the program on the team, or asks for a team where there is none."""
-    open_, size = field(k, team, team_words.OPEN), field(k, team, team_words.SIZE)
-    # A team of one has no use for the lock: programs may run side by side.
-    is_open = k.icmp("ne", atomic_load(k, open_), 0)
-    single = k.bits("and", is_open, k.icmp("eq", k.load("i64", size), 1))
-    with k.if_else(single) as (alone, together):
-        with alone:
-            _emit_alone(k, program)
-        with together:
-            lock = field(k, team, team_words.LOCK)
-            k.call("acquire", "void", [lock])
-            still_open = k.icmp("ne", atomic_load(k, open_), 0)
-            with k.if_else(still_open) as (launch, refuse):
-                with launch:
+    """Runs the program on the team, or asks for a team where there is none.
+
+    The first look comes before the lock: who stops the team holds it, and may be waiting
+    for the interpreter's lock, which this thread may hold.
+    """
+    open_ = field(k, team, team_words.OPEN)
+    k.store(Reg(str(_TEAM_NEEDED), "i32"), status)
+    with k.if_(k.icmp("ne", atomic_load(k, open_), 0)):
+        # A team of one has no use for the lock: programs may run side by side.
+        single = k.icmp("eq", k.load("i64", field(k, team, team_words.SIZE)), 1)
+        with k.if_else(single) as (alone, together):
+            with alone:
+                _emit_alone(k, program)
+                k.store(Reg(str(_DONE), "i32"), status)
+            with together:
+                lock = field(k, team, team_words.LOCK)
+                k.call("acquire", "void", [lock])
+                with k.if_(k.icmp("ne", atomic_load(k, open_), 0)):
                     k.call("launch", "void", [team, Reg("@execute", "ptr"), program])
-                with refuse:
-                    k.store(Reg(str(_TEAM_NEEDED), "i32"), status)
-            k.call("release", "void", [lock])
+                    k.store(Reg(str(_DONE), "i32"), status)
+                k.call("release", "void", [lock])
 
 
 def _emit_clock(k: Emitter) -> Reg:
@@ -268,20 +273,20 @@ class NativeProgram:
         """Address of an entry of the argument arrays."""
         return self._pointers.ctypes.data + 8 * index
 
-    def run(self, addresses: Sequence[int]) -> None:
-        """Executes all steps on the arrays at ``addresses``, one for each slot.
+    def run(self, slots: Sequence[Slot]) -> None:
+        """Executes all steps on ``slots``: arrays, or the addresses of such.
 
-        The caller keeps the arrays alive and sees to their size.
+        The caller sees to their layout and size, and keeps alive what an address points to.
         """
-        self._check_count(addresses)
-        while self._invoke(*addresses) == _TEAM_NEEDED:
+        self._check_count(slots)
+        while self._invoke(*slots) == _TEAM_NEEDED:
             self._team.start()
 
-    def run_timed(self, addresses: Sequence[int]) -> NDArray[np.float64]:
+    def run_timed(self, slots: Sequence[Slot]) -> NDArray[np.float64]:
         """As ``run``, with a barrier after every step; the seconds each step took."""
-        self._check_count(addresses)
+        self._check_count(slots)
         times = np.zeros(len(self._steps) + 1, np.int64)
-        while self._slow_invoke(*addresses, times=times.ctypes.data) == _TEAM_NEEDED:
+        while self._slow_invoke(*slots, times=times.ctypes.data) == _TEAM_NEEDED:
             self._team.start()
         return np.diff(times) * _seconds_per_tick()
 
@@ -306,11 +311,12 @@ class NativeProgram:
         unwrap = unwrap and len(results) == 1
         return fastcall.make_call(*self._entry_point, params, results, unwrap, self)
 
-    def _check_count(self, addresses: Sequence[int]) -> None:
-        if len(addresses) != self.num_slots:
-            raise ValueError(f"the program has {self.num_slots} slots, got {len(addresses)}")
+    def _check_count(self, slots: Sequence[Slot]) -> None:
+        if len(slots) != self.num_slots:
+            raise ValueError(f"the program has {self.num_slots} slots, got {len(slots)}")
 
-    def _slow_invoke(self, *addresses: int, times: int | None = None) -> int:
-        slots = (ctypes.c_void_p * self.num_slots)(*addresses)
-        status: int = self._native_run(self.block, slots, times)
+    def _slow_invoke(self, *slots: Slot, times: int | None = None) -> int:
+        addresses = [s.ctypes.data if isinstance(s, np.ndarray) else s for s in slots]
+        table = (ctypes.c_void_p * self.num_slots)(*addresses)
+        status: int = self._native_run(self.block, table, times)
         return status

@@ -192,10 +192,20 @@ def test_python_threads_call_at_once() -> None:
     assert failures == []
 
 
-def test_addresses_must_be_integers() -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_slots_are_arrays_or_addresses(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastcall, "supported", lambda: fast)
     program = copies("double", (3,))
+    x, y = np.arange(3.0), np.zeros(3)
+    for slots in ([x, y], [x.ctypes.data, y], [x, y.ctypes.data]):
+        y[:] = 0
+        program.run(slots)
+        np.testing.assert_array_equal(y, x)
+    y[:] = 0
+    program.run_timed([x, y])
+    np.testing.assert_array_equal(y, x)
     with pytest.raises(TypeError):
-        program.run([1.5, None])  # type: ignore[list-item]
+        program.run([1.5, y])  # type: ignore[list-item]
 
 
 def test_the_signature_must_fit_the_program() -> None:

@@ -61,7 +61,9 @@ def kernels() -> dict[str, int]:
 class Ring:
     """A program of many dependent steps through the arena, and what it must give."""
 
-    def __init__(self, n: int, steps: int, limit: int | None = None) -> None:
+    def __init__(
+        self, n: int, steps: int, limit: int | None = None, *, release: bool = True
+    ) -> None:
         self.n = np.array([n])
         # slots: 0 input, 1 output, 2 length; odd steps write the arena's second half
         parts = [(0, 0), (ARENA, 0), (ARENA, 8 * n), (1, 0)]
@@ -73,7 +75,9 @@ class Ring:
                 chain.append(Step("scale", (b, (2, 0)), parallel=False))
         chain.append(Step("shift", (parts[3], parts[1 + steps % 2], (2, 0))))
         self.steps, self.count = chain, steps
-        self.program = NativeProgram(chain, kernels(), 3, arena_bytes=16 * n, threads=limit)
+        self.program = NativeProgram(
+            chain, kernels(), 3, arena_bytes=16 * n, threads=limit, release_gil=release
+        )
 
     def __call__(self, x: Longs) -> Longs:
         out = np.full_like(x, -1)
@@ -176,9 +180,10 @@ def test_timed_runs_give_the_same_and_a_time_for_each_step(size: int) -> None:
     np.testing.assert_array_equal(ring(x), ring.expected(x))
 
 
-def test_python_threads_share_the_team_and_a_program() -> None:
+@pytest.mark.parametrize("release", [True, False])
+def test_python_threads_share_the_team_and_a_program(release: bool) -> None:
     set_num_threads(2)
-    ring, others = Ring(50, 4), [Ring(30 + i, 3) for i in range(4)]
+    ring, others = Ring(50, 4), [Ring(30 + i, 3, release=release) for i in range(4)]
     failures = []
 
     def work(seed: int) -> None:
@@ -191,7 +196,7 @@ def test_python_threads_share_the_team_and_a_program() -> None:
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for worker in workers:
         worker.start()
-    for size in (3, 1, 2, 4, 2) * 4:  # the team may change its size under way
+    for size in (3, 1, 2, 4, 2) * 8:  # the team may change its size under way
         set_num_threads(size)
     for worker in workers:
         worker.join()
