@@ -14,6 +14,7 @@ from symgrad.codegen.jit import compile_modules, emit_assembly, optimised
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func
 from symgrad.codegen.lowering.scope import Call, Scope
+from symgrad.codegen.runtime.memory import SMALL, empty
 from symgrad.codegen.runtime.program import ARENA, NativeProgram, Step
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.storage import Buffer
@@ -121,21 +122,32 @@ class Executable:
             fixed=fixed,
             threads=lowered.threads,
         )
+        # Large results come from recycled memory, which the direct call does not know.
+        self._direct: Callable[..., Any] | None = None
+        if all(t.bytes < SMALL for t in func.result_types):
+            self._direct = self._program.bind(
+                self._params, [(dtype, shape) for shape, dtype in self._results]
+            )
 
-    def __call__(self, arguments: Sequence[Any]) -> list[Array]:
-        """Runs the program; results are fresh C-contiguous arrays.
+    def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Runs the program; results are fresh C-contiguous arrays, NumPy scalars where 0-d.
 
         Raises ``UsageError`` when the arguments do not have the parameters' types.
         """
+        if self._direct is not None:
+            fast = self._direct(*arguments)
+            if fast is not NotImplemented:
+                results: Sequence[Any] = fast
+                return results
         arrays = self._checked(arguments)
-        results = [np.empty(shape, dtype) for shape, dtype in self._results]
-        self._program.run([a.ctypes.data for a in (*arrays, *results)])
-        return results
+        made = [empty(shape, dtype) for shape, dtype in self._results]
+        self._program.run([a.ctypes.data for a in (*arrays, *made)])
+        return [a[()] for a in made]
 
     def profile(self, arguments: Sequence[Any]) -> list[tuple[Call, float]]:
         """The seconds each kernel call took in one run."""
         arrays = self._checked(arguments)
-        results = [np.empty(shape, dtype) for shape, dtype in self._results]
+        results = [empty(shape, dtype) for shape, dtype in self._results]
         times = self._program.run_timed([a.ctypes.data for a in (*arrays, *results)])
         return list(zip(self.lowered.calls, map(float, times), strict=True))
 
