@@ -78,8 +78,8 @@ class Fit:
     weight: Real
     kinds: tuple[str, ...] = ("f32", "f64")
 
-    def solve(self, kind: str) -> tuple[list[float], mp.mpf]:
-        """Rounded coefficients, lowest first, and the weighted error that remains."""
+    def solve(self, kind: str) -> tuple[list[float], mp.mpf, float]:
+        """Rounded coefficients, lowest first, their weighted error, and what the first one lost."""
         middle, reach = (mp.mpf(self.lo) + self.hi) / 2, (mp.mpf(self.hi) - self.lo) / 2
         points = 400
         grid = [
@@ -89,12 +89,13 @@ class Fit:
         degree = 1
         while remez(target, w, grid, degree)[1] > mp.mpf(2) ** -BITS[kind]:
             degree += 1
-        done = [rounded(c, kind) for c in remez(target, w, grid, degree)[0]]
+        exact = remez(target, w, grid, degree)[0]
+        done = [rounded(c, kind) for c in exact]
         error = max(
             abs(weight * (mp.polyval(done[::-1], x) - y))
             for x, y, weight in zip(grid, target, w, strict=True)
         )
-        return done, error
+        return done, error, rounded(exact[0] - done[0], kind)
 
 
 def odd(f: Real, reach: float, *kinds: str) -> Fit:
@@ -163,11 +164,11 @@ FITS = {
     ),
     "ERF_TAIL": Fit(lambda x: mp.log(mp.erfc(x)), 1, 6, mp.erfc, ("f64",)),
     "ERF_TAIL_F32": Fit(lambda x: mp.log(mp.erfc(x)), 1, 4, mp.erfc, ("f32",)),
-    "ERFC": Fit(scaled_erfcx, -1, 0.746, lambda t: 1 / scaled_erfcx(t), ("f64",)),
+    "ERFC": Fit(scaled_erfcx, -0.7, 0.746, lambda t: 1 / scaled_erfcx(t), ("f64",)),
     "ERFC_WIDE": Fit(scaled_erfcx, -1, 0.44, lambda t: 1 / scaled_erfcx(t), ("wide",)),
-    # (3/2 + t)**(-1/3)
+    # (1 + t)**(-1/3)
     "RCBRT": Fit(
-        lambda t: 1 / mp.cbrt(t + 1.5), -0.5, 0.5, lambda t: mp.cbrt(t + 1.5), ("seed",)
+        lambda t: 1 / mp.cbrt(t + 1), -0.2929, 0.4143, lambda t: mp.cbrt(t + 1), ("seed",)
     ),
 }  # fmt: skip
 
@@ -176,10 +177,10 @@ def main() -> None:
     """Prints the named tables (default: all) as they stand in the package."""
     for name in sys.argv[1:] or FITS:
         for kind in FITS[name].kinds:
-            coefficients, error = FITS[name].solve(kind)
-            print(
-                f"{name} {kind}: {len(coefficients)} terms, error 2**{float(mp.log(error, 2)):.1f}"
-            )
+            coefficients, error, lost = FITS[name].solve(kind)
+            bits = float(mp.log(error, 2))
+            print(f"{name} {kind}: {len(coefficients)} terms, error 2**{bits:.1f}", end="; ")
+            print(f"the first one lost {lost.hex()}")
             print("   ", " ".join(c.hex() for c in coefficients), flush=True)
 
 

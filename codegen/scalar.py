@@ -14,6 +14,7 @@ arithmetic is never contracted, so it equals NumPy's bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,7 @@ def _rounded(value: float, dtype: str) -> float:
     if dtype == "f16":
         with np.errstate(over="ignore"):
             return float(np.float16(value))
-    if dtype == "bf16" and value == value:
+    if dtype == "bf16" and not math.isnan(value):
         with np.errstate(over="ignore"):
             bits = int(np.float32(value).view(np.uint32))
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
@@ -236,10 +237,21 @@ def _is_finite(k: Emitter, x: Reg) -> Reg:
     return k.fcmp("olt", k.intrinsic("fabs", x), k.const(x.type, float("inf")))
 
 
+def _scale(k: Emitter, ct: Reg, slope: Reg) -> Reg:
+    """A product for which 0 times anything is 0."""
+    return k.select(k.fcmp("oeq", ct, k.zero(ct.type)), ct, k.fmul(ct, slope))
+
+
+def _relu(k: Emitter, x: Reg) -> Reg:
+    zero = k.zero(x.type)
+    return k.select(k.fcmp("olt", x, zero), zero, x)
+
+
 _FLOAT: dict[str, Rule] = {
     "neg": lambda k, x: k.fneg(x),
     "abs": lambda k, x: k.intrinsic("fabs", x),
     "sign": _float_sign,
+    "relu": _relu,
     "sqrt": lambda k, x: k.intrinsic("sqrt", x),
     "isnan": lambda k, x: k.fcmp("uno", x, x),
     "isfinite": _is_finite,
@@ -248,6 +260,7 @@ _FLOAT: dict[str, Rule] = {
     "sub": lambda k, a, b: k.fsub(a, b),
     "mul": lambda k, a, b: k.fmul(a, b),
     "div": lambda k, a, b: k.fdiv(a, b),
+    "scale": _scale,
     "maximum": _extremum("ogt"),
     "minimum": _extremum("olt"),
     "copysign": lambda k, a, b: k.intrinsic("copysign", a, b),

@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from symgrad.codegen.emitter import Emitter, Reg, mangle
-from symgrad.codegen.vecmath import exponential, logarithm, trigonometric
+from symgrad.codegen.vecmath import (
+    error_function,
+    exponential,
+    inverse,
+    logarithm,
+    power,
+    rounding,
+    trigonometric,
+)
 from symgrad.codegen.vecmath.lanes import Lanes
 
 FUNCTIONS: dict[str, Callable[..., Lanes]] = {
@@ -29,6 +37,23 @@ FUNCTIONS: dict[str, Callable[..., Lanes]] = {
     "sin": trigonometric.sin,
     "cos": trigonometric.cos,
     "tan": trigonometric.tan,
+    "asin": inverse.asin,
+    "acos": inverse.acos,
+    "atan": inverse.atan,
+    "atan2": inverse.atan2,
+    "erf": error_function.erf,
+    "erfc": error_function.erfc,
+    "pow": power.pow,
+    "cbrt": power.cbrt,
+    "rsqrt": power.rsqrt,
+    "hypot": power.hypot,
+    "round": rounding.round_even,
+    "floor": rounding.floor,
+    "ceil": rounding.ceil,
+    "trunc": rounding.trunc,
+    "fmod": rounding.fmod,
+    "rem": rounding.rem,
+    "floor_div": rounding.floor_div,
     "logaddexp": logarithm.logaddexp,
     "asinh": logarithm.asinh,
     "acosh": logarithm.acosh,

@@ -27,8 +27,13 @@ LN2_PARTS = {
     "double": (float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")),
 }
 
-# exp(r) = 1 + r + r**2 q(r), minimax on |r| <= ln 2 / 2, error 2**-27.7 and 2**-56.5
+# exp(r) = 1 + r + r**2 q(r), minimax on |r| <= ln 2 / 2, error 2**-27.7, 2**-56.5;
+# "wide" is for f32 results computed in f64, error 2**-34.3
 EXP = table(
+    wide="""
+        0x1.00000042f788fp-1 0x1.55555597e442dp-3 0x1.5554803f12dcdp-5 0x1.11107d15e2f83p-7
+        0x1.6d96991809d4bp-10 0x1.a1b7d1a282959p-13
+    """,
     float="0x1p-1 0x1.55548ep-3 0x1.55545ep-5 0x1.123b64p-7 0x1.6db40ep-10",
     double="""
         0x1.000000000000bp-1 0x1.5555555555561p-3 0x1.555555555001ep-5 0x1.111111110d67bp-7
@@ -58,16 +63,20 @@ def clamp(x: Lanes, low: float, high: float) -> Lanes:
     return where(x > high, high, x)
 
 
-def reduced(x: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+def reduced(x: Lanes, below: Lanes | None = None) -> tuple[Lanes, Lanes, Lanes]:
     """``n`` in the low bits of an integer, ``r`` and ``tail``: ``exp(x) = 2**n (1 + r + tail)``.
 
-    The error is far below the last place of the sum, about 2**-4 units.
+    The error is far below the last place of the sum, about 2**-4 units.  ``below``
+    is what ``x`` could not hold of the argument.
     """
     high, low = LN2_PARTS[x.scalar]
     n, bits = nearest(x, INV_LN2)
-    start = fma(n, -high, x)
+    start, rest = fma(n, -high, x), None
+    if below is not None:
+        start, rest = fast_two_sum(start, below)
     r = fma(n, -low, start)
     lost = fma(n, -low, start - r)
+    lost = lost if rest is None else lost + rest
     return bits, r, fma(r * r, polynomial(r, EXP[x.scalar]), lost)
 
 
@@ -128,7 +137,7 @@ def tanh(x: Lanes) -> Lanes:
 
 
 def _exp_and_inverse(x: Lanes) -> tuple[Lanes, Lanes, Lanes, Lanes]:
-    """``n``, ``hi``, ``lo`` and ``i`` with ``exp(±x) = 2**n (hi + lo)`` and ``2**n i``, ``x >= 0``."""
+    """``n``, ``hi``, ``lo``, ``i`` of ``exp(x) = 2**n (hi + lo)``, ``exp(-x) = 2**n i``, x >= 0."""
     bits, r, tail = reduced(x)
     hi, lo = fast_two_sum(1.0, r)
     lo = lo + tail

@@ -76,7 +76,7 @@ def _tail(f: Lanes) -> Lanes:
     return s * fma(z, polynomial(z, LOG["double"]), half) - half
 
 
-def _parts(x: Lanes) -> tuple[Lanes, Lanes]:
+def parts(x: Lanes) -> tuple[Lanes, Lanes]:
     """Exponent, as an integer, and ``1 + f`` of a normal positive number."""
     scalar = x.scalar
     mantissa = MANTISSA[scalar]
@@ -100,7 +100,7 @@ def _log(
     (octave_high, octave_low), (high, low) = octave[scalar], scale[scalar]
     lift = MANTISSA[scalar] + 2
     denormal = x < MIN_NORMAL[scalar]
-    exponent, near_one = _parts(where(denormal, x * 2.0**lift, x))
+    exponent, near_one = parts(where(denormal, x * 2.0**lift, x))
     e = to_float(exponent) + where(denormal, x.const(-lift), 0.0)
     f = near_one - 1.0
     rest = _tail(f)
@@ -132,7 +132,7 @@ def log1p_of(x: Pair) -> Lanes:
     scalar = x.hi.scalar
     high, low = LN2[scalar]
     total, lost = two_sum(x.hi.const(1.0), x.hi)
-    exponent, near_one = _parts(total)
+    exponent, near_one = parts(total)
     # The same scaling for what the sum lost; there is nothing left of it far out.
     inverse = ((BIAS[scalar] - exponent) << MANTISSA[scalar]).floats()
     lost = where(total < 2.0**100, (lost + x.lo) * inverse, 0.0)

@@ -75,31 +75,32 @@ TWO_OVER_PI_DIGITS = int(
 # -- reduction -------------------------------------------------------------
 
 
-def _reduced(x: Lanes) -> tuple[Lanes, Lanes, Lanes]:
-    """``n``, in the low bits of an integer, and ``r`` as a sum of two, of f64 lanes."""
+def _reduced(x: Lanes) -> tuple[Lanes, ...]:
+    """``n``, in the low bits of an integer, ``r`` and what that could not hold, of f64 lanes."""
     k = x.k
     first, second, third = HALF_PI
     n, bits = nearest(x, TWO_OVER_PI)
     start = fma(n, -first, x)
     middle = n * second
     r = start - middle
-    r, tail = fast_two_sum(r, fma(n, -third, (start - r) - middle))
+    values = bits, *fast_two_sum(r, fma(n, -third, (start - r) - middle))
+    slots = [k.alloca(value.type) for value in values]
+    for value, slot in zip(values, slots, strict=True):
+        k.store(value.reg, slot)
+
     magnitude = abs(x)
     large = magnitude >= LARGE
-    finite = large & (magnitude < INF)  # inf has become nan already
-
-    slots = [k.alloca(value.type) for value in (bits, r, tail)]
-    for value, slot in zip((bits, r, tail), slots, strict=True):
-        k.store(value.reg, slot)
     with k.if_(large.any()):
-        exact = [k.alloca(value.type) for value in (bits, r, tail)]
+        finite = large & (magnitude < INF)  # the remainder of inf is nan already
+        exact = [k.alloca(value.type) for value in values]
         name = f"vecmath_reduce_{mangle(x.type)}"
         k.define_once(name, "void", [x.type, "ptr", "ptr", "ptr"], partial(_reduce_each, k))
         k.call(name, "void", [x.reg, *exact])
-        for value, source, slot in zip((bits, r, tail), exact, slots, strict=True):
+        for value, source, slot in zip(values, exact, slots, strict=True):
             k.store(k.select(finite.reg, k.load(value.type, source), value.reg), slot)
-    n_bits, hi, lo = (Lanes(k, k.load(value.type, s)) for value, s in zip((bits, r, tail), slots))
-    return n_bits, hi, lo
+    return tuple(
+        Lanes(k, k.load(value.type, slot)) for value, slot in zip(values, slots, strict=True)
+    )
 
 
 def _reduce_each(k: Emitter, x: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
@@ -137,11 +138,11 @@ def _reduce_large(k: Emitter, x: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
 
     quadrant = k.cast("trunc", k.bits("lshr", k.add(turns, 1 << 189), 190), "i64")
     minus = k.bits("ashr", bits, 63)
-    k.store(k.sub(k.bits("xor", quadrant, minus), minus), n)
+    k.store(k.as_reg(k.sub(k.bits("xor", quadrant, minus), minus)), n)
     # The signed distance from that quadrant, normalised to 64 bits.
     signed = k.bits("shl", turns, 2)
     negative = k.icmp("slt", signed, 0)
-    distance = k.select(negative, k.sub(k.zero("i192"), signed), signed)
+    distance = k.select(negative, k.as_reg(k.sub(k.zero("i192"), signed)), signed)
     zeros = _leading_zeros(k, distance)
     top = k.cast("trunc", k.bits("lshr", k.bits("shl", distance, zeros), 128), "i64")
     # Times π/2 in fixed point, then as two floats of 32 bits each.

@@ -10,7 +10,6 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-
 from symgrad.codegen import scalar
 from symgrad.codegen.access import MEMORY_TYPES
 from symgrad.codegen.emitter import Emitter, vec
@@ -40,16 +39,16 @@ def compile_op(
 ) -> Callable[..., np.ndarray]:
     """A function over arrays (of a multiple of ``lanes`` elements) that applies ``emit``."""
     k = Emitter(target)
-    with k.function("f", ["ptr"] * (len(dtypes) + 1) + ["i64"]) as (*bases, out, count):
-        with k.loop(0, count, lanes) as i:
-            args = [
-                scalar.from_memory(
-                    k, k.load(vec(MEMORY_TYPES[d], lanes), k.gep(base, i, MEMORY_TYPES[d])), d
-                )
-                for base, d in zip(bases, dtypes, strict=True)
-            ]
-            value = scalar.to_memory(k, emit(k, *args), result)
-            k.store(value, k.gep(out, i, MEMORY_TYPES[result]))
+    pointers = ["ptr"] * (len(dtypes) + 1)
+    with k.function("f", [*pointers, "i64"]) as (*bases, out, count), k.loop(0, count, lanes) as i:
+        args = [
+            scalar.from_memory(
+                k, k.load(vec(MEMORY_TYPES[d], lanes), k.gep(base, i, MEMORY_TYPES[d])), d
+            )
+            for base, d in zip(bases, dtypes, strict=True)
+        ]
+        value = scalar.to_memory(k, emit(k, *args), result)
+        k.store(value, k.gep(out, i, MEMORY_TYPES[result]))
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
@@ -132,12 +131,13 @@ REFERENCE: dict[str, Callable[..., Any]] = {
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 PREDICATES = (*COMPARISONS, "isnan", "isfinite", "logical_not")
 CASES = {
-    "float": "neg abs sign sqrt isnan isfinite logical_not add sub mul div maximum minimum copysign",
+    "float": "neg abs sign sqrt isnan isfinite logical_not add sub mul div maximum minimum "
+    "copysign",
     "integer": "abs sign isnan isfinite logical_not bitwise_not add sub mul maximum minimum "
     "and or xor shift_left shift_right floor_div rem fmod",
     "bool": "logical_not bitwise_not add mul maximum minimum and or xor",
 }
-UNARY = set("neg abs sign sqrt isnan isfinite logical_not bitwise_not".split())
+UNARY = {"neg", "abs", "sign", "sqrt", "isnan", "isfinite", "logical_not", "bitwise_not"}
 
 
 def cases() -> list[tuple[str, str]]:
