@@ -148,7 +148,7 @@ class Executable:
         """The seconds each kernel call took in one run."""
         arrays = self._checked(arguments)
         results = [empty(shape, dtype) for shape, dtype in self._results]
-        times = self._program.run_timed([a.ctypes.data for a in (*arrays, *results)])
+        times = self._program.run_timed([*arrays, *results])
         return list(zip(self.lowered.calls, map(float, times), strict=True))
 
     def _checked(self, arguments: Sequence[Any]) -> list[Array]:

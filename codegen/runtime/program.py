@@ -279,15 +279,17 @@ class NativeProgram:
         The caller sees to their layout and size, and keeps alive what an address points to.
         """
         self._check_count(slots)
-        while self._invoke(*slots) == _TEAM_NEEDED:
-            self._team.start()
+        try:
+            self._until_done(self._invoke, slots)
+        except TypeError:  # the native side does not look into subclasses of ndarray
+            self._until_done(self._invoke, _addresses(slots))
 
     def run_timed(self, slots: Sequence[Slot]) -> NDArray[np.float64]:
         """As ``run``, with a barrier after every step; the seconds each step took."""
         self._check_count(slots)
         times = np.zeros(len(self._steps) + 1, np.int64)
-        while self._slow_invoke(*slots, times=times.ctypes.data) == _TEAM_NEEDED:
-            self._team.start()
+        timed = functools.partial(self._slow_invoke, times=times.ctypes.data)
+        self._until_done(timed, slots)
         return np.diff(times) * _seconds_per_tick()
 
     def bind(
@@ -315,8 +317,15 @@ class NativeProgram:
         if len(slots) != self.num_slots:
             raise ValueError(f"the program has {self.num_slots} slots, got {len(slots)}")
 
+    def _until_done(self, invoke: Callable[..., int], slots: Sequence[Slot]) -> None:
+        while invoke(*slots) == _TEAM_NEEDED:
+            self._team.start()
+
     def _slow_invoke(self, *slots: Slot, times: int | None = None) -> int:
-        addresses = [s.ctypes.data if isinstance(s, np.ndarray) else s for s in slots]
-        table = (ctypes.c_void_p * self.num_slots)(*addresses)
+        table = (ctypes.c_void_p * self.num_slots)(*_addresses(slots))
         status: int = self._native_run(self.block, table, times)
         return status
+
+
+def _addresses(slots: Sequence[Slot]) -> list[int]:
+    return [s.ctypes.data if isinstance(s, np.ndarray) else s for s in slots]

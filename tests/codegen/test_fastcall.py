@@ -197,7 +197,8 @@ def test_slots_are_arrays_or_addresses(fast: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fastcall, "supported", lambda: fast)
     program = copies("double", (3,))
     x, y = np.arange(3.0), np.zeros(3)
-    for slots in ([x, y], [x.ctypes.data, y], [x, y.ctypes.data]):
+    subclass = x.view(np.recarray)
+    for slots in ([x, y], [x.ctypes.data, y], [x, y.ctypes.data], [subclass, y]):
         y[:] = 0
         program.run(slots)
         np.testing.assert_array_equal(y, x)
