@@ -264,7 +264,7 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
     for vectors in (v for v in range(1, 9) if group_vectors % v == 0):
         if vectors * lanes % BLOCK and BLOCK % (vectors * lanes):
             continue
-        pixels = (registers - vectors) // vectors
+        pixels = (registers - 1 - vectors) // vectors
         for n in (n for n in range(1, min(images, pixels, 8) + 1) if images % n == 0):
             for rows in (r for r in range(1, pixels // n + 1) if heights % r == 0):
                 for columns in range(1, min(pixels // n // rows, widest) + 1):

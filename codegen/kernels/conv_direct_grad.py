@@ -77,7 +77,7 @@ class Schedule:
 
 @functools.cache
 def schedule(spec: WeightGradSpec, target: Target) -> Schedule:
-    """The tile of least estimated time, and as many pixels as half of L1 holds.
+    """The tile of least estimated time, and as many pixels as L1 holds.
 
     A tile of c channels and v vectors takes c v fmas and c + v loads per pixel, two of
     each per cycle, and at least the four cycles of the fma that depends on the last.
@@ -98,7 +98,7 @@ def schedule(spec: WeightGradSpec, target: Target) -> Schedule:
         for v in (1, 2, 3, 4, 6, 8)
         if group_vectors % v == 0 and (v * lanes % BLOCK == 0 or BLOCK % (v * lanes) == 0)
         for c in range(1, run + 1)
-        if run % c == 0 and c * v + v <= registers
+        if run % c == 0 and c * v + v < registers
     ]
     channels, vectors = min(tiles, key=lambda tile: cost(*tile))
 
@@ -110,7 +110,7 @@ def schedule(spec: WeightGradSpec, target: Target) -> Schedule:
         row = x.shape[3] * x.block
         return scalar_bytes * (reached * row + rows * columns * blocks * BLOCK)
 
-    room = target.l1d // 2
+    room = target.l1d
     fitting = [rows for rows in range(1, height + 1) if footprint(rows) <= room]
     rows = max(fitting, default=1)
     rows = -(-height // -(-height // rows))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from symgrad.codegen.kernels import Lowering
+from symgrad.codegen.access import Access
+from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.kernels.blocked import Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_direct import (
     ConvSpec,
@@ -17,6 +19,8 @@ from symgrad.codegen.kernels.conv_direct import (
     emit_conv,
     forward,
     input_grad,
+    lower_conv,
+    schedule,
 )
 from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec, lower_weight_grad
 from symgrad.codegen.kernels.conv_pack import (
@@ -26,7 +30,7 @@ from symgrad.codegen.kernels.conv_pack import (
 )
 from symgrad.codegen.target import Target
 
-from tests.codegen.harness import TARGETS, Array, run_kernel, target_named
+from tests.codegen.harness import TARGETS, Array, run_kernel, run_lowering, target_named
 
 DTYPES = {"f32": np.float32, "f64": np.float64}
 
@@ -159,15 +163,6 @@ def close(actual: Array, expected: Array, dtype: str, terms: int) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def run_lowering(lowering: Lowering, arrays: list[Array], threads: int, target: Target) -> None:
-    """Runs an op's kernels one after the other."""
-    arrays = [*arrays, *(np.full(size, 0xA5, np.uint8) for size in lowering.temporaries)]
-    for phase in lowering.phases:
-        operands = [arrays[i] for i in phase.buffers]
-        emit = lambda k, name, phase=phase: phase.emit(k, name, phase.spec)  # noqa: E731
-        run_kernel(emit, operands, threads, phase.scratch_bytes, target)
-
-
 def pack(spec: PackWeightsSpec, weights: Array, threads: int, target: Target) -> Array:
     packed = np.full(spec.out_blocks * spec.panel, np.nan, weights.dtype)
     scratch = pack_scratch_bytes(spec, target, threads)
@@ -263,3 +258,148 @@ def test_weight_grad(case: Case, target_name: str) -> None:
         lowering = lower_weight_grad(spec, target, threads)
         run_lowering(lowering, [x_buffer, dy_buffer, dw], threads, target)
         close(dw, expected, case.dtype, case.images * math.prod(case.out_size))
+
+
+@dataclass(frozen=True)
+class BiasAddRelu:
+    """``max(accumulator + bias[channel] + residual, 0)``."""
+
+    operands: tuple[Access, ...]
+    result_dtype: str = "f32"
+
+    def emit(
+        self,
+        k: Emitter,
+        accumulator: Reg,
+        bases: Sequence[Reg],
+        point: Sequence[Int],
+        mask: Reg | None,
+    ) -> Reg:
+        total = accumulator
+        for access, base in zip(self.operands, bases, strict=True):
+            total = k.fadd(total, k.load(total.type, access.address(k, base, point)))
+        return k.intrinsic("maxnum", total, k.zero(total.type))
+
+
+@pytest.mark.parametrize("target_name", TARGETS)
+@pytest.mark.parametrize(
+    "case", [Case(2, 32, 48, (7, 9)), Case(3, 16, 32, (9, 5), stride=(2, 2))], ids=str
+)
+def test_epilogue(case: Case, target_name: str) -> None:
+    target = target_named(target_name)
+    x, w, dy = case.arrays()
+    x_layout, y_layout = layouts(case)
+    y, dx, _ = reference(case, x, w, dy)
+    rng = np.random.default_rng(5)
+    jobs = (
+        (forward, x_layout, y_layout, x, y),
+        (input_grad, y_layout, x_layout, dy, dx),
+    )
+    for build, source, result, values, expected in jobs:
+        bias = rng.standard_normal(result.shape[1]).astype(np.float32)
+        residual = rng.standard_normal(result.shape).astype(np.float32)
+        # The residual has another halo than the result, so other strides.
+        other = Blocked.dense("f32", result.shape, ((0, 1), (2, 0)))
+        epilogue = BiasAddRelu((Access("f32", (0, 16, 0, 0, 1)), other.access))
+        if build is forward:
+            spec = forward(source, result, case.kernel, **case.window, epilogue=epilogue)
+            packing = PackWeightsSpec(case.weights())
+        else:
+            spec, packing = input_grad(
+                source, result, case.weights(), **case.window, epilogue=epilogue
+            )
+        operands = [bias, to_blocked(other, residual)]
+        weights = w.astype(np.float32)
+        wanted = np.maximum(expected + bias[:, None, None] + residual, 0)
+        for threads in (1, 2):
+            buffer = to_blocked(source, values)
+            out = convolve(spec, packing, buffer, weights, operands, threads, target)
+            close(from_blocked(result, out), wanted, "f32", 9 * 32)
+            assert halo_is_zero(result, out)
+
+
+def blocked_weights(w: Array) -> Array:
+    """[O/16][I/b][kh][kw][b][16]."""
+    o, i, h, wd = w.shape
+    b = min(i, 16)
+    return np.ascontiguousarray(
+        w.reshape(o // 16, 16, i // b, b, h, wd).transpose(0, 2, 4, 5, 3, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    "case", [Case(1, 32, 48, (5, 6)), Case(2, 3, 16, (8, 8), stride=(2, 2))], ids=str
+)
+def test_state_may_live_blocked(case: Case) -> None:
+    """Weights and their gradient in the blocked layout: nothing is packed forward."""
+    target = Target.host()
+    x, w, dy = case.arrays()
+    y, dx, dw = reference(case, x, w, dy)
+    x_layout, y_layout = layouts(case)
+    blocked = replace(case.weights(), strides=None)
+    x_buffer, dy_buffer = to_blocked(x_layout, x), to_blocked(y_layout, dy)
+    weights = blocked_weights(w.astype(np.float32))
+
+    out = np.zeros(y_layout.buffer_shape, np.float32)
+    spec = forward(x_layout, y_layout, case.kernel, **case.window)
+    lowering = lower_conv(spec, PackWeightsSpec(blocked), target, 2)
+    assert lowering.phases[0].scratch_bytes == 0
+    run_lowering(lowering, [x_buffer, weights, out], 2)
+    close(from_blocked(y_layout, out), y, "f32", 9 * 32)
+
+    if case.channels % 16 == 0:
+        out = np.zeros(x_layout.buffer_shape, np.float32)
+        spec, packing = input_grad(y_layout, x_layout, blocked, **case.window)
+        run_lowering(lower_conv(spec, packing, target, 2), [dy_buffer, weights, out], 2)
+        close(from_blocked(x_layout, out), dx, "f32", 9 * 48)
+
+    out = np.zeros_like(weights)
+    gradient = WeightGradSpec(x_layout, y_layout, blocked, **case.window)
+    run_lowering(lower_weight_grad(gradient, target, 3), [x_buffer, dy_buffer, out], 3)
+    close(out, blocked_weights(dw), "f32", 64)
+
+
+@pytest.mark.parametrize("target_name", TARGETS)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5)])
+@pytest.mark.parametrize("inputs", [3, 32])
+def test_weights_of_any_strides(inputs: int, kernel: Pair, target_name: str) -> None:
+    target = target_named(target_name)
+    rng = np.random.default_rng(3)
+    stored = rng.standard_normal((*kernel, inputs + 2, 16 * 2)).astype(np.float32)
+    w = stored.transpose(3, 2, 0, 1)[:, :inputs]
+    strides = tuple(s // 4 for s in w.strides)
+    source = Weights("f32", 32, inputs, kernel, strides)  # type: ignore[arg-type]
+    packed = pack(PackWeightsSpec(source), w, 3, target)
+    np.testing.assert_array_equal(packed, blocked_weights(w).ravel())
+
+
+def test_refusals_say_why() -> None:
+    def refusal(case: Case, halo: int = 1) -> str | None:
+        x, y = (
+            Blocked.dense(case.dtype, (case.images, c, *size), ((halo, halo), (halo, halo)))
+            for c, size in ((case.channels, case.size), (case.outputs, case.out_size))
+        )
+        return forward(x, y, case.kernel, **case.window).refusal()
+
+    assert refusal(Case(1, 16, 16, (4, 4))) is None
+    assert refusal(Case(1, 24, 16, (4, 4))) == "24 channels do not fill blocks of 16"
+    assert "8 output channels" in str(refusal(Case(1, 16, 8, (4, 4))))
+    assert "4 groups" in str(refusal(Case(1, 32, 32, (4, 4), groups=4)))
+    assert "halo" in str(refusal(Case(1, 16, 16, (4, 4)), halo=0))
+    assert "not f16" in str(refusal(Case(1, 16, 16, (4, 4), dtype="f16")))
+
+
+@pytest.mark.parametrize("name", ["avx512", "avx2", "x86-64", "neon"])
+@pytest.mark.parametrize("images", [1, 8])
+@pytest.mark.parametrize("size", [1, 2, 7, 13, 56])
+def test_tiles_fit_the_registers(size: int, images: int, name: str) -> None:
+    target = Target.named(name)
+    case = Case(images, 64, 128, (size, size))
+    x, y = layouts(case)
+    tile = schedule(forward(x, y, case.kernel, **case.window), target)
+    accumulators = tile.images * tile.rows * tile.columns * tile.vectors
+    assert accumulators + tile.vectors < target.vector_registers
+    assert images % tile.images == 0
+    assert size % tile.rows == 0
+    if size > 4:
+        assert accumulators >= 8
