@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symgrad.codegen.lowering import conv, elementwise, index, shape, window
+from symgrad.codegen.lowering import conv, elementwise, index, scan, shape, window
 from symgrad.codegen.lowering.epilogue import find_epilogues
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.storage import Buffer, dense
@@ -15,6 +15,7 @@ __all__ = [
     "index",
     "linalg",
     "lower_func",
+    "scan",
     "shape",
     "window",
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import samples
 from symgrad.ir.adjoint import value_and_grad
 from symgrad.ir.batching import batch_into
 from symgrad.ir.builder import Builder
@@ -15,11 +14,6 @@ from symgrad.ir.opdef import REGISTRY, OpDef, Sample
 from symgrad.ir.types import TensorType, f64
 
 from symgrad import ir
-
-_spec = importlib.util.spec_from_file_location("ir_samples", Path(__file__).with_name("samples.py"))
-assert _spec and _spec.loader
-samples = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(samples)
 
 ALL = list(samples.cases())
 SMOOTH = list(samples.cases(differentiable=True))

@@ -1,0 +1,36 @@
+"""Running sums and products, recurrences, and the search for extrema."""
+
+from __future__ import annotations
+
+from symgrad.codegen.kernels.scan import ScanSpec, lower_scan
+from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.storage import over_space
+from symgrad.ir.graph import Op
+
+KINDS = {
+    "cumsum": "sum",
+    "cumprod": "prod",
+    "recurrence": "recurrence",
+    "argmax": "argmax",
+    "argmin": "argmin",
+}
+
+
+@lowers(*KINDS)
+def scan(scope: Scope, op: Op) -> None:
+    """One pass along the axis."""
+    extents, axis = op.operands[0].shape, op.attrs["axis"]
+    sources = [scope.plain(v) for v in op.operands]
+    result = scope.allocate(op.result)
+    kept = [a for a in range(len(extents)) if op.result.rank == len(extents) or a != axis]
+    moved = float(sum(v.type.bytes for v in (*op.operands, op.result)))
+    flops = 4.0 * op.operands[0].type.size
+    spec = ScanSpec(
+        KINDS[op.name],
+        extents,
+        axis,
+        tuple(s.access for s in sources),
+        over_space(result, kept, extents, block=False),
+        scope.threads_for(flops, moved),
+    )
+    scope.run(lower_scan(spec), sources, [result], flops=flops, bytes=moved)
