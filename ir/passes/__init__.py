@@ -9,12 +9,14 @@ from symgrad.ir.passes.canonicalize import canonicalize
 from symgrad.ir.passes.expand import expand
 from symgrad.ir.passes.fuse import fuse
 from symgrad.ir.passes.manager import Hooks, Pass, run
+from symgrad.ir.passes.stabilize import stabilize
 
 __all__ = ["DEFAULT", "Hooks", "Pass", "optimize"]
 
 DEFAULT: tuple[Pass, ...] = (
     Pass("expand", expand),  # composite ops first: the rest knows basic ops only
-    Pass("canonicalize", canonicalize),
+    Pass("canonicalize", canonicalize),  # one normal form, so that patterns match
+    Pass("stabilize", stabilize),  # in that normal form, which it keeps
     Pass("fuse", fuse),  # the code generator takes elementwise work as nests alone
 )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from symgrad.ir.graph import Op, Value, insertion, scalar_constant
+from symgrad.ir.opdef import REGISTRY
 from symgrad.ir.ops import shape as sh
 from symgrad.ir.passes.algebra import made_by
 from symgrad.ir.rewrite import Rule, rule
@@ -76,6 +79,41 @@ def broadcast_to_small_axes(op: Op, x: Value) -> Value | None:
     """A broadcast that adds only axes of size 1 is a reshape."""
     same = x.type.size == op.result.type.size and x.type.size > 0
     result: Value | None = sh.reshape(x, shape=op.result.shape) if same else None
+    return result
+
+
+@rule(*(name for name, opdef in REGISTRY.items() if opdef.elementwise))
+def elementwise_of_broadcasts(op: Op, *operands: Value) -> Value | None:
+    """f(broadcast(x), broadcast(y)) = broadcast(f(x, y)), computed for fewer elements"""
+    shape, used = op.result.shape, set()
+    for value in operands:
+        inner = made_by(value, "broadcast_to")
+        if inner is None and scalar_constant(value) is None:
+            return None
+        used.update(inner.attrs["axes"] if inner else ())
+    axes = sorted(used)
+    small = tuple(shape[a] for a in axes)
+    if math.prod(small) >= math.prod(shape):
+        return None
+    shrunk = [_shrunk(value, small, axes) for value in operands]
+    result: Value = sh.broadcast_to(
+        op.opdef(*shrunk, **op.attrs), shape=shape, axes=tuple(axes)
+    )
+    return result
+
+
+def _shrunk(value: Value, shape: tuple[int, ...], axes: list[int]) -> Value:
+    """A constant or broadcast value along some of its axes only."""
+    inner = made_by(value, "broadcast_to")
+    result: Value
+    if inner is None:
+        number = scalar_constant(value)
+        result = insertion.builder.emit(
+            "constant", value=number, type=value.type.with_shape(shape)
+        )
+    else:
+        to = tuple(axes.index(a) for a in inner.attrs["axes"])
+        result = sh.broadcast_to(inner.operands[0], shape=shape, axes=to)
     return result
 
 
@@ -214,6 +252,7 @@ RULES: tuple[Rule, ...] = (
     transpose_of_small_axes,
     transpose_of_broadcast,
     broadcast_to_small_axes,
+    elementwise_of_broadcasts,
     iota_of_one_axis,
     slice_of_slice,
     slice_of_broadcast,

@@ -43,7 +43,7 @@ EXACT = {
     "add_zero": (lambda x: 0 + (x + 0.0), V, []),
     "sub_zero": (lambda x: 0 - (x - 0), V, ["neg"]),
     "sub_self": (lambda i: i - i, {"i": (4,)}, []),
-    "neg_of_neg": (lambda x: -(-x), V, []),
+    "neg_of_neg": (lambda x: ew.neg(ew.neg(x)), V, []),
     "neg_of_sub": (lambda x, y: -(x - y), VV, ["sub"]),
     "neg_of_constant_multiple": (lambda x: -(x * 3) + -(4 * x), V, ["mul", "mul", "add"]),
     "add_of_neg": (lambda x, y: (-x + y) * (x + -y), VV, ["sub", "sub", "mul"]),
@@ -101,6 +101,11 @@ EXACT = {
         ["transpose", "broadcast_to"],
     ),
     "broadcast_to_small_axes": (lambda x: bc(x, (1, 3, 1, 5), 1, 3), V, ["reshape"]),
+    "elementwise_of_broadcasts": (
+        lambda x, y: ew.sin(bc(x, (3, 4, 5), 1)) * bc(y, (3, 4, 5), 2) * 2,
+        {"x": (4,), "y": (5,)},
+        ["sin", "broadcast_to", "broadcast_to", "mul", "mul", "broadcast_to"],
+    ),
     "iota_of_one_axis": (lambda i: i + sh.iota(shape=(2, 3), axis=1, dtype=I64), {"i": (2, 3)},
                          ["iota", "broadcast_to", "add"]),
     "slice_of_slice": (
