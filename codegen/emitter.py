@@ -259,6 +259,8 @@ class Emitter:
 
     def divmod(self, a: Int, b: Int) -> tuple[Int, Int]:
         """Quotient and remainder of non-negative numbers."""
+        if isinstance(b, int) and b == 1:
+            return a, 0
         q = self.udiv(a, b)
         return q, self.sub(a, self.mul(q, b))
 
@@ -398,11 +400,11 @@ class Emitter:
         return self.op(scalar, f"call {scalar} @{full}({vector.type} {vector})")
 
     def lane_mask(self, count: Int, lanes: int) -> Reg:
-        """Mask of the first ``count`` lanes."""
-        index = self.lane_index("i64", lanes)
-        bound = self.splat(self.as_reg(count), lanes) if isinstance(count, Reg) else None
-        text = bound if bound is not None else self._lit(count, index.type)
-        return self.op(vec("i1", lanes), f"icmp ult {index.type} {index}, {text}")
+        """Mask of the first ``count`` lanes; a constant where ``count`` is one."""
+        if isinstance(count, int):
+            body = ", ".join(f"i1 {int(lane < count)}" for lane in range(lanes))
+            return Reg(f"<{body}>" if lanes > 1 else body[3:], vec("i1", lanes))
+        return self.icmp("ult", self.lane_index("i64", lanes), self.splat(count, lanes))
 
     @staticmethod
     def as_reg(value: Int, type: str = "i64") -> Reg:
@@ -447,6 +449,18 @@ class Emitter:
             f"call void @{full}({value.type} {value}, ptr {ptr}, i32 {align}, {mask.type} {mask})"
         )
 
+    def gather(self, type: str, base: Reg, index: Reg, mask: Reg) -> Reg:
+        """Element ``index[lane]`` behind ``base`` in each lane ``mask`` selects, else zero."""
+        scalar, pointers = scalar_of(type), vec("ptr", lanes_of(type))
+        name = f"llvm.masked.gather.{mangle(type)}.{mangle(pointers)}"
+        self.declare(name, type, (pointers, "i32 immarg", mask.type, type))
+        address = self.op(pointers, f"getelementptr {scalar}, ptr {base}, {index.type} {index}")
+        return self.op(
+            type,
+            f"call {type} @{name}({pointers} {address}, i32 {bytes_of(scalar)}, "
+            f"{mask.type} {mask}, {type} zeroinitializer)",
+        )
+
     def broadcast_load(self, type: str, ptr: Reg) -> Reg:
         """One scalar from memory in every lane."""
         return self.splat(self.load(scalar_of(type), ptr), lanes_of(type))
@@ -469,7 +483,7 @@ class Emitter:
     # -- control flow ------------------------------------------------------
 
     @contextmanager
-    def loop(self, start: Int, stop: Int, step: int = 1) -> Iterator[Reg]:
+    def loop(self, start: Int, stop: Int, step: Int = 1) -> Iterator[Reg]:
         """``for i in range(start, stop, step)``; the body may run zero times."""
         body, done = self.label(), self.label()
         counter = self.alloca("i64")

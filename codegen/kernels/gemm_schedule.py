@@ -1,0 +1,168 @@
+"""How a matrix product is cut up: register tile, cache blocks, packing, threads.
+
+Pure functions of the problem and the target, so that choices can be tested (and
+read) without compiling anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+
+from symgrad.codegen.kernels.matrix import Matrix
+from symgrad.codegen.kernels.pack import packed_dtype, round_up
+from symgrad.codegen.target import Target
+
+ITEM = {"f64": 8, "i64": 8, "u64": 8}
+"""Bytes of an element to compute with, where it is not 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What decides a schedule: sizes, how A (M x K) and B (K x N) lie, and the team."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+    a: Matrix
+    b: Matrix
+    holds_partials: bool
+    """Whether unfinished sums may be kept in the result."""
+    threads: int
+    splits: int = 1
+
+    @property
+    def bytes(self) -> int:
+        """Size of an element to compute with."""
+        return ITEM.get(packed_dtype(self.a.dtype), 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The cut of a product.  Tiles and blocks count elements."""
+
+    form: str
+    """``outer`` or ``dot``: see ``microkernel.py``."""
+    lanes: int
+    mr: int
+    nr: int
+    mc: int
+    kc: int
+    nc: int
+    pack_a: bool
+    pack_b: bool
+    grid: tuple[int, int, int]
+    """Threads along batch, M and N."""
+
+
+def schedule(p: Problem, target: Target) -> Schedule:
+    """The cut of problem ``p`` for ``target``."""
+    lanes = target.lanes(p.bytes)
+    grid = thread_grid(p, lanes)
+    m, n = ceil(p.m / grid[1]), ceil(p.n / grid[2])
+    form = "dot" if _prefers_dot(p, lanes) else "outer"
+    if form == "dot":
+        mr, nr = dot_tile_shape(m, n, target)
+        pack_a = p.a.strides is None or p.a.strides[1] != 1
+        pack_b = p.b.strides is None or p.b.strides[0] != 1
+        kc = p.k
+    else:
+        mr, nr = outer_tile_shape(m, n, lanes, target)
+        pack_a, pack_b = _packs_a(p, m, n, nr, target), _packs_b(p, m, n, mr, target)
+        kc = _depth(p, nr, target)
+    if p.splits > 1:  # at least one block for every part
+        kc = min(kc, round_up(ceil(p.k / p.splits), lanes))
+    mc, nc = round_up(m, mr), round_up(n, nr)
+    step = p.bytes * max(1, kc)
+    if pack_a:  # a block of A leaves most of L2 to the panels of B that pass by
+        mc = min(mc, max(mr, target.l2 // 8 // step // mr * mr))
+    if pack_b:
+        nc = min(nc, max(nr, target.l2 // step // nr * nr))
+    return Schedule(form, lanes, mr, nr, mc, kc, nc, pack_a, pack_b, grid)
+
+
+def thread_grid(p: Problem, lanes: int) -> tuple[int, int, int]:
+    """Splits the batch if it is large enough, else M x N so that little is packed twice."""
+    threads = max(1, p.threads // p.splits)
+    best, grid = float("inf"), (1, 1, 1)
+    for tb in range(1, min(threads, p.batch) + 1):
+        for tm in range(1, threads // tb + 1):
+            tn = threads // tb // tm
+            share = ceil(p.batch / tb), ceil(p.m / tm), round_up(ceil(p.n / tn), min(lanes, 4))
+            work = share[0] * share[1] * share[2]
+            # The thinner the share, the less often each loaded element is used.
+            cost = work * (1 + 2 / share[1] + 2 / share[2])
+            if cost < best * (1 - 1e-9):
+                best, grid = cost, (tb, tm, tn)
+    return grid
+
+
+def outer_tile_shape(m: int, n: int, lanes: int, target: Target) -> tuple[int, int]:
+    """Rows and columns of the register tile that needs the fewest cycles for m x n."""
+    spare = 1 if target.has_fma else 2
+    best, shape = float("inf"), (1, lanes)
+    for vectors in range(1, min(8, ceil(n / lanes)) + 1):
+        most = (target.vector_registers - spare - vectors) // vectors
+        if most < 1:
+            continue
+        rows = ceil(m / ceil(m / most))
+        if vectors > 4 and rows > 4:  # then B's panel is too wide for L1
+            break
+        cost = _tiles_cost(m, rows, ceil(n / lanes), vectors)
+        if cost < best:
+            best, shape = cost, (rows, vectors * lanes)
+    return shape
+
+
+def _tiles_cost(m: int, rows: int, n_vectors: int, vectors: int) -> float:
+    """Cycles per contraction step, with two multipliers of four cycles' latency."""
+
+    def tile(r: int, v: int) -> float:
+        return max(r * v / 2, 4.0, (r + v) / 2) + (r + v) / 16 if r and v else 0.0
+
+    (mt, me), (nt, ne) = divmod(m, rows), divmod(n_vectors, vectors)
+    return (
+        mt * nt * tile(rows, vectors) + mt * tile(rows, ne) + nt * tile(me, vectors) + tile(me, ne)
+    )
+
+
+def dot_tile_shape(m: int, n: int, target: Target) -> tuple[int, int]:
+    """Rows and columns of the dot tile that needs the fewest cycles; powers of two."""
+    best, shape = float("inf"), (1, 1)
+    for mr, nr in product((1, 2, 4, 8), repeat=2):
+        if mr * nr + mr + 2 <= target.vector_registers:
+            cycles = max(mr * nr / 2, (mr + nr) / 2, 4.0) + (mr + nr) / 16
+            cost = ceil(m / mr) * ceil(n / nr) * cycles
+            if cost < best:
+                best, shape = cost, (mr, nr)
+    return shape
+
+
+def _prefers_dot(p: Problem, lanes: int) -> bool:
+    """Whether summing along the contraction beats transposing one of the operands."""
+    a, b = p.a.strides, p.b.strides
+    if a is None or b is None or p.k < 2 * lanes or p.k * min(p.m, p.n) * p.bytes > 1 << 20:
+        return False
+    return (b[0] == 1 and b[1] != 1 and p.m <= 8) or (a[1] == 1 and p.n <= lanes // 2)
+
+
+def _packs_a(p: Problem, m: int, n: int, nr: int, target: Target) -> bool:
+    if p.a.strides is None:
+        return True
+    return n >= 4 * nr and m * p.k * p.bytes >= target.l2 // 2
+
+
+def _packs_b(p: Problem, m: int, n: int, mr: int, target: Target) -> bool:
+    if p.b.strides is None or p.b.strides[1] != 1:
+        return True
+    return m >= 12 * mr and n * p.k * p.bytes > target.l1d
+
+
+def _depth(p: Problem, nr: int, target: Target) -> int:
+    """Contraction steps per block, evenly: a panel of B stays around in L1."""
+    if not p.holds_partials or not p.k:
+        return p.k
+    most = min(384, max(128, target.l1d * 4 // 3 // (nr * p.bytes)))
+    return min(p.k, round_up(ceil(p.k / ceil(p.k / most)), 4))

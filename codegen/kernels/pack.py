@@ -1,0 +1,136 @@
+"""Copies blocks of a matrix into the order in which a micro-kernel reads them.
+
+A packed block is contiguous, so that it neither collides in a cache nor spreads
+over many pages, and it holds numbers to compute with: half types widened, the
+elements outside of an image 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from symgrad.codegen.access import MEMORY_TYPES
+from symgrad.codegen.emitter import Emitter, Int, Reg, scalar_of, vec
+from symgrad.codegen.kernels.matrix import Source
+from symgrad.codegen.scalar import to_memory
+
+
+def packed_dtype(dtype: str) -> str:
+    """IR dtype of packed elements: the one they are computed in."""
+    return "f32" if dtype in ("f16", "bf16") else dtype
+
+
+def round_up(value: int, unit: int) -> int:
+    """The smallest multiple of ``unit`` that is not below ``value``."""
+    return -(-value // unit) * unit
+
+
+def pack_lines(
+    k: Emitter,
+    source: Source,
+    dst: Reg,
+    first: tuple[Int, Int],
+    shape: tuple[Int, Int],
+    pitch: int,
+    lanes: int,
+) -> None:
+    """Copies ``shape`` elements from ``first`` on, row by row, rows ``pitch`` apart.
+
+    Every row is written in whole vectors, in order: what exceeds its length is
+    overwritten by the next one, or is 0 where ``pitch`` leaves room.
+    """
+    rows, cols = shape
+
+    def copy(starts: Sequence[Int], counts: Sequence[Int]) -> None:
+        along = [
+            source.lanes(k, k.add(first[1], start), lanes, count)
+            for start, count in zip(starts, counts, strict=True)
+        ]
+        with k.loop(0, rows) as row:
+            for start, places in zip(starts, along, strict=True):
+                value = source.load(k, k.add(first[0], row), places)
+                _put(k, source, value, dst, k.add(k.mul(row, pitch), start))
+
+    if isinstance(cols, int) and cols <= pitch <= 8 * lanes:  # a panel: its rows are short
+        starts = range(0, cols, lanes)
+        copy(starts, [min(lanes, cols - start) for start in starts])
+        return
+    for start, count in vectors(k, cols, lanes):
+        with start as at:
+            copy([at], [count])
+
+
+def pack_transposed(
+    k: Emitter,
+    source: Source,
+    dst: Reg,
+    first: tuple[Int, Int],
+    shape: tuple[Int, int],
+    pitch: int,
+    lanes: int,
+) -> None:
+    """As ``pack_lines``, for a matrix whose columns are contiguous.
+
+    Squares of ``lanes`` x ``lanes`` elements are transposed in registers; rows are
+    written in multiples of ``lanes``.
+    """
+    rows, cols = shape
+    flipped = source.transposed
+    type = vec(MEMORY_TYPES[packed_dtype(source.matrix.dtype)], lanes)
+    for start, count in vectors(k, rows, lanes):
+        with start as row:
+            along = flipped.lanes(k, k.add(first[0], row), lanes, count)
+            for col in range(0, cols, lanes):
+                used = min(lanes, cols - col)
+                square = k.alloca(type, lanes)
+                with k.loop(0, used) as i:
+                    value = flipped.load(k, k.add(k.add(first[1], col), i), along)
+                    _put(k, source, value, square, k.mul(i, lanes))
+                columns = [
+                    k.load(type, k.gep(square, i, type)) if i < used else k.zero(type)
+                    for i in range(lanes)
+                ]
+                for i, vector in enumerate(transpose(k, columns)):
+                    at = k.add(k.mul(k.add(row, i), pitch), col)
+                    k.store(vector, k.gep(dst, at, scalar_of(type)))
+
+
+def vectors(
+    k: Emitter, total: Int, lanes: int
+) -> Iterator[tuple[AbstractContextManager[Int], Int]]:
+    """Covers ``range(total)`` by whole vectors and a rest: contexts and their counts."""
+    whole = k.mul(k.udiv(total, lanes), lanes)
+    if whole != 0:
+        yield k.loop(0, whole, lanes), lanes
+    if isinstance(total, int) and isinstance(whole, int):
+        if whole < total:
+            yield nullcontext(whole), total - whole
+    else:
+        yield _guarded(k, k.icmp("slt", whole, total), whole), k.sub(total, whole)
+
+
+@contextmanager
+def _guarded(k: Emitter, condition: Reg, value: Int) -> Iterator[Int]:
+    with k.if_(condition):
+        yield value
+
+
+def transpose(k: Emitter, rows: Sequence[Reg]) -> list[Reg]:
+    """A square of registers transposed: log2(n) rounds of exchanges between pairs of rows."""
+    rows, n, step = list(rows), len(rows), 1
+    while step < n:
+        low = [i if not i & step else n + i - step for i in range(n)]
+        high = [i + step if not i & step else n + i for i in range(n)]
+        for i in range(n):
+            if not i & step:
+                a, b = rows[i], rows[i + step]
+                rows[i], rows[i + step] = k.shuffle(a, b, low), k.shuffle(a, b, high)
+        step *= 2
+    return rows
+
+
+def _put(k: Emitter, source: Source, value: Reg, dst: Reg, index: Int) -> None:
+    """Stores a vector of a packed block."""
+    dtype = packed_dtype(source.matrix.dtype)
+    k.store(to_memory(k, value, dtype), k.gep(dst, index, MEMORY_TYPES[dtype]))

@@ -1,5 +1,0 @@
-"""Optimisers."""
-
-from symgrad.optim.sgd import SGD
-
-__all__ = ["SGD"]

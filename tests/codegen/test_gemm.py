@@ -1,0 +1,287 @@
+"""Matrix products against NumPy in float64 (or exact integers)."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from symgrad.codegen.access import Access
+from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
+from symgrad.codegen.kernels.gemm_schedule import dot_tile_shape, outer_tile_shape
+from symgrad.codegen.kernels.matrix import Matrix, PaddedAccess, Window
+from symgrad.codegen.lowering.epilogue import RegionEpilogue
+from symgrad.codegen.target import Target
+
+from tests.codegen.harness import TARGETS, Array, run_lowering, target_named
+from tests.codegen.regions import region
+
+TOLERANCE = {"f16": 2e-3, "bf16": 1.6e-2, "f32": 2e-6, "f64": 1e-14}
+
+
+def numpy_dtype(dtype: str) -> Any:
+    """The NumPy type that holds an IR dtype's memory."""
+    names = {"f": "float", "i": "int", "u": "uint", "b": "bool"}
+    special = {"bf16": np.uint16, "bool": np.bool_}
+    return special.get(dtype) or np.dtype(names[dtype[0]] + dtype[1:])
+
+
+def from_bf16(bits: Array) -> Array:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def values(array: Array, dtype: str) -> Array:
+    """Its elements in the type to compare in."""
+    array = from_bf16(array) if dtype == "bf16" else array
+    return array.astype(np.float64) if dtype[0] in "fb" and dtype != "bool" else array
+
+
+def sample(rng: np.random.Generator, shape: Sequence[int], dtype: str) -> Array:
+    if dtype == "bool":
+        return rng.random(shape) < 0.3
+    if dtype[0] in "iu":
+        info = np.iinfo(numpy_dtype(dtype))
+        return rng.integers(info.min, info.max, shape, numpy_dtype(dtype), endpoint=True)
+    floats = rng.standard_normal(shape)
+    if dtype == "bf16":
+        return (floats.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return floats.astype(numpy_dtype(dtype))
+
+
+def over(array: Array, axes: Sequence[int | None], dtype: str) -> Access:
+    """``array`` over some of its axes in turn; None broadcasts."""
+    strides = [0 if a is None else array.strides[a] // array.itemsize for a in axes]
+    return Access(dtype, tuple(strides))
+
+
+def check(result: Array, expected: Array, dtype: str, depth: int) -> None:
+    if dtype[0] == "f" or dtype == "bf16":
+        rtol, scale = TOLERANCE[dtype], 4 * np.sqrt(depth) + 4
+        np.testing.assert_allclose(values(result, dtype), expected, rtol=rtol, atol=rtol * scale)
+    else:
+        np.testing.assert_array_equal(result, expected)
+
+
+@dataclass(frozen=True)
+class Case:
+    m: int
+    n: int
+    k: int
+    dtype: str = "f32"
+    order: str = "abc"
+    """A capital letter transposes the operand's memory."""
+    batch: int = 0
+    threads: int = 1
+    target: str = "host"
+
+    def run(self) -> None:
+        rng = np.random.default_rng(zlib.crc32(repr(self).encode()))
+        lead = (self.batch,) if self.batch else ()
+
+        def operand(letter: str, rows: int, cols: int) -> Array:
+            if letter in self.order:
+                return sample(rng, (*lead, rows, cols), self.dtype)
+            return np.swapaxes(sample(rng, (*lead, cols, rows), self.dtype), -1, -2)
+
+        a, b = operand("a", self.m, self.k), operand("b", self.k, self.n)
+        c = operand("c", self.m, self.n)
+        axes = range(a.ndim)
+        spec = GemmSpec(
+            lead, (self.m,), (self.n,), (self.k,),
+            over(a, axes, self.dtype), over(b, axes, self.dtype), over(c, axes, self.dtype),
+        )  # fmt: skip
+        target = target_named(self.target)
+        run_lowering(lower_gemm(spec, target, self.threads), [a, b, c], self.threads, target)
+        with np.errstate(over="ignore"):
+            expected = values(a, self.dtype) @ values(b, self.dtype)
+        check(c, expected, self.dtype, self.k)
+
+
+ORDERS = ["".join(o) for o in itertools.product("aA", "bB", "cC")]
+SIZES = [(1, 1, 1), (1, 33, 17), (33, 1, 17), (5, 17, 33), (17, 5, 1), (10, 10, 10), (33, 70, 65)]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_sizes_and_orders(size: tuple[int, int, int], dtype: str, target: str) -> None:
+    orders = ORDERS if target == "host" else ORDERS[SIZES.index(size) :: 7]
+    for i, order in enumerate(orders):
+        Case(*size, dtype, order, threads=1 + i % 3, target=target).run()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "i8", "u16", "i32", "u64", "f16", "bf16"])
+def test_dtypes(dtype: str) -> None:
+    for i, (size, target) in enumerate(itertools.product([(4, 5, 40), (19, 35, 21)], TARGETS)):
+        Case(*size, dtype, ORDERS[3 * i % 8], threads=1 + i % 2, target=target).run()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(130, 257, 301),  # both operands packed, several blocks of the contraction
+        Case(301, 300, 700, order="AbC", threads=2),
+        Case(100, 200, 900, "f64", "aBc", threads=3),
+        Case(14, 18, 500, "f16", "aBc"),  # half results hold no partial sums
+        Case(3, 200, 200, order="aBc", threads=2),  # few rows: dot products
+        Case(200, 4, 100, "f64", "aBc", threads=2),
+        Case(9, 11, 13, batch=7, threads=3),
+        Case(40, 70, 50, order="ABC", batch=3, threads=2),
+    ],
+    ids=str,
+)
+def test_blocks(case: Case) -> None:
+    case.run()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "i32", "bf16"])
+@pytest.mark.parametrize("size", [(1, 1, 5000), (2, 9, 4001), (3, 5, 20000)], ids=str)
+def test_split_contraction(size: tuple[int, int, int], dtype: str) -> None:
+    for threads, order in itertools.product((2, 3, 8), ("abc", "aBc", "AbC")):
+        Case(*size, dtype, order, threads=threads).run()
+
+
+def test_split_is_split() -> None:
+    access = Access("f32", (0, 0))
+    spec = GemmSpec((), (2,), (2,), (4096,), access, access, Access("f32", (2, 1)))
+    assert len(lower_gemm(spec, Target.host(), 4).phases) == 2
+    assert len(lower_gemm(spec, Target.host(), 1).phases) == 1
+
+
+def test_broadcast_batch_and_reversed_axis() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((6, 19)), rng.standard_normal((3, 19, 21))
+    c = np.zeros((3, 6, 21))
+    backwards = Access("f64", (0, 19, -1), 18)
+    spec = GemmSpec((3,), (6,), (21,), (19,), backwards, over(b, (0, 1, 2), "f64"),
+                    over(c, (0, 1, 2), "f64"))  # fmt: skip
+    run_lowering(lower_gemm(spec, Target.host(), 2), [a, b, c], 2)
+    check(c, a[:, ::-1] @ b, "f64", 19)
+
+
+@pytest.mark.parametrize(
+    "equation",
+    [
+        "abcd,cdef->abef",  # merges into single axes
+        "acbd,dfce->abef",  # several axes on each side that do not merge
+        "abcd,cedf->fbae",  # nor do those of the result
+        "gacd,gdec->aeg",
+        "ab,b->a",
+        "b,bc->c",
+        "a,a->",
+        "a,b->ba",
+    ],
+)
+def test_several_axes_per_side(equation: str) -> None:
+    left, right, out = (part for part in equation.replace("->", ",").split(","))
+    extent = dict(zip("abcdefg", (3, 5, 4, 7, 6, 9, 2), strict=True))
+    rng = np.random.default_rng(2)
+    a, b, c = (rng.standard_normal([extent[x] for x in part]) for part in (left, right, out))
+    batch = [x for x in left if x in right and x in out]
+    m = [x for x in left if x in out and x not in batch]
+    n = [x for x in right if x in out and x not in batch]
+    k = [x for x in left if x in right and x not in batch]
+
+    def access(array: Array, names: str, axes: list[str]) -> Access:
+        return over(array, [names.index(x) for x in axes], "f64")
+
+    spec = GemmSpec(
+        *(tuple(extent[x] for x in axes) for axes in (batch, m, n, k)),
+        a=access(a, left, batch + m + k),
+        b=access(b, right, batch + k + n),
+        c=access(c, out, batch + m + n),
+    )
+    for threads in (1, 2):
+        c[...] = np.nan
+        run_lowering(lower_gemm(spec, Target.host(), threads), [a, b, c], threads)
+        check(c, np.einsum(equation, a, b), "f64", 28)
+
+
+def test_empty_contraction_is_zero() -> None:
+    c = np.ones((3, 4), np.float32)
+    spec = GemmSpec((), (3,), (4,), (0,), Access("f32", (0, 1)), Access("f32", (4, 1)),
+                    Access("f32", (4, 1)))  # fmt: skip
+    run_lowering(lower_gemm(spec, Target.host(), 2), [c, c, c], 2)
+    assert not c.any()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("size", [(1, 1, 9), (7, 33, 5), (4, 3, 90), (40, 50, 900), (2, 3, 4000)])
+def test_epilogue(size: tuple[int, int, int], target: str) -> None:
+    """relu(A B + bias + residual), with the result narrowed."""
+    m, n, k = size
+    rng = np.random.default_rng(3)
+    a, b = rng.standard_normal((m, k)).astype("f4"), rng.standard_normal((k, n)).astype("f4")
+    bias, residual = rng.standard_normal(n).astype("f4"), rng.standard_normal((n, m)).astype("f4")
+
+    def body(build: Any, bias: Any, total: Any, residual: Any) -> Any:
+        shifted = build.emit("add", build.emit("add", total, bias), residual)
+        zero = build.emit("sub", bias, bias)
+        return build.emit("maximum", shifted, zero)
+
+    epilogue = RegionEpilogue(
+        (over(bias, (None, 0), "f32"), over(residual, (1, 0), "f32")),
+        region(body, "f32", "f32", "f32"), 1, "f32",
+    )  # fmt: skip
+    c = np.zeros((m, n), np.float32)
+    spec = GemmSpec((), (m,), (n,), (k,), over(a, (0, 1), "f32"), over(b, (0, 1), "f32"),
+                    over(c, (0, 1), "f32"), epilogue)  # fmt: skip
+    expected = np.maximum(a.astype("f8") @ b + bias + residual.T, 0)
+    for threads in (1, 3):
+        c[...] = -1
+        lowering = lower_gemm(spec, target_named(target), threads)
+        run_lowering(lowering, [a, b, bias, residual, c], threads, target_named(target))
+        check(c, expected, "f32", k)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_padded_operand(stride: int, dilation: int, target: str) -> None:
+    """A correlation as a product: element (tap, pixel) of B, 0 outside of the signal."""
+    rng = np.random.default_rng(4)
+    signal, taps = rng.standard_normal((2, 23)), rng.standard_normal((3, 2, 5))
+    padded = np.zeros((2, 100))
+    padded[:, 3 : 3 + 23 * dilation : dilation] = signal
+    pixels = 21
+    expected = np.array([
+        [(padded[:, p * stride : p * stride + 5] * tap).sum() for p in range(pixels)]
+        for tap in taps
+    ])  # fmt: skip
+    window = Window((0, 1, stride), -3, 23, 1, dilation)
+    c = np.zeros((3, pixels))
+    spec = GemmSpec((), (3,), (pixels,), (2, 5), over(taps, (0, 1, 2), "f64"),
+                    PaddedAccess(Access("f64", (23, 0, 0)), (window,)),
+                    over(c, (0, 1), "f64"))  # fmt: skip
+    for threads in (1, 2):
+        lowering = lower_gemm(spec, target_named(target), threads)
+        run_lowering(lowering, [taps, signal, c], threads, target_named(target))
+        check(c, expected, "f64", 10)
+
+
+def test_axes_merge() -> None:
+    whole = Matrix.of(Access("f32", (60, 20, 5, 1)), (), (3, 3), (4, 5))
+    assert whole.strides == (20, 1)
+    assert Matrix.of(Access("f32", (1, 60, 5)), (), (3,), (3, 4)).strides is None
+
+
+@pytest.mark.parametrize("name", ["avx512", "avx2", "x86-64", "neon"])
+def test_tiles_fit_the_registers(name: str) -> None:
+    target = Target.named(name)
+    for m, n in itertools.product((1, 2, 3, 7, 50, 1000), repeat=2):
+        lanes = target.lanes(4)
+        mr, nr = outer_tile_shape(m, n, lanes, target)
+        assert mr * (nr // lanes) + nr // lanes < target.vector_registers
+        mr, nr = dot_tile_shape(m, n, target)
+        assert mr * nr + mr < target.vector_registers
+
+
+def test_large_tiles_hide_latency() -> None:
+    for name in ("avx512", "avx2", "neon"):
+        target = Target.named(name)
+        mr, nr = outer_tile_shape(1000, 1000, target.lanes(4), target)
+        assert mr * nr // target.lanes(4) >= 8
