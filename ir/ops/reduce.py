@@ -29,12 +29,31 @@ def spread(y: Value, like: Value, axes: Axes) -> Value:
     return result
 
 
-def _declare(name: str, kinds: str, reducer: Any, **attrs: Any) -> Any:
+def _check_kind(name: str, x: TensorType, kinds: str) -> None:
+    if x.dtype.kind not in kinds:
+        raise DTypeError(f"{name}: operands of dtype {x.dtype} are not supported")
+
+
+def _declare(name: str, kinds: str, reducer: Any) -> Any:
     def infer(x: TensorType, *, axes: Axes) -> TensorType:
-        if x.dtype.kind not in kinds:
-            raise DTypeError(f"{name}: operands of dtype {x.dtype} are not supported")
+        _check_kind(name, x, kinds)
         return _reduced(name, x, axes)
 
+    return _reduction(infer, name, kinds, reducer)
+
+
+def _declare_extremum(name: str, reducer: Any) -> Any:
+    def infer(x: TensorType, *, axes: Axes, ties: str = "split") -> TensorType:
+        """``ties`` says who gets the cotangent of equal elements: all, or the ``first``."""
+        _check_kind(name, x, "biuf")
+        if ties not in ("split", "first") or (ties == "first" and len(axes) != 1):
+            raise ShapeError(f"{name}: ties={ties!r} does not go with axes {axes}")
+        return _reduced(name, x, axes)
+
+    return _reduction(infer, name, "biuf", reducer)
+
+
+def _reduction(infer: Any, name: str, kinds: str, reducer: Any) -> Any:
     samples = [
         Sample(((3, 4),), {"axes": (1,)}, ((0.5, 2),)),
         Sample(((2, 3, 4),), {"axes": (0, 2)}, ((0.5, 2),)),
@@ -42,10 +61,10 @@ def _declare(name: str, kinds: str, reducer: Any, **attrs: Any) -> Any:
     opdef = op(name, samples=samples)(infer)
     opdef.kinds = kinds
     # Sums accumulate in the operand's own dtype, pairwise as NumPy does.
-    opdef.evaluate(lambda x, *, axes: np.asarray(reducer(x, axis=axes, dtype=x.dtype)))
+    opdef.evaluate(lambda x, *, axes, **_: np.asarray(reducer(x, axis=axes, dtype=x.dtype)))
 
     @opdef.fold
-    def _(x: Value, *, axes: Axes) -> Value | None:
+    def _(x: Value, *, axes: Axes, **_: Any) -> Value | None:
         if all(x.shape[a] == 1 for a in axes):
             kept: Value = sh.reshape(x, shape=_reduced(name, x.type, axes).shape)
             return kept
@@ -69,8 +88,8 @@ def batch_shifted(opdef: Any) -> None:
 
 reduce_sum = _declare("reduce_sum", "iufc", np.add.reduce)
 reduce_prod = _declare("reduce_prod", "iufc", np.multiply.reduce)
-reduce_max = _declare("reduce_max", "biuf", np.maximum.reduce)
-reduce_min = _declare("reduce_min", "biuf", np.minimum.reduce)
+reduce_max = _declare_extremum("reduce_max", np.maximum.reduce)
+reduce_min = _declare_extremum("reduce_min", np.minimum.reduce)
 reduce_any = _declare("reduce_any", "b", np.logical_or.reduce)
 reduce_all = _declare("reduce_all", "b", np.logical_and.reduce)
 reduce_any.differentiable = reduce_all.differentiable = False
@@ -78,18 +97,23 @@ reduce_any.differentiable = reduce_all.differentiable = False
 reduce_sum.adjoint(lambda ct, y, x, *, axes: (spread(ct, x, axes),))
 
 
-def _extremum_adjoint(ct: Value, y: Value, x: Value, *, axes: Axes) -> tuple[Value]:
-    # Ties share the cotangent evenly (PyTorch's amax); the front ends ask for the
-    # first one instead, where they should, by gathering at the argmax.
-    hit = ew.eq(x, spread(y, x, axes))
-    count = reduce_sum(ew.convert(hit, dtype=x.type.dtype), axes=axes)
-    # NaN equals nothing, not even itself: then there is no hit and no share to divide.
-    share = ct / ew.maximum(count, insertion.builder.operand_like(1, count))
-    return (ew.where(hit, spread(share, x, axes), 0.0),)
+def _declare_extremum_adjoint(opdef: Any, position: str) -> None:
+    @opdef.adjoint
+    def _(ct: Value, y: Value, x: Value, *, axes: Axes, ties: str) -> tuple[Value]:
+        if ties == "first":
+            number = sh.iota(shape=x.shape, axis=axes[0], dtype=i64)
+            first = insertion.builder.emit(position, x, axis=axes[0])
+            hit = ew.eq(number, spread(first, x, axes))
+            return (ew.where(hit, spread(ct, x, axes), 0.0),)
+        hit = ew.eq(x, spread(y, x, axes))
+        count = reduce_sum(ew.convert(hit, dtype=x.type.dtype), axes=axes)
+        # NaN equals nothing, not even itself: then there is no hit and no share to divide.
+        share = ct / ew.maximum(count, insertion.builder.operand_like(1, count))
+        return (ew.where(hit, spread(share, x, axes), 0.0),)
 
 
-reduce_max.adjoint(_extremum_adjoint)
-reduce_min.adjoint(_extremum_adjoint)
+_declare_extremum_adjoint(reduce_max, "argmax")
+_declare_extremum_adjoint(reduce_min, "argmin")
 
 
 @reduce_prod.adjoint

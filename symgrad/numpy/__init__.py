@@ -1,0 +1,37 @@
+"""NumPy's functions, names and semantics, for plain arrays and for traced ones.
+
+On plain arrays a function is NumPy's own.  On traced ones it emits IR; calling
+``numpy`` itself does the same through NumPy's protocols.  ``SUPPORTED`` lists what can
+be traced; every other name is NumPy's.
+"""
+
+from typing import Any
+
+import numpy as _np
+
+from symgrad.numpy import (
+    creation,
+    elementwise,
+    indexing,
+    joining,
+    linalg,
+    products,
+    reductions,
+    shape as _shape,
+)
+from symgrad.numpy.core import SUPPORTED
+
+__all__ = ["SUPPORTED", *SUPPORTED]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return getattr(_np, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *dir(_np)})
+
+
+globals().update(SUPPORTED)

@@ -1,0 +1,414 @@
+"""Tracers: stand-ins for arrays that exist only when the compiled function runs.
+
+A ``Tracer`` knows shape and dtype, answers NumPy's protocols (operators,
+``__array_ufunc__``, ``__array_function__``) and forwards them to ``symgrad.numpy``,
+which enters its functions in ``HANDLERS``.  In-place writes rebind the handle to a new
+SSA value; views remember how to read and write their base, so aliases behave as in
+NumPy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import dis
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from symgrad.ir import Value
+from symgrad.ir.errors import DTypeError, SymgradError, TraceError, UnsupportedError
+from symgrad.ir.opdef import Array
+
+if TYPE_CHECKING:
+    from symgrad.tracing import Trace
+
+HANDLERS: dict[Any, Callable[..., Any]] = {}
+"""NumPy callable, or ``(ufunc, method)``, to its traced form."""
+
+NUMBERS = (bool, int, float, complex)
+
+
+class _View:
+    """How a view reads its base, and how a write to it changes the base."""
+
+    __slots__ = ("base", "key", "read", "version", "write")
+
+    def __init__(
+        self,
+        base: Tracer,
+        read: Callable[[Tracer], Tracer],
+        write: Callable[[Tracer, Tracer], Tracer] | None,
+        key: Any,
+    ) -> None:
+        self.base, self.read, self.write, self.key = base, read, write, key
+        self.version = base.version
+
+
+def _operator(ufunc: np.ufunc, *, swap: bool = False) -> Callable[[Any, Any], Any]:
+    def operate(self: Tracer, other: Any) -> Any:
+        if not is_operand(other):
+            return NotImplemented
+        left, right = (other, self) if swap else (self, other)
+        return weaken(HANDLERS[ufunc](left, right), left, right)
+
+    return operate
+
+
+def _inplace(ufunc: np.ufunc) -> Callable[[Any, Any], Any]:
+    def operate(self: Tracer, other: Any) -> Any:
+        if not is_operand(other):
+            return NotImplemented
+        result = HANDLERS[ufunc](self, other)
+        if not self.ndim:  # as a NumPy scalar, a 0-d tracer is immutable
+            return weaken(result, self, other)
+        self.assign(result, ufunc.__name__)
+        return self
+
+    return operate
+
+
+def _unary(ufunc: np.ufunc) -> Callable[[Any], Any]:
+    return lambda self: weaken(HANDLERS[ufunc](self), self)
+
+
+def _method(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *args, **kwargs: HANDLERS[function](self, *args, **kwargs)
+
+
+class Tracer:
+    """A stand-in for an array during tracing, with the interface of ``numpy.ndarray``.
+
+    ``weak`` is the Python number type it stands for, if it does: such an operand does
+    not decide the dtype of a result (NEP 50).
+    """
+
+    __slots__ = ("__weakref__", "_value", "_view", "trace", "version", "weak")
+
+    def __init__(self, trace: Trace, value: Value, weak: type | None = None) -> None:
+        self.trace = trace
+        self.weak = weak
+        self.version = 0
+        self._value = value
+        self._view: _View | None = None
+
+    # -- the value behind the handle -------------------------------------------
+
+    @property
+    def value(self) -> Value:
+        """The present SSA value; a view reads its base anew when that was written to."""
+        view = self._view
+        if view is not None and self.trace.is_open:
+            view.base.value  # noqa: B018  (brings the base, itself maybe a view, up to date)
+            if view.version != view.base.version:
+                self._value, view.version = view.read(view.base).value, view.base.version
+                self.version += 1
+        return self._value
+
+    def as_view_of(
+        self,
+        base: Tracer,
+        read: Callable[[Tracer], Tracer],
+        write: Callable[[Tracer, Tracer], Tracer] | None,
+        key: Any = None,
+    ) -> Tracer:
+        """Marks this tracer, just made by ``read(base)``, as a view.
+
+        ``write(base, new)`` is ``base`` with the view's elements replaced by ``new``;
+        ``None`` makes the view read-only.
+        """
+        if base.trace is self.trace:
+            self._view = _View(base, read, write, key)
+        return self
+
+    def rebind(self, new: Tracer) -> None:
+        """Replaces the contents: what in-place operations end in."""
+        if not self.trace.is_current:
+            raise TraceError(
+                f"{describe(self)} was made while {self.trace.name} was traced and cannot be "
+                "changed in place outside it. Return the new value instead"
+            )
+        view = self._view
+        if view is not None:
+            if view.write is None:
+                raise TraceError(
+                    f"{describe(self)} is a read-only view (a broadcast or a diagonal); "
+                    "write to a copy: x = x.copy()"
+                )
+            view.base.rebind(view.write(view.base, new))
+            view.version = view.base.version
+        self._value = new.value
+        self.version += 1
+
+    def assign(self, new: Any, what: str) -> None:
+        """``self[...] = new`` with NumPy's same-kind casting and broadcasting."""
+        dtype = new.dtype if isinstance(new, Tracer) and not new.weak else np.result_type(
+            new.weak(0) if isinstance(new, Tracer) else new, self.dtype
+        )
+        if not np.can_cast(dtype, self.dtype, "same_kind"):
+            raise DTypeError(
+                f"{what}: a result of dtype {dtype} cannot be stored in place in {describe(self)}; "
+                f"write x = x.astype({dtype}) first"
+            )
+        cast = HANDLERS["astype"](new, self.dtype)
+        self.rebind(HANDLERS[np.broadcast_to](cast, self.shape))
+
+    # -- attributes ----------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes: concrete while tracing."""
+        return self._value.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self._value.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._value.type.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy dtype."""
+        return self._value.type.dtype.numpy
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self._value.type.bytes
+
+    T = property(_method(np.transpose))
+    mT = property(_method(np.matrix_transpose))  # noqa: N815
+    real = property(_method(np.real))
+    imag = property(_method(np.imag))
+    flat = property(_method(np.ravel))
+    device = "cpu"
+
+    # -- methods ---------------------------------------------------------------------
+
+    sum, prod, mean, std, var = map(_method, (np.sum, np.prod, np.mean, np.std, np.var))
+    max, min, argmax, argmin = map(_method, (np.max, np.min, np.argmax, np.argmin))
+    any, all, cumsum, cumprod = map(_method, (np.any, np.all, np.cumsum, np.cumprod))
+    clip, round, conj, dot = map(_method, (np.clip, np.round, np.conjugate, np.dot))
+    diagonal, ravel, squeeze, swapaxes = map(
+        _method, (np.diagonal, np.ravel, np.squeeze, np.swapaxes)
+    )
+    take, repeat, nonzero, ptp = map(_method, (np.take, np.repeat, np.nonzero, np.ptp))
+    sort, argsort, conjugate = map(_method, (np.sort, np.argsort, np.conjugate))
+
+    def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Tracer:
+        """``ndarray.reshape``: sizes as one tuple or as several arguments."""
+        target = shape[0] if len(shape) == 1 else shape
+        result: Tracer = HANDLERS[np.reshape](self, target, order=order)
+        return result
+
+    def transpose(self, *axes: Any) -> Tracer:
+        """``ndarray.transpose``: axes as one tuple, as several arguments or none."""
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None
+        result: Tracer = HANDLERS[np.transpose](self, order)
+        return result
+
+    def flatten(self, order: str = "C") -> Tracer:
+        """A one-dimensional copy."""
+        result: Tracer = HANDLERS[np.copy](HANDLERS[np.ravel](self, order))
+        return result
+
+    def astype(self, dtype: Any, *args: Any, copy: bool = True, **kwargs: Any) -> Tracer:
+        """The elements converted to another dtype."""
+        result: Tracer = HANDLERS["astype"](self, dtype)
+        return result
+
+    def copy(self, order: str = "C") -> Tracer:
+        """An independent handle on the same value."""
+        return Tracer(self.trace, self.value, self.weak)
+
+    def fill(self, value: Any) -> None:
+        """Sets every element to ``value``."""
+        self.assign(value, "fill")
+
+    def item(self, *args: Any) -> NoReturn:
+        """Refused: a traced value has no Python number."""
+        self.trace.concrete(self, "list")
+
+    def tolist(self) -> NoReturn:
+        """Refused: a traced value has no Python list."""
+        self.trace.concrete(self, "list")
+
+    # -- operators --------------------------------------------------------------------
+
+    __add__, __radd__, __iadd__ = _operator(np.add), _operator(np.add, swap=True), _inplace(np.add)
+    __sub__, __isub__ = _operator(np.subtract), _inplace(np.subtract)
+    __rsub__ = _operator(np.subtract, swap=True)
+    __mul__, __imul__ = _operator(np.multiply), _inplace(np.multiply)
+    __rmul__ = _operator(np.multiply, swap=True)
+    __truediv__, __itruediv__ = _operator(np.true_divide), _inplace(np.true_divide)
+    __rtruediv__ = _operator(np.true_divide, swap=True)
+    __floordiv__, __ifloordiv__ = _operator(np.floor_divide), _inplace(np.floor_divide)
+    __rfloordiv__ = _operator(np.floor_divide, swap=True)
+    __mod__, __imod__ = _operator(np.remainder), _inplace(np.remainder)
+    __rmod__ = _operator(np.remainder, swap=True)
+    __divmod__, __rdivmod__ = _operator(np.divmod), _operator(np.divmod, swap=True)
+    __pow__, __ipow__ = _operator(np.power), _inplace(np.power)
+    __rpow__ = _operator(np.power, swap=True)
+    __matmul__, __imatmul__ = _operator(np.matmul), _inplace(np.matmul)
+    __rmatmul__ = _operator(np.matmul, swap=True)
+    __and__, __iand__ = _operator(np.bitwise_and), _inplace(np.bitwise_and)
+    __rand__ = _operator(np.bitwise_and, swap=True)
+    __or__, __ior__ = _operator(np.bitwise_or), _inplace(np.bitwise_or)
+    __ror__ = _operator(np.bitwise_or, swap=True)
+    __xor__, __ixor__ = _operator(np.bitwise_xor), _inplace(np.bitwise_xor)
+    __rxor__ = _operator(np.bitwise_xor, swap=True)
+    __lshift__, __ilshift__ = _operator(np.left_shift), _inplace(np.left_shift)
+    __rlshift__ = _operator(np.left_shift, swap=True)
+    __rshift__, __irshift__ = _operator(np.right_shift), _inplace(np.right_shift)
+    __rrshift__ = _operator(np.right_shift, swap=True)
+    __eq__ = _operator(np.equal)
+    __ne__ = _operator(np.not_equal)
+    __lt__, __le__ = _operator(np.less), _operator(np.less_equal)
+    __gt__, __ge__ = _operator(np.greater), _operator(np.greater_equal)
+    __neg__, __pos__ = _unary(np.negative), _unary(np.positive)
+    __abs__, __invert__ = _unary(np.absolute), _unary(np.invert)
+    __hash__ = None  # type: ignore[assignment]  # as arrays: == is elementwise
+
+    # -- containers ---------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Tracer:
+        result: Tracer = HANDLERS["getitem"](self, key)
+        return result
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        view = value._view if isinstance(value, Tracer) else None
+        if view is not None and view.base is self and view.key == repr(key):
+            return  # the second half of x[key] += v: the view has already written through
+        self.rebind(HANDLERS["setitem"](self, key, value))
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TraceError(f"len() of unsized {describe(self)}")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tracer]:
+        if not self.ndim:
+            raise TraceError(f"iteration over 0-d {describe(self)}; it has no axis to run along")
+        return (self[i] for i in range(self.shape[0]))
+
+    def __contains__(self, item: Any) -> NoReturn:
+        self.trace.concrete(self, "bool")
+
+    # -- refusals ------------------------------------------------------------------------
+
+    def __bool__(self) -> bool:
+        self.trace.concrete(self, "bool")
+
+    def __float__(self) -> float:
+        self.trace.concrete(self, "assign" if _is_item_assignment() else "number")
+
+    __int__ = __complex__ = __float__
+
+    def __index__(self) -> int:
+        self.trace.concrete(self, "index")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Array:
+        self.trace.concrete(self, "assign" if _is_item_assignment() else "array")
+
+    # -- NumPy's protocols -----------------------------------------------------------------
+
+    __array_priority__ = 1000
+
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **kwargs: Any
+    ) -> Any:
+        handler = HANDLERS.get(ufunc if method == "__call__" else (ufunc, method))
+        if handler is None and method == "__call__":  # scipy.special and the like, by name
+            handler = HANDLERS.get(ufunc.__name__)
+        if handler is None:
+            name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+            raise unsupported(name, inputs)
+        result = handler(*inputs, **kwargs)
+        return result if out is None else _store(out, result, ufunc.__name__)
+
+    def __array_function__(
+        self, function: Callable[..., Any], types: Any, args: Any, kwargs: Any
+    ) -> Any:
+        handler = HANDLERS.get(function)
+        if handler is None:
+            raise unsupported(function.__name__, [*args, *kwargs.values()])
+        out = kwargs.pop("out", None) if "out" in kwargs else None
+        result = handler(*args, **kwargs)
+        return result if out is None else _store((out,), result, function.__name__)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        return sys.modules["symgrad.numpy"]
+
+    def __repr__(self) -> str:
+        return f"Tracer<{describe(self)}>"
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
+
+
+
+def _store(out: Sequence[Any], result: Any, name: str) -> Any:
+    """Puts results into the arrays given as ``out``."""
+    results = result if isinstance(result, tuple) else (result,)
+    for target, new in zip(out, results, strict=True):
+        if isinstance(target, Tracer):
+            target.assign(new, name)
+        elif target is not None:
+            new.trace.concrete(new, "assign")
+    return out[0] if len(out) == 1 else tuple(out)
+
+
+def _is_item_assignment() -> bool:
+    """Whether the innermost Python frame outside symgrad is executing ``a[i] = v``."""
+    frame = sys._getframe(2)
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "STORE_SUBSCR"
+
+
+def unsupported(name: str, operands: Sequence[Any]) -> SymgradError:
+    """The error for a NumPy function that has no traced form."""
+    known = sorted({f.__name__ for f in HANDLERS if hasattr(f, "__name__")})
+    close = difflib.get_close_matches(name, known, 3, 0.6)
+    listed = ", ".join(describe(x) for x in operands if isinstance(x, Tracer))
+    hint = f"nearest supported: {', '.join(close)}" if close else "see symgrad.numpy.SUPPORTED"
+    return UnsupportedError(f"np.{name} cannot be traced (operands {listed}); {hint}")
+
+
+
+def is_operand(x: Any) -> bool:
+    """Whether arithmetic takes ``x``: a tracer, an array or a number."""
+    return isinstance(x, (Tracer, np.ndarray, np.generic, list, tuple, *NUMBERS))
+
+
+def is_traced(x: Any) -> bool:
+    """Whether ``x`` is a tracer or a container with one in it."""
+    if isinstance(x, (list, tuple)):
+        return any(is_traced(item) for item in x)
+    return isinstance(x, Tracer)
+
+
+def weaken(result: Any, *operands: Any) -> Any:
+    """Marks the result of an operator on nothing but Python numbers as one itself."""
+    if all(x.weak is not None if isinstance(x, Tracer) else type(x) in NUMBERS for x in operands):
+        kinds = {"f": float, "i": int, "c": complex}
+        for x in result if isinstance(result, tuple) else (result,):
+            x.weak = kinds.get(x.dtype.kind)
+    return result
+
+
+def describe(x: Tracer) -> str:
+    """A tracer in an error text: ``f64[3] (argument x)`` or ``bool[] (gt, model.py:7)``."""
+    value = x._value
+    if value.op is None:
+        return f"traced {value.type} (argument {value.name})"
+    loc = value.op.loc
+    return f"traced {value.type} (result of {value.op.name}{f', {loc}' if loc else ''})"

@@ -1,0 +1,251 @@
+"""Tracing: an ordinary NumPy function run on tracers leaves its operations in a builder.
+
+A ``Trace`` owns the builder, the parameters and the concrete arrays met on the way,
+which become hidden parameters so that later changes to them are seen.
+
+For other front ends: ``emit`` inserts one IR op on tracers, arrays and numbers.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from symgrad.ir import Builder, TensorType, Value, dtype_of
+from symgrad.ir.errors import InternalError, TraceError
+from symgrad.ir.graph import Op
+from symgrad.ir.interp import evaluate
+from symgrad.ir.opdef import Array, lookup
+from symgrad.ir.types import type_of_array
+from symgrad.tracer import HANDLERS, NUMBERS, Tracer, describe, is_traced
+
+__all__ = [
+    "HANDLERS",
+    "Trace",
+    "Tracer",
+    "constant",
+    "current_trace",
+    "emit",
+    "is_traced",
+    "stage",
+]
+
+
+class _Active(threading.local):
+    """The open traces of this thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.traces: list[Trace] = []
+
+
+_active = _Active()
+
+
+def current_trace() -> Trace | None:
+    """The innermost open trace of this thread."""
+    return _active.traces[-1] if _active.traces else None
+
+
+class Capture:
+    """A concrete array met while tracing: a hidden parameter read at every call."""
+
+    def __init__(self, array: Array, value: Value) -> None:
+        self.array = array
+        self.value = value
+        self.snapshot = array.copy()
+
+
+class Trace:
+    """One function being traced: its builder, parameters and captured arrays.
+
+    As a context manager it is the trace new operations go to; leaving it closes it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.builder = Builder()
+        self.is_open = True
+        self.captures: list[Capture] = []
+        self.guards: list[tuple[weakref.ref[Array], Array]] = []
+        """Arrays whose contents shaped the trace (indices, masks), with those contents."""
+        self.outer_values: list[tuple[Tracer, Value]] = []
+        """Tracers of enclosing traces used here, with the parameters that stand for them."""
+        self._captured: dict[int, Capture] = {}
+        self._outer: dict[int, Value] = {}
+
+    def __enter__(self) -> Trace:
+        _active.traces.append(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.is_open = False
+        if _active.traces.pop() is not self:
+            raise InternalError("traces were closed out of order")
+
+    @property
+    def is_current(self) -> bool:
+        """Whether new operations go to this trace."""
+        return current_trace() is self
+
+    def parameter(self, type: TensorType, name: str = "", weak: type | None = None) -> Tracer:
+        """A new parameter of the function being traced."""
+        return Tracer(self, self.builder.param(type, name), weak)
+
+    def stage(self, name: str, *operands: Any, **attrs: Any) -> Any:
+        """Inserts an op and wraps its result, or its tuple of results."""
+        result = self.builder.emit(name, *(self.lift(x) for x in operands), **attrs)
+        if isinstance(result, tuple):
+            return tuple(Tracer(self, v) for v in result)
+        return Tracer(self, result)
+
+    def lift(self, x: Any, dtype: np.dtype[Any] | None = None) -> Value:
+        """The value of a tracer, array or number in this trace.
+
+        Numbers become constants of ``dtype``; arrays become hidden parameters.
+        """
+        if isinstance(x, Tracer):
+            return x.value if x.trace is self else self._lift_outer(x)
+        if isinstance(x, np.ndarray) and x.ndim:
+            return self._capture(x)
+        return self.builder.constant(np.asarray(x, dtype))
+
+    def _lift_outer(self, x: Tracer) -> Value:
+        if not x.trace.is_open or x.trace not in _active.traces:
+            raise _escaped(x)
+        value = x.value
+        if id(value) not in self._outer:
+            self._outer[id(value)] = self.builder.param(value.type)
+            self.outer_values.append((Tracer(x.trace, value), self._outer[id(value)]))
+        return self._outer[id(value)]
+
+    def _capture(self, array: Array) -> Value:
+        known = self._captured.get(id(array))
+        if known is None or not _same(array, known.snapshot):
+            name = f"captured{len(self.captures)}"
+            known = Capture(array, self.builder.param(type_of_array(array), name))
+            self._captured[id(array)] = known
+            self.captures.append(known)
+        return known.value
+
+    def guard(self, array: Array) -> None:
+        """Notes that the trace holds only while ``array`` has its present contents."""
+        self.guards.append((weakref.ref(array), array.copy()))
+
+    def hidden_arrays(self) -> list[Array]:
+        """The captured arrays in the order of their parameters.
+
+        One that the function itself changed after using it was a scratch buffer: the
+        copy made when it was used stands in for it.
+        """
+        return [c.array if _same(c.array, c.snapshot) else c.snapshot for c in self.captures]
+
+    def concrete(self, x: Tracer, wanted: str) -> NoReturn:
+        """Refuses to turn a traced value into a Python one.
+
+        The single place every such attempt passes through: specialising a trace on a
+        guessed value, guarded at run time, belongs here.
+        """
+        reason, remedy = _CONCRETE[wanted]
+        raise TraceError(f"{reason.format(describe(x))}. {remedy}")
+
+
+_STATIC = "or mark the argument it depends on as static (static_argnums=...)"
+_CONCRETE = {
+    "bool": (
+        "the truth value of {} is not known while tracing, so `if`, `while`, `and`, `or`, `not` "
+        "cannot use it",
+        f"Choose with np.where(condition, x, y), {_STATIC}",
+    ),
+    "number": (
+        "{} has no Python number while tracing, so float(), int() and the math module cannot "
+        "use it",
+        f"Use NumPy functions (np.sin for math.sin, x.astype(int) for int(x)), {_STATIC}",
+    ),
+    "index": (
+        "{} has no Python integer while tracing, so range(), slices and shapes cannot use it",
+        f"Index with it directly (x[i]), {_STATIC}",
+    ),
+    "list": (
+        "{} has no Python values while tracing, so item() and tolist() cannot use it",
+        "Keep computing with the array itself and convert what the function returns",
+    ),
+    "array": (
+        "{} cannot become a plain NumPy array while tracing",
+        "Use np.stack([...]) or symgrad.numpy.array([...]) to collect traced values in place of "
+        "np.array, and leave out np.asarray",
+    ),
+    "assign": (
+        "{} cannot be assigned into a plain NumPy array",
+        "Make the array with np.zeros_like(x) of a traced x or with symgrad.numpy.zeros(shape), "
+        "or join the parts with np.stack or np.concatenate",
+    ),
+}
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+# -- building blocks for the front ends ---------------------------------------------------
+
+
+def _escaped(x: Tracer) -> TraceError:
+    return TraceError(
+        f"{describe(x)} escaped: it was made while {x.trace.name} was traced and that "
+        "trace is over. Return it from the function instead of storing it outside"
+    )
+
+
+def stage(name: str, *operands: Any, **attrs: Any) -> Any:
+    """Inserts an op into the current trace; ``TraceError`` when there is none."""
+    trace = current_trace()
+    if trace is None:
+        for x in operands:
+            if isinstance(x, Tracer):
+                raise _escaped(x)
+        raise InternalError(f"{name} was staged outside any trace")
+    return trace.stage(name, *operands, **attrs)
+
+
+def constant(value: Any, dtype: Any, shape: tuple[int, ...] = ()) -> Tracer:
+    """One number for every element of a traced array."""
+    trace = current_trace()
+    if trace is None:
+        raise InternalError("a constant was staged outside any trace")
+    return Tracer(trace, trace.builder.constant(value, TensorType(dtype_of(dtype), shape)))
+
+
+def emit(name: str, *operands: Any, **attrs: Any) -> Any:
+    """One IR op on tracers, arrays and numbers: ``emit("conv", x, w, stride=(1, 1), ...)``.
+
+    With a tracer among the operands the op is traced and the result is a tracer (a tuple
+    for ops with several results); otherwise it is evaluated at once by its NumPy reference
+    and the result is an array.  Numbers take the first array's dtype and, for elementwise
+    ops, its shape.  Raises ``ShapeError`` or ``DTypeError`` from the op's type rule.
+    """
+    like = next((x for x in operands if isinstance(x, (Tracer, np.ndarray))), None)
+    traced = any(isinstance(x, Tracer) for x in operands)
+    if like is not None:
+        shape = like.shape if lookup(name).elementwise else ()
+        operands = tuple(
+            x if not isinstance(x, NUMBERS)
+            else constant(x, like.dtype, shape) if traced
+            else np.full(shape, x, like.dtype)
+            for x in operands
+        )
+    return stage(name, *operands, **attrs) if traced else _evaluate(name, operands, attrs)
+
+
+def _evaluate(name: str, operands: Sequence[Any], attrs: dict[str, Any]) -> Any:
+    opdef = lookup(name)
+    arrays = [np.asarray(x) for x in operands]
+    bound = opdef.bind_attrs(attrs)
+    values = tuple(Value(type_of_array(a)) for a in arrays)
+    op = Op(opdef, values, bound, opdef.result_types([v.type for v in values], bound))
+    with np.errstate(all="ignore"):
+        results = evaluate(op, arrays)
+    return results if len(results) > 1 else results[0]
