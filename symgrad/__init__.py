@@ -10,3 +10,32 @@ __version__ = "0.1.0"
 _root = _Path(__file__).resolve().parent.parent
 if not (_root / "symgrad" / "ir").is_dir() and (_root / "ir" / "__init__.py").is_file():
     __path__.append(str(_root))
+
+_EXPORTS = {
+    "symgrad.api": "grad hvp inspect jit jvp stop_gradient trace value_and_grad",
+    "symgrad.api_batch": "hessian jacfwd jacobian jacrev vmap",
+    "symgrad.api_vjp": "vjp",
+    "symgrad.gradcheck": "check_grads",
+    "symgrad.io": "load save",
+    "symgrad.codegen.runtime.threads": "get_num_threads set_num_threads",
+}
+"""Public names by the module that has them: imported on first use (PEP 562)."""
+
+_MODULES = ("autograd", "io", "models", "nn", "numpy", "optim")
+_ORIGIN = {name: module for module, names in _EXPORTS.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _ORIGIN:
+        value = getattr(import_module(_ORIGIN[name]), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return import_module(f"symgrad.{name}")
+    raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_ORIGIN, *_MODULES, "__version__"])

@@ -143,8 +143,10 @@ class Tracer:
 
     def assign(self, new: Any, what: str) -> None:
         """``self[...] = new`` with NumPy's same-kind casting and broadcasting."""
-        dtype = new.dtype if isinstance(new, Tracer) and not new.weak else np.result_type(
-            new.weak(0) if isinstance(new, Tracer) else new, self.dtype
+        dtype = (
+            new.dtype
+            if isinstance(new, Tracer) and not new.weak
+            else np.result_type(new.weak(0) if isinstance(new, Tracer) else new, self.dtype)
         )
         if not np.can_cast(dtype, self.dtype, "same_kind"):
             raise DTypeError(
@@ -356,7 +358,6 @@ class Tracer:
         return repr(self)
 
 
-
 def _store(out: Sequence[Any], result: Any, name: str) -> Any:
     """Puts results into the arrays given as ``out``."""
     results = result if isinstance(result, tuple) else (result,)
@@ -381,7 +382,6 @@ def unsupported(name: str, operands: Sequence[Any]) -> SymgradError:
     listed = ", ".join(describe(x) for x in operands if isinstance(x, Tracer))
     hint = f"nearest supported: {', '.join(close)}" if close else "see symgrad.numpy.SUPPORTED"
     return UnsupportedError(f"np.{name} cannot be traced (operands {listed}); {hint}")
-
 
 
 def is_operand(x: Any) -> bool:

@@ -58,24 +58,34 @@ class Capture:
         self.value = value
         self.snapshot = array.copy()
 
+    def current(self) -> Array:
+        """What to read at a call.
+
+        An array that the function itself changed after using it was a scratch buffer:
+        the copy made when it was used stands in for it.
+        """
+        return self.array if _same(self.array, self.snapshot) else self.snapshot
+
 
 class Trace:
     """One function being traced: its builder, parameters and captured arrays.
 
-    As a context manager it is the trace new operations go to; leaving it closes it.
+    As a context manager it is the trace new operations go to; leaving it closes it.  A
+    trace opened within another takes that one's values as hidden parameters, and leaves
+    it to the outermost to capture arrays.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.builder = Builder()
         self.is_open = True
+        self.parent = current_trace()
         self.captures: list[Capture] = []
         self.guards: list[tuple[weakref.ref[Array], Array]] = []
         """Arrays whose contents shaped the trace (indices, masks), with those contents."""
-        self.outer_values: list[tuple[Tracer, Value]] = []
-        """Tracers of enclosing traces used here, with the parameters that stand for them."""
+        self.outer: dict[int, tuple[Tracer, Value]] = {}
+        """Values of enclosing traces used here, with the parameters that stand for them."""
         self._captured: dict[int, Capture] = {}
-        self._outer: dict[int, Value] = {}
 
     def __enter__(self) -> Trace:
         _active.traces.append(self)
@@ -117,12 +127,13 @@ class Trace:
         if not x.trace.is_open or x.trace not in _active.traces:
             raise _escaped(x)
         value = x.value
-        if id(value) not in self._outer:
-            self._outer[id(value)] = self.builder.param(value.type)
-            self.outer_values.append((Tracer(x.trace, value), self._outer[id(value)]))
-        return self._outer[id(value)]
+        if id(value) not in self.outer:
+            self.outer[id(value)] = Tracer(x.trace, value), self.builder.param(value.type)
+        return self.outer[id(value)][1]
 
     def _capture(self, array: Array) -> Value:
+        if self.parent is not None:
+            return self._lift_outer(Tracer(self.parent, self.parent.lift(array)))
         known = self._captured.get(id(array))
         if known is None or not _same(array, known.snapshot):
             name = f"captured{len(self.captures)}"
@@ -133,15 +144,10 @@ class Trace:
 
     def guard(self, array: Array) -> None:
         """Notes that the trace holds only while ``array`` has its present contents."""
-        self.guards.append((weakref.ref(array), array.copy()))
-
-    def hidden_arrays(self) -> list[Array]:
-        """The captured arrays in the order of their parameters.
-
-        One that the function itself changed after using it was a scratch buffer: the
-        copy made when it was used stands in for it.
-        """
-        return [c.array if _same(c.array, c.snapshot) else c.snapshot for c in self.captures]
+        if self.parent is not None:
+            self.parent.guard(array)
+        else:
+            self.guards.append((weakref.ref(array), array.copy()))
 
     def concrete(self, x: Tracer, wanted: str) -> NoReturn:
         """Refuses to turn a traced value into a Python one.
@@ -232,8 +238,10 @@ def emit(name: str, *operands: Any, **attrs: Any) -> Any:
     if like is not None:
         shape = like.shape if lookup(name).elementwise else ()
         operands = tuple(
-            x if not isinstance(x, NUMBERS)
-            else constant(x, like.dtype, shape) if traced
+            x
+            if not isinstance(x, NUMBERS)
+            else constant(x, like.dtype, shape)
+            if traced
             else np.full(shape, x, like.dtype)
             for x in operands
         )

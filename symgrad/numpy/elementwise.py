@@ -55,7 +55,9 @@ def loop_dtypes(ufunc: np.ufunc, operands: tuple[Any, ...], dtype: Any) -> tuple
     outputs = (None,) * ufunc.nout
     try:
         if dtype is not None:
-            return ufunc.resolve_dtypes((*keys, *outputs), signature=(*(None,) * ufunc.nin, np.dtype(dtype)))
+            return ufunc.resolve_dtypes(
+                (*keys, *outputs), signature=(*(None,) * ufunc.nin, np.dtype(dtype))
+            )
         return ufunc.resolve_dtypes((*keys, *outputs))
     except TypeError as error:
         raise DTypeError(f"{ufunc.__name__}: no loop for {types_text(operands)}: {error}") from None
@@ -327,7 +329,12 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Tracer:
 
 @implements(np.clip)
 def clip(
-    a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None,
+    a: Any,
+    a_min: Any = None,
+    a_max: Any = None,
+    *,
+    min: Any = None,
+    max: Any = None,
     dtype: Any = None,
 ) -> Tracer:
     """Limits values to an interval; outside it, and nowhere else, the derivative is 0."""

@@ -253,9 +253,7 @@ def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
 
 
 @implements(np.trace, np.linalg.trace)
-def trace(
-    a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None
-) -> Tracer:
+def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None) -> Tracer:
     """The sum of a diagonal."""
     result: Tracer = np.sum(diagonal(a, offset, axis1, axis2), -1, dtype)  # type: ignore[call-overload]
     return result
@@ -301,10 +299,32 @@ _SIZE = (
     "np.where(condition, x, 0)"
 )
 _REFUSED: Sequence[tuple[Callable[..., Any], str]] = (
-    *((f, _ORDER) for f in (np.sort, np.argsort, np.median, np.percentile, np.quantile,
-                            np.partition, np.argpartition, np.searchsorted, np.lexsort)),
-    *((f, _SIZE) for f in (np.nonzero, np.unique, np.argwhere, np.flatnonzero, np.extract,
-                           np.compress, np.delete)),
+    *(
+        (f, _ORDER)
+        for f in (
+            np.sort,
+            np.argsort,
+            np.median,
+            np.percentile,
+            np.quantile,
+            np.partition,
+            np.argpartition,
+            np.searchsorted,
+            np.lexsort,
+        )
+    ),
+    *(
+        (f, _SIZE)
+        for f in (
+            np.nonzero,
+            np.unique,
+            np.argwhere,
+            np.flatnonzero,
+            np.extract,
+            np.compress,
+            np.delete,
+        )
+    ),
 )
 for _function, _reason in _REFUSED:
     _declare_refusal(_function, _reason)

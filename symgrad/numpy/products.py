@@ -124,7 +124,9 @@ def _contract_stretched(
     for operand, labels in ((x, xs), (y, ys)):
         for k, n in zip(labels, operand.shape, strict=True):
             if sizes.get(k, 1) != 1 and n not in (1, sizes[k]):
-                raise ShapeError(f"{name}: sizes {sizes[k]} and {n} do not match, got {types_text((x, y))}")
+                raise ShapeError(
+                    f"{name}: sizes {sizes[k]} and {n} do not match, got {types_text((x, y))}"
+                )
             sizes[k] = n if sizes.get(k, 1) == 1 else sizes[k]
     (x, xs), (y, ys) = (_unstretched(v, labels, sizes) for v, labels in ((x, xs), (y, ys)))
     missing = [k for k in out if k not in xs and k not in ys]
@@ -217,7 +219,9 @@ def kron(a: Any, b: Any) -> Tracer:
 
 
 @implements(np.cross, np.linalg.cross)
-def cross(a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axis: Any = None) -> Tracer:
+def cross(
+    a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axis: Any = None
+) -> Tracer:
     """The vector product of 3-vectors."""
     if axis is not None:
         axisa = axisb = axisc = axis
@@ -268,7 +272,9 @@ def _correlated(a: Any, v: Any, mode: str, *, flip: bool) -> Tracer:
 
 
 @implements(np.einsum)
-def einsum(*operands: Any, optimize: Any = True, dtype: Any = None, casting: Any = None, order: Any = None) -> Tracer:
+def einsum(
+    *operands: Any, optimize: Any = True, dtype: Any = None, casting: Any = None, order: Any = None
+) -> Tracer:
     """Sums of products as the subscripts say, contracted pair by pair along a greedy path."""
     subscripts, raw = _parse_operands(operands)
     common = result_type(*raw) if dtype is None else dtype

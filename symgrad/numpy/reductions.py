@@ -255,7 +255,9 @@ _declare_running(np.cumprod, "cumprod", np.multiply)
 
 
 @implements(np.diff)
-def diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = _NO_VALUE, append: Any = _NO_VALUE) -> Tracer:
+def diff(
+    a: Any, n: int = 1, axis: int = -1, prepend: Any = _NO_VALUE, append: Any = _NO_VALUE
+) -> Tracer:
     """Differences of neighbours, ``n`` times."""
     x = traced(a)
     at = one_axis("diff", axis, x)

@@ -31,16 +31,24 @@ from symgrad.tracing import stage
 def _reshaped(x: Tracer, shape: Sequence[int]) -> Tracer:
     """A view under another shape."""
     target = tuple(shape)
-    return plain_reshape(x, target).copy().as_view_of(
-        x, lambda base: plain_reshape(base, target), lambda base, new: plain_reshape(new, base.shape)
+    return (
+        plain_reshape(x, target)
+        .copy()
+        .as_view_of(
+            x,
+            lambda base: plain_reshape(base, target),
+            lambda base, new: plain_reshape(new, base.shape),
+        )
     )
 
 
 def _permuted(x: Tracer, axes: Sequence[int]) -> Tracer:
     """A view with its axes in another order."""
     back = tuple(np.argsort(axes).tolist())
-    return transposed(x, axes).copy().as_view_of(
-        x, lambda base: transposed(base, axes), lambda base, new: transposed(new, back)
+    return (
+        transposed(x, axes)
+        .copy()
+        .as_view_of(x, lambda base: transposed(base, axes), lambda base, new: transposed(new, back))
     )
 
 
@@ -235,8 +243,12 @@ def flipud(m: Any) -> Tracer:
 def rot90(m: Any, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Tracer:
     """Quarter turns in the plane of two axes."""
     first, second = axes
-    turns = (lambda x: x, lambda x: swapaxes(flip(x, second), first, second),
-             lambda x: flip(x, axes), lambda x: flip(swapaxes(x, first, second), second))
+    turns = (
+        lambda x: x,
+        lambda x: swapaxes(flip(x, second), first, second),
+        lambda x: flip(x, axes),
+        lambda x: flip(swapaxes(x, first, second), second),
+    )
     return turns[k % 4](traced(m))  # type: ignore[no-untyped-call,no-any-return]
 
 
@@ -287,7 +299,11 @@ def _pad_constant(x: Tracer, widths: Sequence[tuple[int, int]], values: Any) -> 
         raise ShapeError(f"pad: widths must not be negative, got {widths}")
     pairs = np.broadcast_to(values, (x.ndim, 2))
     if (pairs == pairs[:1, :1]).all():
-        return _pad_once(x, [w[0] for w in widths], [w[1] for w in widths], pairs.flat[0]) if widths else x
+        return (
+            _pad_once(x, [w[0] for w in widths], [w[1] for w in widths], pairs.flat[0])
+            if widths
+            else x
+        )
     for axis in range(x.ndim):
         for side in (0, 1):
             ends = [[0] * x.ndim, [0] * x.ndim]
@@ -299,9 +315,7 @@ def _pad_constant(x: Tracer, widths: Sequence[tuple[int, int]], values: Any) -> 
 def _pad_once(x: Tracer, low: Sequence[int], high: Sequence[int], number: Any) -> Tracer:
     value = np.asarray(number, x.dtype).item()
     none = (0,) * x.ndim
-    result: Tracer = stage(
-        "pad", x, low=tuple(low), high=tuple(high), interior=none, value=value
-    )
+    result: Tracer = stage("pad", x, low=tuple(low), high=tuple(high), interior=none, value=value)
     return result
 
 
@@ -337,4 +351,3 @@ def iscomplexobj(x: Any) -> bool:
 def isrealobj(x: Any) -> bool:
     """Whether the dtype is real."""
     return traced(x).dtype.kind != "c"
-

@@ -1,0 +1,320 @@
+"""Functions compiled on first use for each signature: trace, optimise, compile, run.
+
+A ``Function`` runs its body on tracers once per signature (tree structure, dtypes,
+shapes, static values) and keeps the native program.  Inside another trace it is just
+its body, so transforms nest by tracing.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+import symgrad.numpy  # noqa: F401  (declares the traced forms)
+from symgrad import tree
+from symgrad.api_captures import Environment
+from symgrad.ir import Func, TensorType, dtype_of, interpret
+from symgrad.ir.errors import DTypeError, UsageError
+from symgrad.tracer import NUMBERS, Tracer
+from symgrad.tracing import Trace, current_trace
+
+MAX_PROGRAMS = 128
+"""Signatures a function keeps compiled; the one used longest ago goes first."""
+
+
+class Traced:
+    """What tracing a function once gave."""
+
+    def __init__(self, func: Func, trace: Trace, outputs: Sequence[Any], spec: tree.Spec) -> None:
+        self.func = func
+        self.captures = trace.captures
+        self.guards = trace.guards
+        self.outputs = outputs
+        """Per leaf of the result: its number among the results of ``func``, or a constant."""
+        self.spec = spec
+
+
+class Constant:
+    """A leaf of a result that does not depend on any array."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def leaf_type(x: Any) -> tuple[TensorType, type | None]:
+    """IR type of an argument, and its Python type if that is a plain number.
+
+    Raises ``DTypeError`` for what is no array.
+    """
+    if type(x) in NUMBERS:
+        return TensorType(dtype_of(type(x))), (None if type(x) is bool else type(x))
+    if not isinstance(x, (np.ndarray, np.generic, Tracer)):
+        raise DTypeError(f"a {type(x).__name__} is no array")
+    return TensorType(dtype_of(x.dtype), tuple(x.shape)), None
+
+
+def trace_body(
+    body: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
+    label: Callable[[], Sequence[str]],
+) -> Traced:  # fmt: skip
+    """Runs ``body`` on tracers of the arguments' types."""
+    leaves, spec = tree.flatten((args, kwargs))
+    names = label()
+    with Trace(name) as trace:
+        tracers = []
+        for x, text in zip(leaves, names, strict=True):
+            try:
+                type_, weak = leaf_type(x)
+            except DTypeError as error:
+                raise DTypeError(
+                    f"{name}: argument {text} cannot be traced ({error.message}); pass an array or "
+                    "number, or mark the argument static (static_argnums=...)"
+                ) from None
+            tracers.append(trace.parameter(type_, _identifier(text), weak))
+        new_args, new_kwargs = tree.unflatten(spec, tracers)
+        result_leaves, result_spec = tree.flatten(body(*new_args, **new_kwargs))
+        values, outputs = [], []
+        for leaf in result_leaves:
+            if isinstance(leaf, Tracer) or (isinstance(leaf, np.ndarray) and leaf.ndim):
+                outputs.append(len(values))
+                values.append(trace.lift(leaf))
+            else:
+                outputs.append(Constant(leaf))
+        func = trace.builder.build(values, _identifier(name))
+    return Traced(func, trace, outputs, result_spec)
+
+
+def _identifier(text: str) -> str:
+    """A name for IR text: letters, digits and underscores."""
+    word = "".join(c if c.isalnum() else "_" for c in text)
+    while "__" in word:
+        word = word.replace("__", "_")
+    return word.strip("_") or "f"
+
+
+# -- from IR to a program ------------------------------------------------------------------
+
+
+def optimize(func: Func) -> Func:
+    """The default passes."""
+    from symgrad.ir.passes import optimize as run_passes
+
+    return run_passes(func)
+
+
+def compile_func(func: Func) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A callable from arrays to arrays: native code, or with ``SYMGRAD_BACKEND=interp`` the
+    interpreter on the function as traced."""
+    if os.environ.get("SYMGRAD_BACKEND") == "interp":
+        return lambda arrays: [np.array(x)[()] for x in interpret(func, arrays)]
+    from symgrad.codegen.compile import compile_func as compile_native
+
+    return compile_native(optimize(func))
+
+
+class Program:
+    """One signature of a function, compiled."""
+
+    def __init__(self, traced: Traced, function: Callable[..., Any]) -> None:
+        self.traced = traced
+        self.executable = compile_func(traced.func)
+        self.environment = Environment(function, traced.captures, traced.guards)
+        self._hidden = bool(traced.captures)
+        self._single = traced.outputs == [0] and traced.spec.is_leaf()
+
+    def __call__(self, leaves: Sequence[Any]) -> Any:
+        """Runs on the flat arguments and puts the result together."""
+        if self._hidden:
+            leaves = [*leaves, *self.environment.arrays()]
+        results = self.executable(leaves)
+        if self._single:
+            return results[0]
+        filled = [x.value if isinstance(x, Constant) else results[x] for x in self.traced.outputs]
+        return tree.unflatten(self.traced.spec, filled)
+
+
+# -- the callable ----------------------------------------------------------------------------
+
+
+class Function:
+    """A function that compiles itself for each signature it is called with.
+
+    ``body`` is what runs on tracers; ``wrapped`` is the user's function that it came from.
+    """
+
+    def __init__(
+        self,
+        body: Callable[..., Any],
+        wrapped: Callable[..., Any],
+        *,
+        static_argnums: int | Iterable[int] = (),
+        static_argnames: str | Iterable[str] = (),
+        derivative: bool = False,
+    ) -> None:
+        functools.update_wrapper(self, wrapped, updated=())
+        self.body = body
+        self.wrapped = wrapped
+        self.is_derivative = derivative or getattr(wrapped, "is_derivative", False)
+        self.name = getattr(wrapped, "__name__", type(wrapped).__name__)
+        self._statics = _Statics(wrapped, static_argnums, static_argnames)
+        self._programs: OrderedDict[Any, Program] = OrderedDict()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if current_trace() is not None:
+            return self.body(*args, **kwargs)
+        if not kwargs and not self._statics:
+            key: Any = tuple(
+                [(type(x), x.dtype, x.shape) if type(x) is np.ndarray else type(x) for x in args]
+            )
+            program = self._programs.get(key)
+            if program is not None and program.environment.holds():
+                return program(args)
+            if all(type(x) is np.ndarray or type(x) in NUMBERS for x in args):
+                return self._compile(key, args, {})(args)
+        dynamic, fixed = self._statics.split(args, kwargs)
+        leaves, spec = tree.flatten(dynamic)
+        key = spec, tuple([_signature(x) for x in leaves]), fixed
+        program = self._programs.get(key)
+        if program is not None and program.environment.holds():
+            self._programs.move_to_end(key)
+        else:
+            program = self._compile(key, args, kwargs)
+        return program(leaves)
+
+    def _compile(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+        program = Program(self.traced(*args, **kwargs), self.wrapped)
+        self._programs[key] = program
+        while len(self._programs) > MAX_PROGRAMS:
+            self._programs.popitem(last=False)
+        return program
+
+    @property
+    def primal(self) -> Function:
+        """The user's function below all derivatives; itself if it is none."""
+        if not self.is_derivative:
+            return self
+        inner = self.wrapped
+        return inner.primal if isinstance(inner, Function) else Function(inner, inner)
+
+    def traced(self, *args: Any, **kwargs: Any) -> Traced:
+        """The function traced for these arguments."""
+        (dynamic_args, dynamic_kwargs), _ = self._statics.split(args, kwargs)
+        return trace_body(
+            lambda *a, **k: self.body(*self._statics.join(a, args), **{**kwargs, **k}),
+            self.name,
+            dynamic_args,
+            dynamic_kwargs,
+            lambda: self._statics.leaf_names(args, kwargs),
+        )
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<symgrad function {self.name}>"
+
+    # -- stages: see symgrad.api_stages ----------------------------------------------------
+
+    def ir(self, *args: Any, **kwargs: Any) -> Func:
+        """The function as traced, before any derivative of its own is taken."""
+        return self.stages(*args, **kwargs).ir
+
+    def adjoint(self, *args: Any, **kwargs: Any) -> Func:
+        """The function with its derivative."""
+        return self.stages(*args, **kwargs).adjoint
+
+    def optimized(self, *args: Any, **kwargs: Any) -> Func:
+        """What the passes make of the function."""
+        return self.stages(*args, **kwargs).optimized
+
+    def llvm(self, *args: Any, **kwargs: Any) -> str:
+        """LLVM text of the kernels."""
+        return self.stages(*args, **kwargs).llvm
+
+    def asm(self, *args: Any, **kwargs: Any) -> str:
+        """Machine code of the kernels as assembly text."""
+        return self.stages(*args, **kwargs).asm
+
+    def explain(self, *args: Any, **kwargs: Any) -> str:
+        """The kernels that run, in order, with their memory."""
+        return self.stages(*args, **kwargs).explain
+
+    def stages(self, *args: Any, **kwargs: Any) -> Any:
+        """All stages of compilation for these arguments as attributes."""
+        from symgrad.api_stages import Stages
+
+        return Stages(self, args, kwargs)
+
+
+def _signature(x: Any) -> Any:
+    if isinstance(x, (np.ndarray, np.generic)):
+        return x.dtype, x.shape
+    return type(x)
+
+
+class _Statics:
+    """Which arguments are static, by position and by name."""
+
+    def __init__(
+        self, f: Callable[..., Any], numbers: int | Iterable[int], names: str | Iterable[str]
+    ) -> None:
+        self.names = {names} if isinstance(names, str) else set(names)
+        self.numbers = {numbers} if isinstance(numbers, int) else set(numbers)
+        try:
+            self.parameters = list(inspect.signature(f).parameters)
+        except (TypeError, ValueError):
+            self.parameters = []
+        for n in list(self.numbers):
+            if n < 0:
+                self.numbers.remove(n)
+                self.numbers.add(n + len(self.parameters))
+        for name in list(self.names):
+            if self.parameters and name not in self.parameters:
+                raise UsageError(
+                    f"static_argnames: {getattr(f, '__name__', f)} has no parameter {name!r}; it has "
+                    f"{', '.join(self.parameters)}"
+                )
+            if name in self.parameters:
+                self.numbers.add(self.parameters.index(name))
+        self.names |= {self.parameters[n] for n in self.numbers if n < len(self.parameters)}
+
+    def __bool__(self) -> bool:
+        return bool(self.numbers or self.names)
+
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """The traced arguments, and a key for the static ones."""
+        if not self:
+            return (args, kwargs), ()
+        fixed = [(i, args[i]) for i in sorted(self.numbers) if i < len(args)]
+        fixed += [(k, v) for k, v in sorted(kwargs.items()) if k in self.names]
+        key = tuple((where, type(value), value) for where, value in fixed)
+        try:
+            hash(key)
+        except TypeError:
+            listed = ", ".join(f"{where}: {type(value).__name__}" for where, value in fixed)
+            raise UsageError(f"static arguments must be hashable, got {listed}") from None
+        dynamic = tuple(x for i, x in enumerate(args) if i not in self.numbers)
+        return (dynamic, {k: v for k, v in kwargs.items() if k not in self.names}), key
+
+    def join(self, dynamic: Sequence[Any], args: tuple[Any, ...]) -> list[Any]:
+        """All positional arguments: the given dynamic ones among the static ones of ``args``."""
+        rest = iter(dynamic)
+        return [x if i in self.numbers else next(rest) for i, x in enumerate(args)]
+
+    def leaf_names(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+        """How to write each leaf of the traced arguments."""
+        texts: list[str] = []
+        for i, x in enumerate(args):
+            if i not in self.numbers:
+                name = self.parameters[i] if i < len(self.parameters) else f"arg{i}"
+                texts += tree.names(x, name)
+        for k in sorted(kwargs):
+            if k not in self.names:
+                texts += tree.names(kwargs[k], k)
+        return texts

@@ -1,0 +1,97 @@
+"""Every stage between the user's source and machine code, computed when asked for."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from symgrad.ir import Func
+from symgrad.ir.adjoint import value_and_grad
+from symgrad.ir.errors import DifferentiationError
+
+if TYPE_CHECKING:
+    from symgrad.api_function import Function
+
+
+class Stages:
+    """The stages of one function for given arguments.
+
+    ``ir`` is the user's function as traced; ``adjoint`` has its derivative: the function's
+    own if it is a derivative, else value and gradient by all floating arguments.
+    ``optimized``, ``llvm``, ``asm`` and ``explain`` are of what is compiled.
+    """
+
+    def __init__(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._function, self._args, self._kwargs = function, args, kwargs
+
+    @functools.cached_property
+    def source(self) -> str:
+        """The user's source text."""
+        target = inspect.unwrap(self._function)
+        try:
+            return inspect.getsource(target)
+        except (OSError, TypeError):
+            return f"# the source of {self._function.name} is not available\n"
+
+    @functools.cached_property
+    def _own(self) -> Func:
+        return self._function.traced(*self._args, **self._kwargs).func
+
+    @functools.cached_property
+    def ir(self) -> Func:
+        """The function before differentiation."""
+        primal = self._function.primal
+        if primal is self._function:
+            return self._own
+        return primal.traced(*self._args, **self._kwargs).func
+
+    @functools.cached_property
+    def adjoint(self) -> Func:
+        """The function with its derivative."""
+        if self._function.is_derivative:
+            return self._own
+        own = self._own
+        wrt = [i for i, p in enumerate(own.params) if p.type.dtype.is_float]
+        if not wrt:
+            raise DifferentiationError(f"{self._function.name} has no floating argument")
+        return value_and_grad(own, wrt)
+
+    @functools.cached_property
+    def optimized(self) -> Func:
+        """After the passes."""
+        from symgrad.ir.passes import optimize
+
+        return optimize(self._own)
+
+    @functools.cached_property
+    def _lowered(self) -> Any:
+        from symgrad.codegen.compile import lower
+
+        return lower(self.optimized)
+
+    @functools.cached_property
+    def llvm(self) -> str:
+        """LLVM text of the kernels."""
+        text: str = self._lowered.llvm()
+        return text
+
+    @functools.cached_property
+    def asm(self) -> str:
+        """Assembly text of the kernels."""
+        text: str = self._lowered.asm()
+        return text
+
+    @functools.cached_property
+    def explain(self) -> str:
+        """Which kernels run, how often, and how much memory they share."""
+        low = self._lowered
+        counts: dict[str, int] = {}
+        for name in low.names:
+            counts[name] = counts.get(name, 0) + 1
+        lines = [
+            f"@{low.func.name}: {len(low.calls)} kernel calls, {len(counts)} kernels, "
+            f"{low.arena_bytes} bytes of arena, {low.threads} threads"
+        ]
+        lines += [f"  {n:4} x {name}" for name, n in counts.items()]
+        return "\n".join(lines) + "\n"

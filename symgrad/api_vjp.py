@@ -1,0 +1,198 @@
+"""The pull-back as a function of its own: one traced program cut in two.
+
+The forward half returns the results and the residuals, which are the values the backward
+half needs; the backward half runs once per cotangent.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from symgrad import tree
+from symgrad.api import (
+    Callback,
+    _call_on_inputs,
+    _filled,
+    _trace,
+    floating_leaves,
+    matched_leaves,
+)
+from symgrad.api_captures import Environment
+from symgrad.api_function import MAX_PROGRAMS, Traced, compile_func, leaf_type, trace_body
+from symgrad.ir import Builder, Func, TensorType, Value
+from symgrad.ir.adjoint import pull_back
+from symgrad.tracing import current_trace
+
+
+def vjp(f: Callback, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """``(f(*primals), pullback)``: the pull-back takes a cotangent of the result, in its
+    structure, to a tuple of cotangents of the primals."""
+    if current_trace() is not None:
+        return _stage_vjp(f, primals)
+    return _halves_of(f)(primals)
+
+
+def _stage_vjp(f: Callback, primals: tuple[Any, ...]) -> tuple[Any, Any]:
+    trace = _trace()
+    numbers = tuple(range(len(primals)))
+    result, specs, inputs = _call_on_inputs("vjp", f, numbers, primals, {})
+    outs, out_spec = floating_leaves(result)
+
+    def pullback(cotangent: Any) -> tuple[Any, ...]:
+        if not trace.is_current:  # under another transform: the same, traced there
+            cotangents: tuple[Any, ...] = vjp(f, *primals)[1](cotangent)
+            return cotangents
+        types = [x.value.type for x in outs]
+        cts = matched_leaves("vjp", "the cotangent", cotangent, out_spec, types)
+        flat = [v for leaves in inputs for v in leaves]
+        grads = iter(_filled(pull_back(trace.builder, [x.value for x in outs], cts, flat), flat))
+        return tuple(
+            tree.unflatten(spec, [next(grads) for _ in leaves])
+            for spec, leaves in zip(specs, inputs, strict=True)
+        )
+
+    return result, pullback
+
+
+@functools.lru_cache(maxsize=64)
+def _halves_of(f: Callback) -> _Halves:
+    return _Halves(f)
+
+
+class _Halves:
+    """Forward and backward programs of a function, per signature."""
+
+    def __init__(self, f: Callback) -> None:
+        self.f = f
+        self.programs: OrderedDict[Any, _Pair] = OrderedDict()
+
+    def __call__(self, primals: tuple[Any, ...]) -> tuple[Any, Any]:
+        leaves, spec = tree.flatten(primals)
+        key = spec, tuple(leaf_type(x) for x in leaves)
+        pair = self.programs.get(key)
+        if pair is None or not pair.environment.holds():
+            pair = self.programs[key] = _Pair(self.f, primals)
+            if len(self.programs) > MAX_PROGRAMS:
+                self.programs.popitem(last=False)
+        return pair.run(self.f, primals, leaves)
+
+
+class _Pair:
+    """The two programs for one signature."""
+
+    def __init__(self, f: Callback, primals: tuple[Any, ...]) -> None:
+        name = getattr(f, "__name__", "f")
+        shapes: list[TensorType] = []
+        specs: list[tree.Spec] = []
+
+        def joint(*args: Any) -> Any:
+            """Results, then a parameter per result, then the cotangents of the arguments."""
+            result, pullback = _stage_vjp(f, args)
+            outs, spec = floating_leaves(result)
+            shapes.extend(x.value.type for x in outs)
+            specs.append(spec)
+            cts = [_trace().parameter(t, f"ct{i}") for i, t in enumerate(shapes)]
+            return [outs, pullback(tree.unflatten(spec, cts)), cts]
+
+        def names() -> list[str]:
+            return [n for i, x in enumerate(primals) for n in tree.names(x, f"arg{i}")]
+
+        traced = trace_body(joint, name, primals, {}, names)
+        self.out_types, self.out_spec = shapes, specs[0]
+        self.environment = Environment(f, traced.captures, traced.guards)
+        forward, backward = _cut(traced, len(shapes))
+        self.forward, self.backward = compile_func(forward), compile_func(backward)
+
+    def run(self, f: Callback, primals: Any, leaves: Sequence[Any]) -> tuple[Any, Any]:
+        """The result, and the pull-back that holds on to the residuals."""
+        results = list(self.forward([*leaves, *self.environment.arrays()]))
+        outs, residuals = results[: len(self.out_types)], results[len(self.out_types) :]
+        spec = tree.flatten(primals)[1]
+
+        def pullback(cotangent: Any) -> tuple[Any, ...]:
+            if current_trace() is not None:
+                cotangents: tuple[Any, ...] = vjp(f, *primals)[1](cotangent)
+                return cotangents
+            cts = _concrete_cotangents(cotangent, self.out_spec, self.out_types)
+            result: tuple[Any, ...] = tree.unflatten(spec, self.backward([*residuals, *cts]))
+            return result
+
+        return tree.unflatten(self.out_spec, outs), pullback
+
+
+def _concrete_cotangents(given: Any, spec: tree.Spec, types: Sequence[TensorType]) -> list[Any]:
+    import numpy as np
+
+    from symgrad.ir.errors import ShapeError, UsageError
+
+    leaves, own = tree.flatten(given)
+    if own.num_leaves != spec.num_leaves or (own != spec and not spec.is_leaf()):
+        raise UsageError(f"vjp: the cotangent must have the structure {spec}, got {own}")
+    arrays = [np.asarray(x, t.dtype.numpy) for x, t in zip(leaves, types, strict=True)]
+    for x, t in zip(arrays, types, strict=True):
+        if x.shape != t.shape:
+            raise ShapeError(f"vjp: the cotangent of {t} must have its shape, got {x.shape}")
+    return arrays
+
+
+def _cut(traced: Traced, outs: int) -> tuple[Func, Func]:
+    """The forward and the backward half of a joint function.
+
+    Its results are the outputs, the cotangents of its arguments, and the parameters that
+    stand for the cotangents of the outputs.
+    """
+    func = traced.func
+    cts = func.results[len(func.results) - outs :]
+    grads = func.results[outs : len(func.results) - outs]
+    late = {id(v) for v in cts}  # values that depend on a cotangent
+    ops = []
+    for op in func.ops:
+        if any(id(v) in late for v in op.operands):
+            ops.append(op)
+            late.update(id(v) for v in op.results)
+    builder = Builder(locations=False)
+    new: dict[int, Value] = {}
+    residuals: list[Value] = []
+
+    def value(v: Value) -> Value:
+        """The value in the backward half: a residual where it was made in the forward one."""
+        if id(v) not in new:
+            if v.op is not None and v.op.name == "constant":
+                new[id(v)] = builder.copy(v.op, ())
+            else:
+                new[id(v)] = builder.param(v.type, f"residual{len(residuals)}")
+                residuals.append(v)
+        return new[id(v)]
+
+    for op in ops:
+        for v in op.operands:
+            if id(v) not in late:
+                value(v)
+    for v in grads:
+        if id(v) not in late:
+            value(v)
+    for i, v in enumerate(cts):
+        new[id(v)] = builder.param(v.type, f"ct{i}")
+    for op in ops:
+        with builder.at(op.loc):
+            made = builder.copy(op, [new[id(v)] for v in op.operands])
+        made = made if isinstance(made, tuple) else (made,)
+        new.update((id(old), v) for old, v in zip(op.results, made, strict=True))
+    backward = builder.build([new[id(v)] for v in grads], f"{func.name}_backward")
+    params = [p for p in func.params if all(p is not ct for ct in cts)]
+    needed = _needed(func, [*func.results[:outs], *residuals])
+    forward = Func(func.name, tuple(params), needed, (*func.results[:outs], *residuals))
+    return forward, backward
+
+
+def _needed(func: Func, results: Sequence[Value]) -> tuple[Any, ...]:
+    wanted = {id(v.op) for v in results if v.op}
+    kept = []
+    for op in reversed(func.ops):
+        if id(op) in wanted:
+            kept.append(op)
+            wanted.update(id(v.op) for v in op.operands if v.op)
+    return tuple(reversed(kept))
