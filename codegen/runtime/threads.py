@@ -252,6 +252,7 @@ class Team:
         self._memory = aligned_bytes(BLOCK_BYTES)
         self.block: int = self._memory.ctypes.data
         self._size = size
+        self._started = False
         self._closed = False
         self._guard = threading.RLock()  # held while the team starts or stops
         self._workers: list[_Worker] = []
@@ -275,14 +276,17 @@ class Team:
         with self._guard:
             if self._word(OPEN).value:
                 return
-            size = 1 if self._closed else self.size
-            self._long(SPIN).value = SPINS if available_cpus() >= size else 0
-            if size > 1:
+            self._started = True
+            with self._locked():
+                size = 1 if self._closed else self.size
+                self._long(SPIN).value = SPINS if available_cpus() >= size else 0
                 epoch = self._word(EPOCH).value
                 with _signals_blocked(), contextlib.suppress(RuntimeError):
                     for tid in range(1, size):
                         self._workers.append(_Worker(self._waiting, self.block, tid, epoch))
-            self._long(SIZE).value = len(self._workers) + 1
+                self._long(SIZE).value = len(self._workers) + 1
+            # Only now: who finds the team open may wait for the lock with the interpreter's
+            # lock in hand, which this thread needs as long as it is inside.
             self._word(OPEN).value = 1
 
     def stop(self) -> None:
@@ -300,20 +304,29 @@ class Team:
     def stopped(self) -> Iterator[None]:
         """No worker lives, and no launch begins, inside this context."""
         with self._guard:
-            self._word(OPEN).value = 0
-            if not self._workers:
+            if not self._started:
                 yield
                 return
-            # A loop of launches finds the team closed and now waits for the guard.
-            _, acquire, release, launch = _entries(self._waiting)
-            _call(acquire, self.block + LOCK)
-            try:
-                _call(launch, self.block, None, None)
-                while self._workers:
-                    self._workers.pop().join()
+            # A loop of launches finds the team closed and then waits for the guard.
+            self._word(OPEN).value = 0
+            with self._locked():
+                if self._workers:
+                    *_, launch = _entries(self._waiting)
+                    _call(launch, self.block, None, None)
+                for worker in self._workers:
+                    worker.join()
+                self._workers.clear()
                 yield
-            finally:
-                _call(release, self.block + LOCK)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No launch is under way or begins inside this context."""
+        _, acquire, release, _ = _entries(self._waiting)
+        _call(acquire, self.block + LOCK)
+        try:
+            yield
+        finally:
+            _call(release, self.block + LOCK)
 
     def _word(self, offset: int) -> ctypes.c_int32:
         return ctypes.c_int32.from_address(self.block + offset)
@@ -327,18 +340,25 @@ class _Worker:
 
     def __init__(self, waiting: Waiting, block: int, tid: int, epoch: int) -> None:
         run, *_ = _entries(waiting)
+        # The thread reads this at its start, which may be late: it lives until `join` is over.
         self._start = (ctypes.c_int64 * 3)(block, tid, epoch)
+        self._thread: threading.Thread | ctypes.c_ulong
         if waiting.futex is None:
             body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(run)
-            self._python = threading.Thread(target=body, args=(self._start,), daemon=True)
-            self._python.start()
-            self.join = self._python.join
+            self._thread = threading.Thread(target=body, args=(self._start,), daemon=True)
+            self._thread.start()
             return
-        system, thread = ctypes.CDLL(None), ctypes.c_ulong()
-        start = (ctypes.byref(thread), None, ctypes.c_void_p(run), self._start)
-        if error := system.pthread_create(*start):
+        self._thread = ctypes.c_ulong()
+        start = (ctypes.byref(self._thread), None, ctypes.c_void_p(run), self._start)
+        if error := ctypes.CDLL(None).pthread_create(*start):
             raise RuntimeError(os.strerror(error))
-        self.join = functools.partial(system.pthread_join, thread, None)
+
+    def join(self) -> None:
+        """Waits for the thread to end."""
+        if isinstance(self._thread, threading.Thread):
+            self._thread.join()
+        else:
+            ctypes.CDLL(None).pthread_join(self._thread, None)
 
 
 def _call(address: int, *arguments: int | None) -> None:

@@ -11,6 +11,8 @@ import pytest
 from symgrad.ir import cache
 from symgrad.ir.cache import Cache
 
+import symgrad
+
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -141,7 +143,7 @@ for i in range(300):
 
 
 def test_processes_share_it() -> None:
-    root = Path(cache.__file__).parent.parent
+    root = Path(symgrad.__file__).parent.parent
     writers = [subprocess.Popen([sys.executable, "-c", WRITER], cwd=root) for _ in range(3)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert cache.info()[0].bytes <= 45_000

@@ -19,6 +19,8 @@ from symgrad.codegen.runtime import fastcall, threads
 from symgrad.codegen.runtime.program import NativeProgram, Step
 from symgrad.codegen.target import Target
 
+import symgrad
+
 F64 = np.dtype(np.float64)
 
 pytestmark = pytest.mark.skipif(not fastcall.supported(), reason="no fast calls here")
@@ -241,7 +243,7 @@ def test_the_native_code_is_the_same_in_every_process() -> None:
         "from symgrad.codegen.target import Target\n"
         "k = Emitter(Target.host()); fastcall._emit_module(k); print(k.module())"
     )
-    root = Path(jit.__file__).parent.parent
+    root = Path(symgrad.__file__).parent.parent
     run = [sys.executable, "-c", code]
     texts = [subprocess.check_output(run, cwd=root, text=True) for _ in range(2)]
     assert texts[0] == texts[1]

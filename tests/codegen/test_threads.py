@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from symgrad.codegen.runtime.program import ARENA, NativeProgram, Step
 from symgrad.codegen.runtime.threads import Team, Waiting, get_num_threads, set_num_threads
 from symgrad.codegen.target import Target
 
-ROOT = Path(jit.__file__).parent.parent
+import symgrad
+
+ROOT = Path(symgrad.__file__).parent.parent
 Longs = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -194,12 +198,17 @@ def test_python_threads_share_the_team_and_a_program(release: bool) -> None:
                     failures.append((seed, i))
 
     workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
     for worker in workers:
         worker.start()
-    for size in (3, 1, 2, 4, 2) * 8:  # the team may change its size under way
-        set_num_threads(size)
+    sizes = itertools.cycle((3, 1, 2, 4, 2))  # the team may change its size under way
+    while any(worker.is_alive() for worker in workers):
+        set_num_threads(next(sizes))
+        time.sleep(1e-4)
     for worker in workers:
         worker.join()
+    sys.setswitchinterval(interval)
     assert failures == []
 
 
@@ -237,6 +246,17 @@ def test_a_team_with_and_without_the_kernels_help(waiting: Waiting, size: int) -
             np.testing.assert_array_equal(table, np.add.outer(np.arange(200), np.arange(size)))
         if round_ % 4 == 0:
             team.stop()
+    team.close()
+    assert team._workers == []
+
+
+@pytest.mark.parametrize("waiting", [Waiting.here(), Waiting(None)])
+def test_a_team_stops_before_its_workers_have_begun(waiting: Waiting) -> None:
+    team = Team(4, waiting)
+    for i in range(200):
+        team.start()
+        team.stop()
+        assert np.full(3 + i % 5, 1 << 34).size  # what a worker must not find where it looks
     team.close()
     assert team._workers == []
 
