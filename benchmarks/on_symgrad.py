@@ -9,6 +9,9 @@ import cases
 import numpy as np
 
 import symgrad as sg
+import symgrad.models
+import symgrad.nn.functional
+import symgrad.optim
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -46,8 +49,8 @@ def chain(chain: str, dtype: str, size: int) -> Call:
 
 def resnet18_infer(batch: int, size: int) -> Call:
     """Forward with running statistics."""
-    model, parameters, state = _resnet18()
-    model.eval()
+    model = _resnet18().eval()
+    parameters, state = dict(model.named_parameters()), dict(model.named_buffers())
     x = cases.images(batch, size)
 
     @sg.jit
@@ -60,59 +63,58 @@ def resnet18_infer(batch: int, size: int) -> Call:
 
 def resnet18_train(batch: int, size: int) -> Call:
     """Forward, cross-entropy, backward, SGD with momentum: one compiled step."""
-    model, parameters, state = _resnet18()
-    model.train()
-    x, y = cases.images(batch, size), cases.labels(batch, 1000)
+    model = _resnet18().train()
 
-    def loss(parameters: Arrays, state: Arrays) -> tuple[Array, Arrays]:
+    def loss(parameters: Arrays, state: Arrays, x: Array, y: Array) -> tuple[Array, Arrays]:
         logits, state = sg.nn.functional_call(model, parameters, state, x)
         return sg.nn.functional.cross_entropy(logits, y), state
 
-    return _training(loss, parameters, state)
+    parameters, state = dict(model.named_parameters()), dict(model.named_buffers())
+    x, y = cases.images(batch, size), cases.labels(batch, 1000)
+    return _training(loss, parameters, state, x, y)
 
 
 def mlp() -> Call:
     """Three linear layers with ReLU between, cross-entropy, SGD with momentum."""
-    x, y = cases.mlp_images(), cases.labels(cases.MLP_BATCH, 10)
 
-    def loss(p: Arrays, state: Arrays) -> tuple[Array, Arrays]:
+    def loss(p: Arrays, state: Arrays, x: Array, y: Array) -> tuple[Array, Arrays]:
         h = np.maximum(x @ p["w0"].T + p["b0"], 0)
         h = np.maximum(h @ p["w1"].T + p["b1"], 0)
         return sg.nn.functional.cross_entropy(h @ p["w2"].T + p["b2"], y), state
 
-    return _training(loss, cases.mlp_parameters(), {})
+    x, y = cases.mlp_images(), cases.labels(cases.MLP_BATCH, 10)
+    return _training(loss, cases.mlp_parameters(), {}, x, y)
 
 
-def _resnet18() -> tuple[Any, dict[str, Array], dict[str, Array]]:
-    """The model, its parameters and its running statistics."""
-    model = sg.models.resnet18(num_classes=1000)
-
-    def filled(tensors: Any) -> dict[str, Array]:
-        arrays = {name: np.asarray(tensor) for name, tensor in tensors}
-        return {
-            name: cases.weight(name, array.shape) if array.dtype.kind == "f" else array
-            for name, array in arrays.items()
-        }
-
-    return model, filled(model.named_parameters()), filled(model.named_buffers())
+def _resnet18() -> Any:
+    """The model with the weights that all sides use."""
+    model = sg.models.resnet18()
+    own = model.state_dict()
+    weights = {k: cases.weight(k, v.shape) for k, v in own.items() if v.dtype.kind == "f"}
+    model.load_state_dict(own | weights)
+    return model
 
 
-def _training(loss: Callable[..., Any], parameters: Arrays, state: Arrays) -> Call:
+def _training(
+    loss: Callable[..., Any], parameters: Arrays, state: Arrays, x: Array, y: Array
+) -> Call:
     """A step of SGD with momentum that keeps its arrays between calls."""
+    optimiser = sg.optim.SGD(lr=cases.LEARNING_RATE, momentum=cases.MOMENTUM)
     gradient = sg.value_and_grad(loss, has_aux=True)
 
     @sg.jit(donate_argnums=(0, 1, 2))
-    def step(parameters: Arrays, momentum: Arrays, state: Arrays) -> tuple[Any, ...]:
-        (value, state), gradients = gradient(parameters, state)
-        momentum = {k: cases.MOMENTUM * v + gradients[k] for k, v in momentum.items()}
-        parameters = {k: v - cases.LEARNING_RATE * momentum[k] for k, v in parameters.items()}
+    def step(
+        parameters: Arrays, momentum: Arrays, state: Arrays, x: Array, y: Array
+    ) -> tuple[Any, ...]:
+        (value, state), gradients = gradient(parameters, state, x, y)
+        parameters, momentum = optimiser.apply(parameters, gradients, momentum)
         return value, parameters, momentum, state
 
-    carried = parameters, {k: np.zeros_like(v) for k, v in parameters.items()}, state
+    carried = parameters, optimiser.init(parameters), state
 
     def call() -> Any:
         nonlocal carried
-        value, *carried = step(*carried)
+        value, *carried = step(*carried, x, y)
         return value
 
     return call
