@@ -179,10 +179,12 @@ class _Nest:
             return
         full = loop.extent // step * step
         start, main, stop = self.bounds.get(index, (0, full, loop.extent))
-        if full:
+        if is_vector and plan.one_copy and loop.extent % lanes and not loop.chunk:
+            main = start
+        elif full:
             self._blocks(index, wide, start, main)
         if loop.extent == full:
-            return
+            return  # no thread has a remainder
         if not is_vector:
             with k.loop(main, stop) as i:
                 self.descend(index + 1, self.at(index, state, i))
@@ -206,10 +208,7 @@ class _Nest:
         if loop.chunk and state.accumulators:
             run = loop.chunk * step
             with k.loop(start, stop, run) as chunk:
-                accumulators = {
-                    key: Accumulator(k, a.kind, a.dtype, a.lanes, a.ways)
-                    for key, a in state.accumulators.items()
-                }
+                accumulators = {key: a.fresh() for key, a in state.accumulators.items()}
                 self._blocks_to(
                     index, replace(state, accumulators=accumulators), chunk,
                     k.min(k.add(chunk, run), stop),
@@ -268,7 +267,9 @@ class _Nest:
             if key not in state.env:
                 operands = [self._value(v, row, state) for v in op.operands]
                 dtypes = [v.type.dtype.name for v in op.operands]
-                state.env[key] = scalar.emit_op(self.k, op.name, operands, dtypes, op.attrs)
+                state.env[key] = scalar.emit_op(
+                    self.k, op.name, operands, dtypes, op.attrs, outline=self.plan.outline
+                )
 
     def _key(self, value: Value, row: Row) -> tuple[int, Row]:
         return id(value), self._row_of(self.levels.depends(value), row)
@@ -402,13 +403,15 @@ class _Nest:
         is_inner = plan.loops[plan.vector].reduced
         lanes = plan.lanes if is_inner else state.lanes
         has_tail = not k.target.has_masks and plan.loops[plan.vector].extent % plan.lanes
+        tail = bool(is_inner and has_tail)
         accumulators = {}
         for n, output in enumerate(self.spec.outputs):
             if output.reduce:
                 dtype = accumulator_dtype(output.access.dtype)
                 for row in rows:
-                    new = Accumulator(k, output.reduce, dtype, lanes, ways)
-                    accumulators[n, row] = new.with_scalar() if is_inner and has_tail else new
+                    accumulators[n, row] = Accumulator(
+                        k, output.reduce, dtype, lanes, ways, tail=tail
+                    )
         return accumulators
 
     def _accumulate(self, output: int, value: Reg, source: str, row: Row, state: _State) -> None:

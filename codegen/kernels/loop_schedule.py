@@ -20,18 +20,22 @@ from symgrad.codegen.kernels.loop_spec import Indirect, LoopSpec
 
 if TYPE_CHECKING:
     from symgrad.codegen.target import Target
-    from symgrad.ir.graph import Region
+    from symgrad.ir.graph import Op, Region
 
 SERIAL_WORK = 8192
 """Nests of less work (elements times operations) run on one thread."""
 SUM_RUN = 256
 """Additions into one float accumulator before it moves to the next level."""
+LARGE_BODY = 64
+"""Operation cost from which on a body's code counts more than a mask."""
+INLINE_MATH = 16
+"""Transcendental operations that are inlined in one body; more of them are called."""
 _BALANCED = 0.9
 _COSTS = {"div": 4, "sqrt": 4, "rem": 8, "fmod": 8, "floor_div": 8}
 _CHEAP = frozenset(
     """neg abs sign floor ceil round trunc isnan isfinite logical_not bitwise_not add sub mul
     maximum minimum copysign eq ne lt le gt ge and or xor shift_left shift_right select convert
-    stop_gradient""".split()
+    stop_gradient constant""".split()
 )
 
 
@@ -76,6 +80,10 @@ class Schedule:
     """The reduced loop that is cut into parts."""
     balance: float = 1.0
     """Share of the threads' time that does work."""
+    one_copy: bool = False
+    """Whether even full vectors run masked, so that a large body is written only once."""
+    outline: bool = False
+    """Whether vector math is called instead of inlined."""
 
     def step(self, index: int) -> int:
         """Iterations of a loop that one block covers."""
@@ -138,12 +146,14 @@ def merged(dims: list[Dim]) -> list[Dim]:
 # -- choices -------------------------------------------------------------------
 
 
+def _is_cheap(op: Op) -> bool:
+    return op.name in _CHEAP
+
+
 def operation_cost(body: Region) -> int:
     """Instructions that one evaluation of a region takes, roughly."""
     return sum(
-        1 if op.name in _CHEAP else _COSTS.get(op.name, 16)
-        for op in body.ops
-        if op.name != "constant"
+        1 if _is_cheap(op) else _COSTS.get(op.name, 16) for op in body.ops if op.name != "constant"
     )
 
 
@@ -262,8 +272,10 @@ def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
         None if tile is None else place[tile],
         (0, 0),
         None if split_dim is None else place[dims.index(split_dim)],
+        one_copy=target.has_masks and operation_cost(spec.body) >= LARGE_BODY,
+        outline=sum(not _is_cheap(op) for op in spec.body.ops) > INLINE_MATH,
     )
-    if any(o.reduce == "sum" for o in spec.outputs):
+    if any(o.reduce == "sum" and "f" in o.access.dtype for o in spec.outputs):
         plan = replace(plan, loops=_chunked(plan))
     return _shared(plan, spec, threads)
 
@@ -310,7 +322,7 @@ def _chunked(plan: Schedule) -> tuple[Loop, ...]:
         loop = loops[index]
         if not loop.reduced:
             continue
-        blocks = -(-loop.extent // plan.step(index))
+        blocks = max(1, -(-loop.extent // plan.step(index)))
         run = max(1, SUM_RUN // count)
         if blocks <= run:
             count *= blocks

@@ -68,11 +68,12 @@ class Accumulator:
     loop goes to a slot of its own.
     """
 
-    def __init__(self, k: Emitter, kind: str, dtype: str, lanes: int, ways: int) -> None:
-        self._k, self.kind, self.dtype, self.ways = k, kind, dtype, ways
-        self.lanes = lanes
+    def __init__(
+        self, k: Emitter, kind: str, dtype: str, lanes: int, ways: int, *, tail: bool = False
+    ) -> None:
+        self._k, self.kind, self.dtype, self.lanes, self.ways = k, kind, dtype, lanes, ways
         self._slots = [self._new(lanes) for _ in range(ways)]
-        self._scalar: Reg | None = None
+        self._scalar = self._new(1) if tail and lanes > 1 else None
 
     def _new(self, lanes: int) -> Reg:
         k = self._k
@@ -80,11 +81,10 @@ class Accumulator:
         k.store(constant(k, self.dtype, identity(self.kind, self.dtype), lanes), slot)
         return slot
 
-    def with_scalar(self) -> Accumulator:
-        """Adds the slot for a scalar tail."""
-        if self.lanes > 1:
-            self._scalar = self._new(1)
-        return self
+    def fresh(self) -> Accumulator:
+        """An empty accumulator of the same form."""
+        tail = self._scalar is not None
+        return Accumulator(self._k, self.kind, self.dtype, self.lanes, self.ways, tail=tail)
 
     def take(self, value: Reg, way: int, mask: Reg | None = None) -> None:
         """Takes in a vector (only the lanes of ``mask``), or a scalar of the tail."""

@@ -262,3 +262,20 @@ def test_specs_are_equal_when_their_texts_are() -> None:
     assert one == two
     assert hash(one) == hash(two)
     assert one != LoopSpec(one.extents, one.inputs, other, one.outputs)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("count", [5, 20])
+@pytest.mark.parametrize("n", [3, 16, 33, 5000])
+def test_large_bodies(n: int, count: int, target: str) -> None:
+    """Bodies that are written once and masked, and those whose vector math is called."""
+
+    def body(b: Any, x: Any) -> Any:
+        y = x
+        for i in range(count):
+            y = b.emit("exp", y * 0.25) * 0.5 + x * i
+        return y, y
+
+    a = Access("f64", (1,))
+    outputs = (Output(a), Output(Access("f64", (0,)), "sum", (0,)))
+    check(LoopSpec((n,), (a,), region(body, "f64"), outputs), 2, target, rtol=1e-12)

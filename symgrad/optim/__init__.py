@@ -1,0 +1,5 @@
+"""Optimisers."""
+
+from symgrad.optim.sgd import SGD
+
+__all__ = ["SGD"]
