@@ -64,6 +64,8 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if "_parameters" not in self.__dict__:
             raise UsageError(f"{type(self).__name__}: call super().__init__() first")
+        if isinstance(value, Parameter | Module):
+            self.__dict__.pop(name, None)  # a plain value, such as None, it had before
         if isinstance(value, Parameter):
             self._parameters[name] = value.data
         elif isinstance(value, Module):
