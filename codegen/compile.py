@@ -12,7 +12,7 @@ from symgrad.codegen import plan
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import compile_modules, emit_assembly, optimised
 from symgrad.codegen.layout import Layouts
-from symgrad.codegen.lowering import find_epilogues, lower_func
+from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.runtime.memory import SMALL, empty
 from symgrad.codegen.runtime.program import ARENA, NativeProgram, Step
@@ -39,6 +39,8 @@ class Lowered:
     modules: dict[str, str]
     """LLVM text of each kernel."""
     arena_bytes: int
+    homes: dict[int, int]
+    """Slots of results that overwrite a donated parameter, with that parameter's."""
 
     def llvm(self, *, optimise: bool = False) -> str:
         """The kernels' LLVM text."""
@@ -50,15 +52,22 @@ class Lowered:
         return "\n".join(emit_assembly(t, self.target) for t in self.modules.values())
 
 
-def lower(func: Func, *, target: Target | None = None, threads: int | None = None) -> Lowered:
+def lower(
+    func: Func,
+    *,
+    target: Target | None = None,
+    threads: int | None = None,
+    donate: Sequence[int] = (),
+) -> Lowered:
     """Kernel calls, memory plan and LLVM text for an optimised function.
 
-    Raises ``NoKernelError`` for an op that nothing can run.
+    ``donate`` numbers parameters whose memory results may take over.  Raises ``NoKernelError`` for an op that nothing can run.
     """
     target = target or Target.host()
     threads = threads or get_num_threads()
     scope = Scope(target, threads, Layouts(func), find_epilogues(func))
     calls = lower_func(scope, func)
+    homes = reuse_donated(func, calls, donate)
     arena = plan.place_buffers(calls)
     names: dict[Hashable, str] = {}
     modules: dict[str, str] = {}
@@ -68,7 +77,7 @@ def lower(func: Func, *, target: Target | None = None, threads: int | None = Non
             name = names[key] = f"{call.phase.label.replace(' ', '_')}_{len(names)}"
             modules[name] = kernel_text(call.phase.emit, call.phase.spec, name, target)
     used = tuple(names[c.phase.emit, c.phase.spec] for c in calls)
-    return Lowered(func, target, threads, tuple(calls), used, modules, arena)
+    return Lowered(func, target, threads, tuple(calls), used, modules, arena, homes)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -82,10 +91,14 @@ def kernel_text(
 
 
 def compile_func(
-    func: Func, *, target: Target | None = None, threads: int | None = None
+    func: Func,
+    *,
+    target: Target | None = None,
+    threads: int | None = None,
+    donate: Sequence[int] = (),
 ) -> Executable:
-    """Native code for an optimised function, ready to call."""
-    return Executable(lower(func, target=target, threads=threads))
+    """Native code for an optimised function, ready to call; see ``lower``."""
+    return Executable(lower(func, target=target, threads=threads, donate=donate))
 
 
 class Executable:
@@ -110,7 +123,7 @@ class Executable:
         }
         stops = plan.barriers(lowered.calls)
         steps = [
-            Step(name, tuple(_pointer(b, numbers) for b in call.buffers), call.parallel, stop)
+            Step(name, tuple(self._pointer(b, numbers) for b in call.buffers), call.parallel, stop)
             for name, call, stop in zip(lowered.names, lowered.calls, stops, strict=True)
         ]
         addresses = compile_modules(lowered.modules, lowered.target)
@@ -124,7 +137,7 @@ class Executable:
         )
         # Large results come from recycled memory, which the direct call does not know.
         self._direct: Callable[..., Any] | None = None
-        if all(t.bytes < SMALL for t in func.result_types):
+        if not lowered.homes and all(t.bytes < SMALL for t in func.result_types):
             self._direct = self._program.bind(
                 self._params, [(dtype, shape) for shape, dtype in self._results]
             )
@@ -140,14 +153,29 @@ class Executable:
                 results: Sequence[Any] = fast
                 return results
         arrays = self._checked(arguments)
-        made = [empty(shape, dtype) for shape, dtype in self._results]
+        made = self._results_for(arrays)
         self._program.run([a.ctypes.data for a in (*arrays, *made)])
         return [a[()] for a in made]
+
+    def _pointer(self, buffer: Buffer, constants: dict[int, int]) -> tuple[int, int]:
+        if buffer.slot is not None:
+            return self.lowered.homes.get(buffer.slot, buffer.slot), 0
+        if buffer.data is not None:
+            return constants[id(buffer)], 0
+        return ARENA, buffer.offset
+
+    def _results_for(self, arrays: list[Array]) -> list[Array]:
+        """Arrays for the results: donated ones and recycled memory."""
+        made = []
+        for number, (shape, dtype) in enumerate(self._results):
+            home = self.lowered.homes.get(len(arrays) + number)
+            made.append(empty(shape, dtype) if home is None else arrays[home])
+        return made
 
     def profile(self, arguments: Sequence[Any]) -> list[tuple[Call, float]]:
         """The seconds each kernel call took in one run."""
         arrays = self._checked(arguments)
-        results = [empty(shape, dtype) for shape, dtype in self._results]
+        results = self._results_for(arrays)
         times = self._program.run_timed([*arrays, *results])
         return list(zip(self.lowered.calls, map(float, times), strict=True))
 
@@ -164,11 +192,3 @@ class Executable:
             # Not ascontiguousarray: that would turn a scalar's array into one axis.
             arrays.append(array if array.flags.c_contiguous else array.copy(order="C"))
         return arrays
-
-
-def _pointer(buffer: Buffer, constants: dict[int, int]) -> tuple[int, int]:
-    if buffer.slot is not None:
-        return buffer.slot, 0
-    if buffer.data is not None:
-        return constants[id(buffer)], 0
-    return ARENA, buffer.offset

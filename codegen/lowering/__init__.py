@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from symgrad.codegen.lowering import conv, elementwise, index, scan, shape, window
 from symgrad.codegen.lowering.epilogue import find_epilogues
 from symgrad.codegen.lowering.scope import Call, Scope
-from symgrad.codegen.storage import Buffer, dense
-from symgrad.ir.graph import Func
+from symgrad.codegen.storage import Buffer, Storage, dense
+from symgrad.ir.graph import Func, Value
 
 __all__ = [
     "conv",
@@ -15,6 +17,7 @@ __all__ = [
     "index",
     "linalg",
     "lower_func",
+    "reuse_donated",
     "scan",
     "shape",
     "window",
@@ -36,12 +39,48 @@ def lower_func(scope: Scope, func: Func) -> list[Call]:
     for number, value in enumerate(func.results):
         slot = len(func.params) + number
         home = scope.storage(value)
-        buffer = home.buffer
-        own = buffer.slot is None and buffer.data is None and id(buffer) not in taken
-        whole = home.is_dense and home.access.offset == 0 and buffer.bytes == value.type.bytes
-        if own and whole:
-            buffer.slot = slot
+        if id(home.buffer) not in taken and _is_whole(home, value):
+            home.buffer.slot = slot
         else:
             scope.copy(home, dense(value.type, Buffer(value.type.bytes, slot=slot)))
-        taken.add(id(buffer))
+        taken.add(id(home.buffer))
     return scope.calls
+
+
+def _is_whole(home: Storage, value: Value) -> bool:
+    """Whether a value's buffer can be the caller's result array itself."""
+    own = home.buffer.slot is None and home.buffer.data is None
+    return own and home.is_dense and home.access.offset == 0 and home.buffer.bytes == value.type.bytes
+
+
+def reuse_donated(func: Func, calls: Sequence[Call], donated: Sequence[int]) -> dict[int, int]:
+    """Lets results overwrite donated parameters: ``{result slot: parameter slot}``.
+
+    A result may when the parameter has its type and is not read after the call that
+    writes the result, which itself reads it element by element at most.
+    """
+    last_read: dict[int, int] = {}
+    written: dict[int, tuple[int, Buffer]] = {}
+    for index, call in enumerate(calls):
+        for buffer in call.reads:
+            if buffer.slot is not None and buffer not in call.writes:
+                last_read[buffer.slot] = index
+        for buffer in call.writes:
+            if buffer.slot is not None:
+                written.setdefault(buffer.slot, (index, buffer))
+    homes: dict[int, int] = {}
+    free = set(donated)
+    for number, type in enumerate(func.result_types):
+        slot = len(func.params) + number
+        if slot not in written:
+            continue
+        index, buffer = written[slot]
+        overwritten = {source.slot for target, source in calls[index].in_place if target is buffer}
+        for param in sorted(free, key=lambda p: p not in overwritten):
+            last = last_read.get(param, -1)
+            harmless = last < index or (last == index and param in overwritten)
+            if func.params[param].type == type and harmless:
+                homes[slot] = param
+                free.discard(param)
+                break
+    return homes

@@ -246,17 +246,15 @@ def _in_place(
     spec: LoopSpec, inputs: Sequence[Storage], outputs: Sequence[Storage]
 ) -> tuple[tuple[Buffer, Buffer], ...]:
     """Outputs that may overwrite an input: the nest reads that buffer nowhere else."""
-    pairs = []
-    for output, target in zip(spec.outputs, outputs, strict=True):
-        for access, source in zip(spec.inputs, inputs, strict=True):
-            same = [
-                a for a, s in zip(spec.inputs, inputs, strict=True) if s.buffer is source.buffer
-            ]
-            if output.reduce is None and all(a == output.access for a in same):
-                if access == output.access and all(s for s in access.strides):
-                    pairs.append((target.buffer, source.buffer))
-                    break
-    return tuple(pairs)
+    reads: dict[Buffer, set[Access]] = {}
+    for access, source in zip(spec.inputs, inputs, strict=True):
+        reads.setdefault(source.buffer, set()).add(access)
+    return tuple(
+        (target.buffer, buffer)
+        for output, target in zip(spec.outputs, outputs, strict=True)
+        for buffer, accesses in reads.items()
+        if output.reduce is None and accesses == {output.access} and all(output.access.strides)
+    )
 
 
 def _touched(extents: Sequence[int], access: Access) -> int:
