@@ -90,7 +90,7 @@ def erfc(x: Lanes) -> Lanes:
         return narrow(_erfc_wide(widen(x)))
     a = clamp(abs(x), 0.0, ERFC_ZERO["double"])
     square, error = two_product(a, a)
-    bits, r, tail = reduced(-square, -error)
+    n, r, tail = reduced(-square, -error)
     one, lost = fast_two_sum(1.0, r)
     lost = lost + tail
     first, *others = ERFC["double"]
@@ -98,7 +98,7 @@ def erfc(x: Lanes) -> Lanes:
     p = fast_two_sum(first, fma(t, polynomial(t, others), ERFC_FIRST_LOW))
     ratio = Pair(*p) / Pair(*two_sum(a + a, a.const(1.0)))
     y = fma(one, ratio.hi, fma(one, ratio.lo, lost * ratio.hi))
-    y = scale_by_power(y, bits)
+    y = scale_by_power(y, n)
     y = where(x < 0.0, 2.0 - y, y)
     # Near 0 the polynomial would need more terms than that of erf.
     one, lost = fast_two_sum(1.0, -x)
@@ -110,10 +110,10 @@ def _erfc_wide(x: Lanes) -> Lanes:
     """erfc in f64 with the polynomials for f32 results."""
     a = clamp(abs(x), 0.0, ERFC_ZERO["float"])
     square = a * a
-    n, bits = nearest(square, -INV_LN2)
-    r = fma(n, -sum(LN2_PARTS["double"]), -square)
+    n = nearest(square, -INV_LN2)
+    r = fma(n.value, -sum(LN2_PARTS["double"]), -square)
     power = fma(r * r, polynomial(r, EXP["wide"]), r) + 1.0
     first, *others = ERFC["float"]
     t = (a - 4.0) / (a + 4.0)
-    y = scale_by_power(power, bits) * fma(t, polynomial(t, others), first) / fma(a, 2.0, 1.0)
+    y = scale_by_power(power, n) * fma(t, polynomial(t, others), first) / fma(a, 2.0, 1.0)
     return where(x < 0.0, 2.0 - y, y)

@@ -11,6 +11,7 @@ from symgrad.codegen.vecmath.lanes import (
     MANTISSA,
     Lanes,
     Pair,
+    Whole,
     exponent_of_two,
     fast_two_sum,
     fma,
@@ -63,45 +64,45 @@ def clamp(x: Lanes, low: float, high: float) -> Lanes:
     return where(x > high, high, x)
 
 
-def reduced(x: Lanes, below: Lanes | None = None) -> tuple[Lanes, Lanes, Lanes]:
-    """``n`` in the low bits of an integer, ``r`` and ``tail``: ``exp(x) = 2**n (1 + r + tail)``.
+def reduced(x: Lanes, below: Lanes | None = None) -> tuple[Whole, Lanes, Lanes]:
+    """``n``, ``r`` and ``tail`` of ``exp(x) = 2**n (1 + r + tail)``.
 
     The error is far below the last place of the sum, about 2**-4 units.  ``below``
     is what ``x`` could not hold of the argument.
     """
     high, low = LN2_PARTS[x.scalar]
-    n, bits = nearest(x, INV_LN2)
-    start, rest = fma(n, -high, x), None
+    n = nearest(x, INV_LN2)
+    start, rest = fma(n.value, -high, x), None
     if below is not None:
         start, rest = fast_two_sum(start, below)
-    r = fma(n, -low, start)
-    lost = fma(n, -low, start - r)
+    r = fma(n.value, -low, start)
+    lost = fma(n.value, -low, start - r)
     lost = lost if rest is None else lost + rest
-    return bits, r, fma(r * r, polynomial(r, EXP[x.scalar]), lost)
+    return n, r, fma(r * r, polynomial(r, EXP[x.scalar]), lost)
 
 
 def exp(x: Lanes) -> Lanes:
     """``e**x``, denormal results included."""
     high, low = LN2_PARTS[x.scalar]
     x = clamp(x, *EXP_RANGE[x.scalar])
-    n, bits = nearest(x, INV_LN2)
-    r = fma(n, -low, fma(n, -high, x))
-    return scale_by_power(fma(r * r, polynomial(r, EXP[x.scalar]), r) + 1.0, bits)
+    n = nearest(x, INV_LN2)
+    r = fma(n.value, -low, fma(n.value, -high, x))
+    return scale_by_power(fma(r * r, polynomial(r, EXP[x.scalar]), r) + 1.0, n)
 
 
 def exp2(x: Lanes) -> Lanes:
     """``2**x``, exact for integers."""
     x = clamp(x, *EXP2_RANGE[x.scalar])
-    n, bits = nearest(x, 1.0)
+    n = nearest(x, 1.0)
     high, low = LN2_PARTS[x.scalar]
-    r = (x - n) * (high + low)
-    return scale_by_power(fma(r * r, polynomial(r, EXP[x.scalar]), r) + 1.0, bits)
+    r = (x - n.value) * (high + low)
+    return scale_by_power(fma(r * r, polynomial(r, EXP[x.scalar]), r) + 1.0, n)
 
 
 def expm1_pair(x: Lanes) -> Pair:
     """Half of ``exp(x) - 1`` beyond the working precision, for ``x`` not below -40 (f32: -18)."""
-    bits, r, tail = reduced(x)
-    half = exponent_of_two(bits - 1)  # 2**n may overflow
+    n, r, tail = reduced(x)
+    half = exponent_of_two(n.bits - 1)  # 2**n may overflow
     hi, lo = fast_two_sum(half - 0.5, half * r)
     return Pair(*fast_two_sum(hi, fma(half, tail, lo)))
 
@@ -136,21 +137,21 @@ def tanh(x: Lanes) -> Lanes:
     return fma(fma(half.lo, inverse, -(lost * y)), inverse, y).copysign(x)
 
 
-def _exp_and_inverse(x: Lanes) -> tuple[Lanes, Lanes, Lanes, Lanes]:
+def _exp_and_inverse(x: Lanes) -> tuple[Whole, Lanes, Lanes, Lanes]:
     """``n``, ``hi``, ``lo``, ``i`` of ``exp(x) = 2**n (hi + lo)``, ``exp(-x) = 2**n i``, x >= 0."""
-    bits, r, tail = reduced(x)
+    n, r, tail = reduced(x)
     hi, lo = fast_two_sum(1.0, r)
     lo = lo + tail
     # exp(-2x) vanishes against 1 where 4**-n is out of range.
-    inverse = exponent_of_two(bits * -2) / (hi + lo)
-    return bits, hi, lo, where(x < -EXPM1_LOW[x.scalar], inverse, 0.0)
+    inverse = exponent_of_two(n.bits * -2) / (hi + lo)
+    return n, hi, lo, where(x < -EXPM1_LOW[x.scalar], inverse, 0.0)
 
 
 def sinh(x: Lanes) -> Lanes:
     """Odd polynomial for ``|x| < 1``, else half the difference of two exponentials."""
     a = clamp(abs(x), 0.0, COSH_HIGH[x.scalar])
-    bits, hi, lo, inverse = _exp_and_inverse(a)
-    large = scale_by_power(hi + (lo - inverse), bits - 1)
+    n, hi, lo, inverse = _exp_and_inverse(a)
+    large = scale_by_power(hi + (lo - inverse), n - 1)
     z = a * a
     small = fma(a * z, polynomial(z, SINH[x.scalar]), a)
     return where(a < 1.0, small, large).copysign(x)
@@ -158,5 +159,5 @@ def sinh(x: Lanes) -> Lanes:
 
 def cosh(x: Lanes) -> Lanes:
     """Half the sum of two exponentials."""
-    bits, hi, lo, inverse = _exp_and_inverse(clamp(abs(x), 0.0, COSH_HIGH[x.scalar]))
-    return scale_by_power(hi + (lo + inverse), bits - 1)
+    n, hi, lo, inverse = _exp_and_inverse(clamp(abs(x), 0.0, COSH_HIGH[x.scalar]))
+    return scale_by_power(hi + (lo + inverse), n - 1)

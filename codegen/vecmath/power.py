@@ -64,8 +64,8 @@ def _cbrt(x: Lanes, steps: int) -> Lanes:
     denormal = a < MIN_NORMAL["double"]
     exponent, m = parts(where(denormal, a * 2.0**54, a))
     e = to_float(exponent)
-    third, n = nearest(e, 1 / 3)
-    left = fma(third, -3.0, e)  # -1, 0 or 1
+    third = nearest(e, 1 / 3)
+    left = fma(third.value, -3.0, e)  # -1, 0 or 1
     one = x.const(1.0)
     up, down = left > 0.0, left < 0.0
     m_scaled = m * where(up, 2.0, where(down, 0.5, one))
@@ -80,7 +80,7 @@ def _cbrt(x: Lanes, steps: int) -> Lanes:
         cube, cube_error = two_product(square, root)
         residual = (m_scaled - cube) - fma(square_error, root, cube_error)
         root = fma(residual, slope, root)
-    y = root * exponent_of_two(n)
+    y = root * exponent_of_two(third.bits)
     y = where(denormal, y * 2.0**-18, y)
     return where((a > 0.0) & (a < INF), y.copysign(x), x)
 
@@ -121,16 +121,16 @@ def _pow(x: Lanes, y: Lanes, scalar: str) -> Lanes:
     hi = where(a.eq(0.0), -INF, where(a.eq(INF), INF, logarithm.hi))
     exponent = clamp(y * hi, *EXP_RANGE["double"])
     if scalar == "float":
-        n, bits = nearest(exponent, INV_LN2)
-        r = fma(n, -sum(LN2_PARTS["double"]), exponent)
+        n = nearest(exponent, INV_LN2)
+        r = fma(n.value, -sum(LN2_PARTS["double"]), exponent)
         power = fma(r * r, polynomial(r, EXP["wide"]), r) + 1.0
     else:
         product, error = two_product(y, logarithm.hi)
         below = fma(y, logarithm.lo, error)
-        bits, r, tail = reduced(exponent, where(exponent.eq(product), below, 0.0))
+        n, r, tail = reduced(exponent, where(exponent.eq(product), below, 0.0))
         one, lost = fast_two_sum(1.0, r)
         power = one + (lost + tail)
-    power = where(a.eq(1.0), 1.0, scale_by_power(power, bits))
+    power = where(a.eq(1.0), 1.0, scale_by_power(power, n))
 
     half = y * 0.5
     whole = round_even(y).eq(y)

@@ -7,7 +7,7 @@ from symgrad.codegen.vecmath.lanes import (
     MIN_NORMAL,
     Lanes,
     narrow,
-    scale_by_power,
+    scale_in_steps,
     two_product,
     where,
     widen,
@@ -84,7 +84,7 @@ def fmod(x: Lanes, y: Lanes) -> Lanes:
     left = Lanes(k, k.load(x.type, slot))
     shift = _exponent(left) - _exponent(b) - QUOTIENT_BITS
     shift = where(shift > 0, shift, 0)
-    divisor = scale_by_power(b, shift)
+    divisor = scale_in_steps(b, shift)
     # Halved where it is huge: rounded up, the quotient could make the product overflow.
     huge = left > 2.0**1000
     halve, double = where(huge, left.const(0.5), 1.0), where(huge, left.const(2.0), 1.0)

@@ -1,7 +1,8 @@
 """sin, cos, tan over the whole range.
 
-``x = n π/2 + r`` with ``|r| <= π/4``; the low bits of ``n`` choose between the
-polynomials of sine and cosine and the sign.  Below ``LARGE`` the multiple of π/2 is
+Sine and cosine subtract the nearest multiple of π (of an odd half of it), which
+leaves one odd polynomial and a sign; the tangent works with multiples of π/2 and
+divides.  Below ``LARGE`` the multiple is
 subtracted in three parts whose products with ``n`` are exact.  Larger arguments
 are rare: a vector that has one calls a function that multiplies the significand
 by the bits of 2/π that matter for its exponent (Payne and Hanek).
@@ -11,7 +12,7 @@ f32 functions compute in f64, where reduction and polynomials are much shorter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from symgrad.codegen.emitter import Emitter, Reg, lanes_of, mangle
@@ -25,12 +26,25 @@ from symgrad.codegen.vecmath.lanes import (
     nearest,
     polynomial,
     table,
+    two_product,
     where,
     widen,
 )
 
-# sin(r) = r + r z q(z), z = r**2, minimax on |r| <= π/4, error 2**-37.5 and 2**-57.1
+# sin(r) = r + r z q(z), z = r**2, minimax on |r| <= π/2, error 2**-35.3 and 2**-57.7
 SIN = table(
+    float="""
+        -0x1.5555554765a31p-3 0x1.11110c48ffa3p-7 -0x1.a017d94a9bbe3p-13 0x1.717074f043c7cp-19
+        -0x1.9a67863199301p-26
+    """,
+    double="""
+        -0x1.5555555555555p-3 0x1.11111111110c1p-7 -0x1.a01a01a0148a4p-13
+        0x1.71de3a5287179p-19 -0x1.ae6454cb043e7p-26 0x1.6123cb138565dp-33
+        -0x1.ae4317d958ec4p-41 0x1.8829041558238p-49
+    """,
+)
+# The same for |r| <= π/4, error 2**-37.5 and 2**-57.1
+SIN_QUARTER = table(
     float="""
         -0x1.5555554c7037dp-3 0x1.111108692f1d2p-7 -0x1.a00f7e2d3d9bdp-13
         0x1.6cd1b5c2f47b1p-19
@@ -42,7 +56,7 @@ SIN = table(
     """,
 )
 # cos(r) = 1 - z/2 + z**2 q(z), minimax on |r| <= π/4, error 2**-43.2 and 2**-59.9
-COS = table(
+COS_QUARTER = table(
     float="""
         0x1.5555554f4e50fp-5 -0x1.6c16b898dace6p-10 0x1.a01120327c619p-16
         -0x1.242ad86d4708ep-22
@@ -75,90 +89,105 @@ TWO_OVER_PI_DIGITS = int(
 # -- reduction -------------------------------------------------------------
 
 
-def _reduced(x: Lanes) -> tuple[Lanes, ...]:
-    """``n``, in the low bits of an integer, ``r`` and what that could not hold, of f64 lanes."""
-    k = x.k
-    first, second, third = HALF_PI
-    n, bits = nearest(x, TWO_OVER_PI)
-    start = fma(n, -first, x)
-    middle = n * second
-    r = start - middle
-    values = bits, *fast_two_sum(r, fma(n, -third, (start - r) - middle))
-    slots = [k.alloca(value.type) for value in values]
-    for value, slot in zip(values, slots, strict=True):
-        k.store(value.reg, slot)
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The reduction ``x + offset π/2 = n (size π/2) + r``, ``x >= 0`` and ``|r| <= size π/4``."""
 
-    magnitude = abs(x)
-    large = magnitude >= LARGE
-    with k.if_(large.any()):
-        finite = large & (magnitude < INF)  # the remainder of inf is nan already
-        exact = [k.alloca(value.type) for value in values]
-        name = f"vecmath_reduce_{mangle(x.type)}"
-        k.define_once(name, "void", [x.type, "ptr", "ptr", "ptr"], partial(_reduce_each, k))
-        k.call(name, "void", [x.reg, *exact])
-        for value, source, slot in zip(values, exact, slots, strict=True):
-            k.store(k.select(finite.reg, k.load(value.type, source), value.reg), slot)
-    return tuple(
-        Lanes(k, k.load(value.type, slot)) for value, slot in zip(values, slots, strict=True)
-    )
+    size: int
+    offset: int
 
+    def reduce(self, x: Lanes, *, short: bool = False) -> tuple[Lanes, Lanes, Lanes]:
+        """``n`` in the low bits of an integer, ``r`` and what that could not hold, of f64 lanes.
 
-def _reduce_each(k: Emitter, x: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
-    """Stores the exact reduction of every lane of ``x``."""
-    k.define_once(
-        "vecmath_reduce", "void", ["double", "ptr", "ptr", "ptr"], partial(_reduce_large, k)
-    )
-    spilled = k.alloca(x.type)
-    k.store(x, spilled)
-    with k.loop(0, lanes_of(x.type)) as i:
-        results = [k.gep(n, i, "i64"), k.gep(hi, i, "double"), k.gep(lo, i, "double")]
-        value = k.load("double", k.gep(spilled, i, "double"))
-        k.call("vecmath_reduce", "void", [value, *results])
+        ``short`` is enough for f32 results and has no third part.
+        """
+        k = x.k
+        first, second, third = (part * self.size for part in HALF_PI)
+        scale = TWO_OVER_PI / self.size
+        shift = self.offset / self.size
+        turns = nearest(fma(x, scale, shift), 1.0) if shift else nearest(x, scale)
+        n = turns.value - shift if shift else turns.value
+        start = fma(n, -first, x)
+        if short:
+            hi, lo = fma(n, -(second + third), start), x.const(0.0)
+        else:
+            middle = n * second
+            r = start - middle
+            hi, lo = fast_two_sum(r, fma(n, -third, (start - r) - middle))
+        values = (turns.bits, hi, lo)
+        slots = [k.alloca(value.type) for value in values]
+        for value, slot in zip(values, slots, strict=True):
+            k.store(value.reg, slot)
 
+        large = x >= LARGE
+        with k.if_(large.any()):
+            finite = large & (x < INF)  # the remainder of inf is nan already
+            exact = [k.alloca(value.type) for value in values]
+            name = f"vecmath_reduce_{self.size}_{self.offset}_{mangle(x.type)}"
+            params = [x.type, "ptr", "ptr", "ptr"]
+            k.define_once(name, "void", params, partial(self._reduce_each, k))
+            k.call(name, "void", [x.reg, *exact])
+            for value, source, slot in zip(values, exact, slots, strict=True):
+                k.store(k.select(finite.reg, k.load(value.type, source), value.reg), slot)
+        bits, hi, lo = (
+            Lanes(k, k.load(value.type, slot)) for value, slot in zip(values, slots, strict=True)
+        )
+        return bits, hi, lo
 
-def _reduce_large(k: Emitter, x: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
-    """Reduces one number of magnitude ``LARGE`` or more.
+    def _reduce_each(self, k: Emitter, x: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
+        """Stores the exact reduction of every lane of ``x``."""
+        name = f"vecmath_reduce_{self.size}_{self.offset}"
+        params = ["double", "ptr", "ptr", "ptr"]
+        k.define_once(name, "void", params, partial(self._reduce_large, k))
+        spilled = k.alloca(x.type)
+        k.store(x, spilled)
+        with k.loop(0, lanes_of(x.type)) as i:
+            results = [k.gep(n, i, "i64"), k.gep(hi, i, "double"), k.gep(lo, i, "double")]
+            k.call(name, "void", [k.load("double", k.gep(spilled, i, "double")), *results])
 
-    ``x = m 2**e`` with an integer ``m``.  Of ``m * 2/π``, in quarter turns, only the
-    value modulo 4 counts: so bits of 2/π above ``2**(2 - e)`` are not needed, and the
-    190 bits below suffice, as no double comes closer than 2**-62 to a multiple
-    of π/2.  All is arithmetic modulo 2**192, with the point below the second bit.
-    """
-    bits = k.cast("bitcast", x, "i64")
-    biased = k.bits("and", k.bits("lshr", bits, 52), 0x7FF)
-    exponent = k.sub(k.max(biased, 1000), 1075)  # other lanes may hold small numbers
-    significand = k.bits("or", k.bits("and", bits, (1 << 52) - 1), 1 << 52)
+    def _reduce_large(self, k: Emitter, x: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
+        """Reduces one number of ``LARGE`` or more.
 
-    body = TWO_OVER_PI_DIGITS.to_bytes(FRACTION // 8 + 32, "little")
-    bytes_ = k.constant_table("vecmath_two_over_pi", "i8", [str(b) for b in body])
-    shift = k.sub(FRACTION - 190, exponent)
-    window = k.load("i256", k.gep(bytes_, k.bits("lshr", shift, 3), "i8"), 1)
-    window = k.bits("lshr", window, k.cast("zext", k.bits("and", shift, 7), "i256"))
-    turns = k.mul(k.cast("trunc", window, "i192"), k.cast("zext", significand, "i192"))
+        ``x = m 2**e`` with an integer ``m``.  Of ``m * 2/π``, in quarter turns, only the
+        value modulo 4 counts: so bits of 2/π above ``2**(2 - e)`` are not needed, and
+        the 190 bits below suffice, as no double comes closer than 2**-62 to a
+        multiple of π/2.  All is arithmetic modulo 2**192.
+        """
+        bits = k.cast("bitcast", x, "i64")
+        biased = k.bits("lshr", bits, 52)
+        exponent = k.sub(k.max(biased, 1000), 1075)  # other lanes may hold small numbers
+        significand = k.bits("or", k.bits("and", bits, (1 << 52) - 1), 1 << 52)
 
-    quadrant = k.cast("trunc", k.bits("lshr", k.add(turns, 1 << 189), 190), "i64")
-    minus = k.bits("ashr", bits, 63)
-    k.store(k.as_reg(k.sub(k.bits("xor", quadrant, minus), minus)), n)
-    # The signed distance from that quadrant, normalised to 64 bits.
-    signed = k.bits("shl", turns, 2)
-    negative = k.icmp("slt", signed, 0)
-    distance = k.select(negative, k.as_reg(k.sub(k.zero("i192"), signed)), signed)
-    zeros = _leading_zeros(k, distance)
-    top = k.cast("trunc", k.bits("lshr", k.bits("shl", distance, zeros), 128), "i64")
-    # Times π/2 in fixed point, then as two floats of 32 bits each.
-    half_pi = 14488038916154245685  # round(π/2 * 2**63)
-    product = k.mul(k.cast("zext", top, "i128"), half_pi)
-    scale = k.bits("shl", k.sub(1023, k.cast("trunc", zeros, "i64")), 52)
-    flips = k.bits("xor", k.cast("zext", negative, "i64"), minus)
-    scale = k.bits("or", scale, k.bits("shl", flips, 63))
-    unit = k.cast("bitcast", scale, "double")
-    parts = []
-    for place, weight in ((96, 2.0**-31), (64, 2.0**-63)):
-        word = k.cast("zext", k.cast("trunc", k.bits("lshr", product, place), "i32"), "i64")
-        part = k.fmul(k.cast("sitofp", word, "double"), k.const("double", weight))
-        parts.append(Lanes(k, k.fmul(part, unit)))
-    for value, slot in zip(fast_two_sum(*parts), (hi, lo), strict=True):
-        k.store(value.reg, slot)
+        body = TWO_OVER_PI_DIGITS.to_bytes(FRACTION // 8 + 32, "little")
+        digits = k.constant_table("vecmath_two_over_pi", "i8", [str(b) for b in body])
+        shift = k.sub(FRACTION - 190, exponent)
+        window = k.load("i256", k.gep(digits, k.bits("lshr", shift, 3), "i8"), 1)
+        window = k.bits("lshr", window, k.cast("zext", k.bits("and", shift, 7), "i256"))
+        quarters = k.mul(k.cast("trunc", window, "i192"), k.cast("zext", significand, "i192"))
+        quarters = k.add(quarters, self.offset << 190)
+
+        point = 189 + self.size  # bits below one turn of this size
+        whole = k.bits("lshr", k.add(quarters, 1 << (point - 1)), point)
+        k.store(k.cast("trunc", whole, "i64"), n)
+        # The signed distance from that many turns, normalised to 64 bits.
+        signed = k.bits("shl", quarters, 192 - point)
+        negative = k.icmp("slt", signed, 0)
+        distance = k.select(negative, k.as_reg(k.sub(k.zero("i192"), signed)), signed)
+        zeros = _leading_zeros(k, distance)
+        top = k.cast("trunc", k.bits("lshr", k.bits("shl", distance, zeros), 128), "i64")
+        # Times π/2 in fixed point, then as two floats of 32 bits each.
+        half_pi = 14488038916154245685  # round(π/2 * 2**63)
+        product = k.mul(k.cast("zext", top, "i128"), half_pi)
+        exponent = k.bits("shl", k.sub(1023, k.cast("trunc", zeros, "i64")), 52)
+        sign = k.bits("shl", k.cast("zext", negative, "i64"), 63)
+        unit = k.cast("bitcast", k.bits("or", exponent, sign), "double")
+        parts = []
+        for place, weight in ((96, 2.0**-31), (64, 2.0**-63)):
+            word = k.cast("zext", k.cast("trunc", k.bits("lshr", product, place), "i32"), "i64")
+            part = k.fmul(k.cast("sitofp", word, "double"), k.const("double", weight * self.size))
+            parts.append(Lanes(k, k.fmul(part, unit)))
+        for value, slot in zip(fast_two_sum(*parts), (hi, lo), strict=True):
+            k.store(value.reg, slot)
 
 
 def _leading_zeros(k: Emitter, x: Reg) -> Reg:
@@ -170,53 +199,50 @@ def _leading_zeros(k: Emitter, x: Reg) -> Reg:
 # -- functions -------------------------------------------------------------
 
 
-def _sin(r: Lanes, tail: Lanes, coefficients: Sequence[float]) -> tuple[Lanes, Lanes]:
-    z = r * r
-    return r, fma(r * z, polynomial(z, coefficients), tail)
-
-
-def _cos(r: Lanes, tail: Lanes, coefficients: Sequence[float]) -> tuple[Lanes, Lanes]:
-    z = r * r
-    half = z * 0.5
-    one = 1.0 - half
-    lost = (1.0 - one) - half
-    return one, lost + fma(z * z, polynomial(z, coefficients), -(r * tail))
-
-
-def _circular(x: Lanes, turn: int, scalar: str) -> Lanes:
-    """``sin(x + turn π/2)`` with the polynomials for results of type ``scalar``."""
+def _sine(x: Lanes, offset: int, scalar: str) -> Lanes:
+    """``sin(x + offset π/2)`` of ``x >= 0``, with the polynomial for results of type ``scalar``."""
     if x.scalar != "double":
-        return narrow(_circular(widen(x), turn, x.scalar))
-    n, r, tail = _reduced(x)
-    n = n + turn if turn else n
-    sines, cosines = _sin(r, tail, SIN[scalar]), _cos(r, tail, COS[scalar])
-    odd = (n & 1).ne(0)
-    hi, lo = (where(odd, c, s) for s, c in zip(sines, cosines, strict=True))
-    return ((hi + lo).bits() ^ ((n >> 1) << 63)).floats()
+        return narrow(_sine(widen(x), offset, scalar))
+    n, r, tail = Turns(2, offset).reduce(x, short=scalar == "float")
+    z = r * r
+    if scalar == "double":
+        first, *others = SIN[scalar]
+        _, lost = two_product(r, r)
+        s = fma(z, first, fma(lost, first, z * z * polynomial(z, others)))
+        y = r + fma(r, s, fma(z, tail * -0.5, tail))
+    else:
+        y = fma(r * z, polynomial(z, SIN[scalar]), r)
+    return (y.bits() ^ (n << 63)).floats()
 
 
 def sin(x: Lanes) -> Lanes:
     """Sine; nan of infinities."""
-    return where(x.eq(0.0), x, _circular(x, 0, x.scalar))
+    y = _sine(abs(x), 0, x.scalar)
+    return (y.bits() ^ x.sign_bit()).floats()
 
 
 def cos(x: Lanes) -> Lanes:
     """Cosine; nan of infinities."""
-    return _circular(x, 1, x.scalar)
+    return _sine(abs(x), 1, x.scalar)
 
 
 def tan(x: Lanes) -> Lanes:
-    """``sin(r) / cos(r)``, in odd quadrants ``-cos(r) / sin(r)``."""
-    return where(x.eq(0.0), x, _tan(x, x.scalar))
+    """``sin(r) / cos(r)``, in odd quadrants ``-cos(r) / sin(r)``; nan of infinities."""
+    y = _tangent(abs(x), x.scalar)
+    return (y.bits() ^ x.sign_bit()).floats()
 
 
-def _tan(x: Lanes, scalar: str) -> Lanes:
+def _tangent(x: Lanes, scalar: str) -> Lanes:
     if x.scalar != "double":
-        return narrow(_tan(widen(x), x.scalar))
-    n, r, tail = _reduced(x)
-    sine = Pair(*fast_two_sum(*_sin(r, tail, SIN[scalar])))
-    cosine = Pair(*fast_two_sum(*_cos(r, tail, COS[scalar])))
+        return narrow(_tangent(widen(x), scalar))
+    n, r, tail = Turns(1, 0).reduce(x)
+    z = r * r
+    sine = fast_two_sum(r, fma(r * z, polynomial(z, SIN_QUARTER[scalar]), tail))
+    half = z * 0.5
+    one = 1.0 - half
+    rest = fma(z * z, polynomial(z, COS_QUARTER[scalar]), -(r * tail))
+    cosine = fast_two_sum(one, ((1.0 - one) - half) + rest)
     odd = (n & 1).ne(0)
-    above = Pair(where(odd, -cosine.hi, sine.hi), where(odd, -cosine.lo, sine.lo))
-    below = Pair(where(odd, sine.hi, cosine.hi), where(odd, sine.lo, cosine.lo))
+    above = Pair(*(where(odd, -c, s) for s, c in zip(sine, cosine, strict=True)))
+    below = Pair(*(where(odd, s, c) for s, c in zip(sine, cosine, strict=True)))
     return (above / below).hi
