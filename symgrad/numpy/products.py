@@ -258,9 +258,9 @@ def _correlated(a: Any, v: Any, mode: str, *, flip: bool) -> Tracer:
         raise UnsupportedError(f"convolve: mode={mode!r} is unknown; use full, same or valid")
     if flip:
         w = HANDLERS[np.flip](w)
-    x, w = reshape(x, (1, 1, x.size)), reshape(w, (1, 1, n))
-    one = {"stride": (1,), "dilation": (1,), "lhs_dilation": (1,)}
-    y = stage("conv", x, w, padding=(padding[mode],), **one)
+    x, w = reshape(x, (1, 1, 1, x.size)), reshape(w, (1, 1, 1, n))
+    one = {"stride": (1, 1), "dilation": (1, 1), "lhs_dilation": (1, 1)}
+    y = stage("conv", x, w, padding=((0, 0), padding[mode]), **one)
     line = reshape(y, (y.size,))
     result: Tracer = HANDLERS[np.flip](line) if swap and not flip else line
     return result
