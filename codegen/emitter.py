@@ -449,18 +449,6 @@ class Emitter:
             f"call void @{full}({value.type} {value}, ptr {ptr}, i32 {align}, {mask.type} {mask})"
         )
 
-    def gather(self, type: str, base: Reg, index: Reg, mask: Reg) -> Reg:
-        """Element ``index[lane]`` behind ``base`` in each lane ``mask`` selects, else zero."""
-        scalar, pointers = scalar_of(type), vec("ptr", lanes_of(type))
-        name = f"llvm.masked.gather.{mangle(type)}.{mangle(pointers)}"
-        self.declare(name, type, (pointers, "i32 immarg", mask.type, type))
-        address = self.op(pointers, f"getelementptr {scalar}, ptr {base}, {index.type} {index}")
-        return self.op(
-            type,
-            f"call {type} @{name}({pointers} {address}, i32 {bytes_of(scalar)}, "
-            f"{mask.type} {mask}, {type} zeroinitializer)",
-        )
-
     def broadcast_load(self, type: str, ptr: Reg) -> Reg:
         """One scalar from memory in every lane."""
         return self.splat(self.load(scalar_of(type), ptr), lanes_of(type))

@@ -16,9 +16,10 @@ from itertools import product
 from math import ceil, isqrt, prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue, row_major
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm_schedule import Problem, schedule
+from symgrad.codegen.kernels.lanes import store_lanes
 from symgrad.codegen.kernels.matrix import Matrix, Operand, Source, load_run, permuted
 from symgrad.codegen.kernels.microkernel import (
     Accumulators,
@@ -31,7 +32,7 @@ from symgrad.codegen.kernels.microkernel import (
     sum_lanes,
 )
 from symgrad.codegen.kernels.pack import pack_lines, pack_transposed, packed_dtype, round_up
-from symgrad.codegen.scalar import convert, emit_op, from_memory, to_memory
+from symgrad.codegen.scalar import convert, emit_op
 from symgrad.codegen.target import Target
 
 Range = tuple[Int, Int]
@@ -266,41 +267,26 @@ class _Result:
 
     def load(self, row: Int, col: Int, piece: Piece) -> Reg:
         """Partial sums stored before."""
-        type = vec(MEMORY_TYPES[self.partial], piece.lanes)
-        value = load_run(self.k, type, self.address(row, col), piece.count)
-        return from_memory(self.k, value, self.partial)
+        start = self.address(row, col)
+        return load_run(self.k, self.partial, start, piece.lanes, piece.count)
 
     def store_partial(self, row: Int, col: Int, piece: Piece, value: Reg) -> None:
         """Stores sums that are not complete."""
-        self._store(row, col, piece, to_memory(self.k, value, self.partial))
+        mask = None if piece.count == piece.lanes else self.k.lane_mask(piece.count, piece.lanes)
+        store_lanes(self.k, value, self.address(row, col), self.partial, self.stride, mask)
 
     def store(self, row: Int, col: Int, piece: Piece, value: Reg) -> None:
         """Stores complete sums."""
-        k, spec = self.k, self.plan.spec
+        k, spec, batch = self.k, self.plan.spec, len(self.plan.spec.batch)
+        mask = None if piece.count == piece.lanes else k.lane_mask(piece.count, piece.lanes)
         if spec.epilogue is None:
             value = convert(k, value, self.partial, spec.c.dtype)
         else:
-            inner = [0] * (len(self.plan.inner) - 1) + [col] if self.plan.inner else []
-            point = [
-                *self.head[: len(spec.batch)],
-                *split_index(k, row, spec.m),
-                *self.head[len(spec.batch) :],
-                *inner,
-            ]
-            mask = None if piece.count == piece.lanes else k.lane_mask(piece.count, piece.lanes)
+            inner: list[Int] = [0] * (len(self.plan.inner) - 1) + [col] if self.plan.inner else []
+            rows = split_index(k, row, spec.m)
+            point = [*self.head[:batch], *rows, *self.head[batch:], *inner]
             value = spec.epilogue.emit(k, value, self.operands, point, mask)
-        self._store(row, col, piece, to_memory(k, value, spec.c.dtype))
-
-    def _store(self, row: Int, col: Int, piece: Piece, value: Reg) -> None:
-        k, start = self.k, self.address(row, col)
-        if self.stride == 1 and piece.count == piece.lanes:
-            k.store(value, start)
-        elif self.stride == 1:
-            k.masked_store(value, start, k.lane_mask(piece.count, piece.lanes))
-        else:
-            for lane in range(piece.count):
-                scalar = scalar_of(value.type)
-                k.store(k.extract(value, lane), k.gep(start, lane * self.stride, scalar))
+        store_lanes(k, value, self.address(row, col), spec.c.dtype, self.stride, mask)
 
 
 class _Product:
@@ -420,7 +406,7 @@ class _Product:
         else:
             acc = Accumulators(k, height, [accumulator_type(dtype, p.lanes) for p in line])
             acc.clear()
-            if part.first is not True:
+            if part.first is not None:
                 with k.if_(k.bits("xor", part.first, 1)):
                     for i, v in product(range(height), range(len(line))):
                         acc[i, v] = result.load(k.add(row, i), k.add(col, line[v].start), line[v])
@@ -431,7 +417,7 @@ class _Product:
             for i, v in product(range(height), range(len(line))):
                 write(k.add(row, i), k.add(col, line[v].start), line[v], sums[i][v])
 
-        if part.last is True or result.plain:
+        if part.last is None or result.plain:
             store(result.store)
             return
         with k.if_else(part.last) as (then, otherwise):
@@ -441,19 +427,20 @@ class _Product:
                 store(result.store_partial)
 
 
-def _equal(k: Emitter, a: Int, b: Int) -> Reg | bool:
-    """Whether two indices are equal, decided now where both are known."""
-    return a == b if isinstance(a, int) and isinstance(b, int) else k.icmp("eq", k.as_reg(a), b)
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A block of the contraction, and whether it is a sum's first and last one."""
+    """A block of the contraction."""
 
     start: Int
     depth: Int
-    first: Reg | bool
-    last: Reg | bool
+    first: Reg | None
+    last: Reg | None
+    """Whether it begins or ends a sum; None where it surely does."""
+
+
+def _equal(k: Emitter, a: Int, b: Int) -> Reg | None:
+    """Whether two indices are equal; None where it is known that they are."""
+    return None if isinstance(a, int) else k.icmp("eq", a, b)
 
 
 def _in_place(k: Emitter, lines: Source, line: Int, start: Int) -> Feed:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from symgrad.codegen.access import MEMORY_TYPES, Access
+from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of, scalar_of, vec
-from symgrad.codegen.scalar import from_memory
+from symgrad.codegen.kernels.lanes import gather_lanes, load_lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,25 +167,20 @@ class Matrix:
         operand: Operand, batch: Sequence[int], rows: Sequence[int], cols: Sequence[int]
     ) -> Matrix:
         """``operand`` over the iteration space ``batch + rows + cols``."""
-        access, windows = operand, ()
-        if isinstance(operand, PaddedAccess):
-            access, windows = operand.access, operand.windows
+        padded = operand if isinstance(operand, PaddedAccess) else PaddedAccess(operand, ())
+        access, windows = padded.access, padded.windows
         strides, offset = list(access.strides), access.offset
         for window in windows:
             if window.dilation == 1:  # then its share of the address is linear
                 offset += window.origin * window.stride
                 for axis, step in enumerate(window.steps):
                     strides[axis] += step * window.stride
-        ends = len(batch), len(batch) + len(rows), len(batch) + len(rows) + len(cols)
-        sides = [
-            Side.of(
-                extents,
-                strides[end - len(extents) : end],
-                [w.steps[end - len(extents) : end] for w in windows],
-            )
-            for extents, end in zip((batch, rows, cols), ends, strict=True)
-        ]
-        return Matrix(access.dtype, offset, *sides, windows)
+        start, sides = 0, []
+        for extents in (batch, rows, cols):
+            part = slice(start, start + len(extents))
+            sides.append(Side.of(extents, strides[part], [w.steps[part] for w in windows]))
+            start = part.stop
+        return Matrix(access.dtype, offset, sides[0], sides[1], sides[2], windows)
 
     @property
     def transposed(self) -> Matrix:
@@ -227,39 +222,39 @@ class Matrix:
 
         ``base`` points to the origin of the batch's matrix.  Unused lanes are 0.
         """
-        type = vec(MEMORY_TYPES[self.dtype], along.lanes)
-        origin = k.gep(base, fixed.offset, scalar_of(type))
+        scalar = MEMORY_TYPES[self.dtype]
+        origin = k.gep(base, fixed.offset, scalar)
         if along.run is False:
-            return from_memory(k, self._gather(k, type, origin, fixed, along), self.dtype)
-        start = k.gep(origin, along.first.offset, scalar_of(type))
+            return self._gather(k, origin, fixed, along)
+        start = k.gep(origin, along.first.offset, scalar)
         if along.run is True:
-            return from_memory(k, load_run(k, type, start, along.count), self.dtype)
-        slot, inside = k.alloca(type), along.run
+            return load_run(k, self.dtype, start, along.lanes, along.count)
+        inside: Int = along.run
         ends = (along.first.coordinates, along.last.coordinates)
         for window, at, *lanes in zip(self.windows, fixed.coordinates, *ends, strict=True):
             for lane in lanes:
                 coordinate = k.as_reg(k.add(k.add(at, lane), window.origin))
                 inside = k.bits("and", inside, k.icmp("ult", coordinate, window.size))
-        with k.if_else(inside) as (then, otherwise):
+        slot = k.alloca(vec(REGISTER_TYPES[self.dtype], along.lanes))
+        with k.if_else(k.as_reg(inside)) as (then, otherwise):
             with then:
-                k.store(load_run(k, type, start, along.count), slot)
+                k.store(load_run(k, self.dtype, start, along.lanes, along.count), slot)
             with otherwise:
-                k.store(self._gather(k, type, origin, fixed, along), slot)
-        return from_memory(k, k.load(type, slot), self.dtype)
+                k.store(self._gather(k, origin, fixed, along), slot)
+        return k.load(vec(REGISTER_TYPES[self.dtype], along.lanes), slot)
 
-    def _gather(self, k: Emitter, type: str, origin: Reg, fixed: Place, along: Lanes) -> Reg:
+    def _gather(self, k: Emitter, origin: Reg, fixed: Place, along: Lanes) -> Reg:
         """Lane by lane, 0 where a window excludes one."""
         mask, offsets = k.lane_mask(along.count, along.lanes), along.each.offset
         places = zip(self.windows, fixed.coordinates, along.each.coordinates, strict=True)
         for window, at, lanes in places:
-            base = _spread(k, k.add(at, window.origin), along)
-            coordinate = k.add(base, lanes)
+            coordinate = k.add(_spread(k, k.add(at, window.origin), along), lanes)
             if window.dilation > 1:
                 coordinate, rest = k.divmod(coordinate, window.dilation)
                 mask = k.bits("and", mask, k.icmp("eq", rest, 0))
                 offsets = k.add(offsets, k.mul(coordinate, window.stride))
             mask = k.bits("and", mask, k.icmp("ult", coordinate, window.size))
-        return k.gather(type, origin, offsets, mask)
+        return gather_lanes(k, origin, k.as_reg(offsets), self.dtype, mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +303,7 @@ def _spread(k: Emitter, value: Int, along: Lanes) -> Reg:
     return k.splat(value if scalar == "i64" else k.cast("trunc", value, scalar), along.lanes)
 
 
-def load_run(k: Emitter, type: str, start: Reg, count: Int) -> Reg:
-    """``count`` neighbours in memory; the other lanes are 0."""
-    if count == lanes_of(type):
-        return k.load(type, start)
-    return k.masked_load(type, start, k.lane_mask(count, lanes_of(type)))
+def load_run(k: Emitter, dtype: str, start: Reg, lanes: int, count: Int) -> Reg:
+    """``count`` neighbours in memory, to compute with; the other lanes are 0."""
+    mask = None if count == lanes else k.lane_mask(count, lanes)
+    return load_lanes(k, start, dtype, 1, lanes, mask)

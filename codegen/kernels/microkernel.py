@@ -17,7 +17,7 @@ from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES
 from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of, scalar_of, vec
 from symgrad.codegen.kernels.matrix import load_run
 from symgrad.codegen.kernels.pack import packed_dtype, vectors
-from symgrad.codegen.scalar import emit_op, from_memory
+from symgrad.codegen.scalar import emit_op
 
 LATENCY_PRODUCTS = 8
 """Independent sums that hide the latency of an addition: four cycles, two at a time."""
@@ -48,8 +48,7 @@ class Feed:
 
     def vector(self, k: Emitter, line: Int, index: Int, lanes: int, count: Int) -> Reg:
         """``count`` elements from there on, along whatever is contiguous."""
-        type = vec(MEMORY_TYPES[self.dtype], lanes)
-        return from_memory(k, load_run(k, type, self.address(k, line, index), count), self.dtype)
+        return load_run(k, self.dtype, self.address(k, line, index), lanes, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +150,13 @@ def dot_tile(
 
     stride = chains * lanes
     whole = k.mul(k.udiv(depth, stride), stride)
-    with k.loop(0, whole, stride) as p:
-        for chain in range(chains):
-            step(k.add(p, chain * lanes), lanes, chain)
-    for start, count in vectors(k, k.sub(depth, whole), lanes):
-        with start as p:
-            step(k.add(whole, p), count, 0)
+    if whole != 0:
+        with k.loop(0, whole, stride) as p:
+            for chain in range(chains):
+                step(k.add(p, chain * lanes), lanes, chain)
+    for rest, count in vectors(k, k.sub(depth, whole), lanes):
+        with rest as index:
+            step(k.add(whole, index), count, 0)
     for i, j, chain in product(range(rows), range(cols), range(1, chains)):
         acc[i, j] = emit_op(k, "add", (acc[i, j], acc[chain * rows + i, j]), (dtype, dtype))
     return [[acc[i, j] for j in range(cols)] for i in range(rows)]

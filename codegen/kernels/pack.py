@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from symgrad.codegen.access import MEMORY_TYPES
 from symgrad.codegen.emitter import Emitter, Int, Reg, scalar_of, vec
+from symgrad.codegen.kernels.lanes import transpose
 from symgrad.codegen.kernels.matrix import Source
 from symgrad.codegen.scalar import to_memory
 
@@ -91,8 +92,8 @@ def pack_transposed(
                     k.load(type, k.gep(square, i, type)) if i < used else k.zero(type)
                     for i in range(lanes)
                 ]
-                for i, vector in enumerate(transpose(k, columns)):
-                    at = k.add(k.mul(k.add(row, i), pitch), col)
+                for line, vector in enumerate(transpose(k, columns)):
+                    at = k.add(k.mul(k.add(row, line), pitch), col)
                     k.store(vector, k.gep(dst, at, scalar_of(type)))
 
 
@@ -114,20 +115,6 @@ def vectors(
 def _guarded(k: Emitter, condition: Reg, value: Int) -> Iterator[Int]:
     with k.if_(condition):
         yield value
-
-
-def transpose(k: Emitter, rows: Sequence[Reg]) -> list[Reg]:
-    """A square of registers transposed: log2(n) rounds of exchanges between pairs of rows."""
-    rows, n, step = list(rows), len(rows), 1
-    while step < n:
-        low = [i if not i & step else n + i - step for i in range(n)]
-        high = [i + step if not i & step else n + i for i in range(n)]
-        for i in range(n):
-            if not i & step:
-                a, b = rows[i], rows[i + step]
-                rows[i], rows[i + step] = k.shuffle(a, b, low), k.shuffle(a, b, high)
-        step *= 2
-    return rows
 
 
 def _put(k: Emitter, source: Source, value: Reg, dst: Reg, index: Int) -> None:

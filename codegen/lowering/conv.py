@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from math import prod
 
-from symgrad.codegen.kernels import conv_direct, conv_direct_grad
+from symgrad.codegen.kernels import conv_direct, conv_direct_grad, implicit_gemm
 from symgrad.codegen.kernels.blocked import Blocked, Weights
+from symgrad.codegen.kernels.gemm import lower_gemm
 from symgrad.codegen.layout import backward_halo, channels, forward_halo, refusal
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage
@@ -29,7 +30,8 @@ def _work(op: Op, weight: Value | None) -> dict[str, float]:
     values = (*op.operands, op.result)
     kernel = (weight or op.result).shape[2:]
     inputs, outputs = channels(op)
-    spatial = op.result.shape[2:] if op.name == "conv" else op.operands[op.name != "conv_input_grad"].shape[2:]
+    output = {"conv": op.result, "conv_input_grad": op.operands[0]}.get(op.name, op.operands[1])
+    spatial = output.shape[2:]
     points = op.operands[0].shape[0] * prod(spatial)
     flops = 2.0 * points * inputs * outputs * prod(kernel) / op.attrs["groups"]
     return {"flops": flops, "bytes": float(sum(v.type.bytes for v in values))}
@@ -122,4 +124,39 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
 
 def implicit(scope: Scope, op: Op) -> None:
     """Any convolution as a matrix product that gathers its patches while packing."""
-    raise NotImplementedError
+    left, right = (scope.plain(v) for v in op.operands)
+    fused = scope.epilogue(op)
+    result = scope.allocate(fused.result if fused else op.result)
+    accesses = left.access, right.access, result.access
+    if op.name == "conv":
+        geometry = _convolution(op, *op.operands, op.result)
+        epilogue = fused.build(scope, op.result.shape, block=False) if fused else None
+        spec = implicit_gemm.forward(geometry, *accesses, epilogue)
+    elif op.name == "conv_input_grad":
+        dy, w = op.operands
+        spec = implicit_gemm.input_grad(_convolution(op, op.result, w, dy), *accesses)
+    else:
+        x, dy = op.operands
+        spec = implicit_gemm.weight_grad(_convolution(op, x, op.result, dy), *accesses)
+    work = _work(op, op.operands[1] if op.name != "conv_weight_grad" else None)
+    threads = scope.threads_for(work["flops"], work["bytes"])
+    operands = [right, left, *(fused.storages if fused else ())]  # the patches are B
+    scope.run(lower_gemm(spec, scope.target, threads), operands, [result], **work)
+
+
+def _convolution(op: Op, x: Value, w: Value, y: Value) -> implicit_gemm.Convolution:
+    """The geometry of a convolution, from the forward op's input, weight and output."""
+    attrs = op.attrs
+    return implicit_gemm.Convolution(
+        images=x.shape[0],
+        inputs=x.shape[1],
+        outputs=y.shape[1],
+        size=x.shape[2:],
+        kernel=w.shape[2:],
+        out=y.shape[2:],
+        stride=attrs["stride"],
+        low=tuple(low for low, _ in attrs["padding"]),
+        dilation=attrs["dilation"],
+        lhs_dilation=attrs["lhs_dilation"],
+        groups=attrs["groups"],
+    )

@@ -21,9 +21,7 @@ from symgrad.numpy import (
 )
 from symgrad.numpy.core import SUPPORTED
 
-_FUNCTIONS = {name: f for name, f in SUPPORTED.items() if "." not in name}
-
-__all__ = ["SUPPORTED", "linalg", *_FUNCTIONS]
+__all__ = ["SUPPORTED", *SUPPORTED]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,4 +34,4 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *dir(_np)})
 
 
-globals().update(_FUNCTIONS)
+globals().update(SUPPORTED)

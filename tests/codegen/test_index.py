@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels.index import (
     lower_dynamic_slice,
@@ -15,7 +16,6 @@ from symgrad.codegen.kernels.index import (
 )
 from symgrad.ir.opdef import lookup
 from symgrad.ir.types import dtype_of
-
 from tests.codegen.harness import TARGETS, run_lowering, target_named
 
 Array = np.ndarray[Any, Any]
