@@ -258,12 +258,12 @@ def nearest(x: Lanes, scale: float) -> Whole:
     return Whole(shifted - magic, shifted.bits())
 
 
-def to_float(n: Lanes) -> Lanes:
-    """Integers below ``2**(mantissa - 2)`` in magnitude as floats of their width."""
+def to_float(n: Lanes, bias: Lanes | float) -> Lanes:
+    """``n - bias`` as floats of the same width, for ``n`` below ``2**(mantissa - 2)``."""
     if n.scalar == "i32":
-        return n.cast("sitofp", "float")
+        return n.cast("sitofp", "float") - bias
     magic = 1.5 * 2.0**52  # as in ``nearest``, backwards
-    return (n + 0x4338000000000000).floats() - magic
+    return (n + 0x4338000000000000).floats() - (bias + magic)
 
 
 def exponent_of_two(n: Lanes) -> Lanes:

@@ -76,14 +76,22 @@ def _tail(f: Lanes) -> Lanes:
     return s * fma(z, polynomial(z, LOG["double"]), half) - half
 
 
-def parts(x: Lanes) -> tuple[Lanes, Lanes]:
-    """Exponent, as an integer, and ``1 + f`` of a normal positive number."""
+def _parts(x: Lanes) -> tuple[Lanes, Lanes]:
+    """Biased exponent, as an integer, and ``1 + f`` of a normal positive number."""
     scalar = x.scalar
     mantissa = MANTISSA[scalar]
     one = BIAS[scalar] << mantissa
     shifted = x.bits() + (one - LOWEST[scalar])
     near_one = ((shifted & ((1 << mantissa) - 1)) + LOWEST[scalar]).floats()
-    return (shifted >> mantissa) - BIAS[scalar], near_one
+    return shifted >> mantissa, near_one
+
+
+def exponent_and_rest(x: Lanes) -> tuple[Lanes, Lanes]:
+    """``e``, as a float, and ``1 + f`` of a positive number, denormal or not."""
+    bias, lift = BIAS[x.scalar], MANTISSA[x.scalar] + 2
+    denormal = x < MIN_NORMAL[x.scalar]
+    biased, near_one = _parts(where(denormal, x * 2.0**lift, x))
+    return to_float(biased, where(denormal, x.const(bias + lift), float(bias))), near_one
 
 
 def _finish(x: Lanes, y: Lanes) -> Lanes:
@@ -98,10 +106,7 @@ def _log(
     """``e * octave + (f + tail) * scale``."""
     scalar = x.scalar
     (octave_high, octave_low), (high, low) = octave[scalar], scale[scalar]
-    lift = MANTISSA[scalar] + 2
-    denormal = x < MIN_NORMAL[scalar]
-    exponent, near_one = parts(where(denormal, x * 2.0**lift, x))
-    e = to_float(exponent) + where(denormal, x.const(-lift), 0.0)
+    e, near_one = exponent_and_rest(x)
     f = near_one - 1.0
     rest = _tail(f)
     if scale is not ONE:
@@ -132,12 +137,12 @@ def log1p_of(x: Pair) -> Lanes:
     scalar = x.hi.scalar
     high, low = LN2[scalar]
     total, lost = two_sum(x.hi.const(1.0), x.hi)
-    exponent, near_one = parts(total)
+    biased, near_one = _parts(total)
     # The same scaling for what the sum lost; there is nothing left of it far out.
-    inverse = ((BIAS[scalar] - exponent) << MANTISSA[scalar]).floats()
+    inverse = ((2 * BIAS[scalar] - biased) << MANTISSA[scalar]).floats()
     lost = where(total < 2.0**100, (lost + x.lo) * inverse, 0.0)
     f, rest = fast_two_sum(near_one - 1.0, lost)
-    e = to_float(exponent)
+    e = to_float(biased, float(BIAS[scalar]))
     whole, error = fast_two_sum(e * high, f)
     return whole + (fma(e, low, error) + fma(rest, 1.0 - f, _tail(f)))
 

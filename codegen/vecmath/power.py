@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from symgrad.codegen.vecmath.exponential import EXP, EXP_RANGE, INV_LN2, LN2_PARTS, clamp, reduced
 from symgrad.codegen.vecmath.lanes import (
     INF,
-    MIN_NORMAL,
     NAN,
     Lanes,
     Pair,
@@ -17,13 +18,11 @@ from symgrad.codegen.vecmath.lanes import (
     polynomial,
     scale_by_power,
     table,
-    to_float,
     two_product,
-    two_sum,
     where,
     widen,
 )
-from symgrad.codegen.vecmath.logarithm import parts
+from symgrad.codegen.vecmath.logarithm import exponent_and_rest
 from symgrad.codegen.vecmath.rounding import round_even
 
 # log((1 + s) / (1 - s)) = 2 s + s z p(z), z = s**2, |s| <= (sqrt(2) - 1) / (sqrt(2) + 1);
@@ -61,9 +60,7 @@ def cbrt(x: Lanes) -> Lanes:
 
 def _cbrt(x: Lanes, steps: int) -> Lanes:
     a = abs(x)
-    denormal = a < MIN_NORMAL["double"]
-    exponent, m = parts(where(denormal, a * 2.0**54, a))
-    e = to_float(exponent)
+    e, m = exponent_and_rest(a)
     third = nearest(e, 1 / 3)
     left = fma(third.value, -3.0, e)  # -1, 0 or 1
     one = x.const(1.0)
@@ -81,7 +78,6 @@ def _cbrt(x: Lanes, steps: int) -> Lanes:
         residual = (m_scaled - cube) - fma(square_error, root, cube_error)
         root = fma(residual, slope, root)
     y = root * exponent_of_two(third.bits)
-    y = where(denormal, y * 2.0**-18, y)
     return where((a > 0.0) & (a < INF), y.copysign(x), x)
 
 
@@ -106,56 +102,73 @@ def hypot(x: Lanes, y: Lanes) -> Lanes:
 
 
 def pow(x: Lanes, y: Lanes) -> Lanes:
-    """``x ** y`` as C's pow: ``exp(y log |x|)`` with the logarithm to some 70 bits.
+    """``x ** y`` as C's pow: ``exp(y log |x|)``, the logarithm to some 65 bits.
 
     Negative numbers have integer powers only; ``1 ** y`` and ``x ** 0`` are 1 even for nan.
     """
     if x.scalar == "float":
-        return narrow(_pow(widen(x), widen(y), "float"))
-    return _pow(x, y, "double")
+        return narrow(_pow(widen(x), widen(y), _power_wide))
+    return _pow(x, y, _power)
 
 
-def _pow(x: Lanes, y: Lanes, scalar: str) -> Lanes:
+def _pow(x: Lanes, y: Lanes, power: Callable[[Lanes, Lanes], Lanes]) -> Lanes:
+    """The sign and the special cases around the power of a positive number."""
     a = abs(x)
-    logarithm = _log(a, scalar)
-    hi = where(a.eq(0.0), -INF, where(a.eq(INF), INF, logarithm.hi))
-    exponent = clamp(y * hi, *EXP_RANGE["double"])
-    if scalar == "float":
-        n = nearest(exponent, INV_LN2)
-        r = fma(n.value, -sum(LN2_PARTS["double"]), exponent)
-        power = fma(r * r, polynomial(r, EXP["wide"]), r) + 1.0
-    else:
-        product, error = two_product(y, logarithm.hi)
-        below = fma(y, logarithm.lo, error)
-        n, r, tail = reduced(exponent, where(exponent.eq(product), below, 0.0))
-        one, lost = fast_two_sum(1.0, r)
-        power = one + (lost + tail)
-    power = where(a.eq(1.0), 1.0, scale_by_power(power, n))
-
+    value = where(a.eq(1.0), 1.0, power(a, y))
     half = y * 0.5
     whole = round_even(y).eq(y)
     odd = whole & round_even(half).ne(half)
-    power = where(odd, power.copysign(x), power)
-    power = where((x < 0.0) & (x > -INF) & ~whole, NAN, power)
-    power = where(x.isnan(), NAN, power)
-    return where(x.eq(1.0) | y.eq(0.0), 1.0, power)
+    value = where(odd, value.copysign(x), value)
+    value = where((x < 0.0) & (x > -INF) & ~whole, NAN, value)
+    value = where(x.isnan(), NAN, value)
+    return where(x.eq(1.0) | y.eq(0.0), 1.0, value)
 
 
-def _log(a: Lanes, scalar: str) -> Pair:
-    """Logarithm of positive f64, for results of type ``scalar``."""
-    denormal = a < MIN_NORMAL["double"]
-    exponent, m = parts(where(denormal, a * 2.0**54, a))
-    e = to_float(exponent) - where(denormal, a.const(54.0), 0.0)
+def _exponent(a: Lanes, y: Lanes, log: Lanes) -> Lanes:
+    """``y log(a)``, within the range of exp, also for ``a`` 0 or infinite."""
+    log = where(a.eq(0.0), -INF, where(a.eq(INF), INF, log))
+    return clamp(y * log, *EXP_RANGE["double"])
+
+
+def _power_wide(a: Lanes, y: Lanes) -> Lanes:
+    """``a ** y`` of positive f64, good to some 30 bits."""
+    e, m = exponent_and_rest(a)
+    s = (m - 1.0) / (m + 1.0)
+    z = s * s
+    log_m = fma(s * z, polynomial(z, LOG["float"]), s + s)
+    exponent = _exponent(a, y, fma(e, sum(LN2_PARTS["double"]), log_m))
+    n = nearest(exponent, INV_LN2)
+    r = fma(n.value, -sum(LN2_PARTS["double"]), exponent)
+    return scale_by_power(fma(r * r, polynomial(r, EXP["wide"]), r) + 1.0, n)
+
+
+def _power(a: Lanes, y: Lanes) -> Lanes:
+    """``a ** y`` of positive f64, good to the last place."""
+    log = _log(a)
+    exponent = _exponent(a, y, log.hi)
+    product, error = two_product(y, log.hi)
+    below = where(exponent.eq(product), fma(y, log.lo, error), 0.0)
+    n, r, tail = reduced(exponent, below)
+    one, lost = fast_two_sum(1.0, r)
+    return scale_by_power(one + (lost + tail), n)
+
+
+def _log(a: Lanes) -> Pair:
+    """Logarithm of positive f64 with an error of 2**-65."""
+    e, m = exponent_and_rest(a)
+    s = Pair(m - 1.0, a.const(0.0)) / Pair(*fast_two_sum(1.0, m))
+    # log(m) = 2 s + s z p(z); whatever is not ``s`` itself is at most a 60th of it, so
+    # that the errors of these products and of q need not be followed any further.
+    z, z_low = two_product(s.hi, s.hi)
+    z_low = fma(s.hi + s.hi, s.lo, z_low)
+    p, p_low = fast_two_sum(TWO_THIRDS[0], z * polynomial(z, LOG["double"]))
+    p_low = p_low + TWO_THIRDS[1]
+    zp, zp_low = two_product(z, p)
+    zp_low = fma(z, p_low, fma(z_low, p, zp_low))
+    szp, szp_low = two_product(s.hi, zp)
+    szp_low = fma(s.hi, zp_low, fma(s.lo, zp, szp_low))
+    log_m, lost = fast_two_sum(s.hi + s.hi, szp)
+    lost = lost + (szp_low + (s.lo + s.lo))
     high, low = LN2_PARTS["double"]
-    if scalar == "float":
-        s = (m - 1.0) / (m + 1.0)
-        z = s * s
-        y = fma(s * z, polynomial(z, LOG["float"]), s + s)
-        return Pair(fma(e, high + low, y), a.const(0.0))
-    ratio = Pair(m - 1.0, a.const(0.0)) / Pair(*fast_two_sum(1.0, m))
-    square = ratio * ratio
-    rest = square.hi * polynomial(square.hi, LOG["double"])
-    factor = Pair(*fast_two_sum(TWO_THIRDS[0], rest))
-    cubic = ratio * square * Pair(factor.hi, factor.lo + TWO_THIRDS[1])
-    log_m = Pair(ratio.hi + ratio.hi, ratio.lo + ratio.lo) + cubic
-    return Pair(*two_sum(e * high, e * low)) + log_m
+    total, rest = fast_two_sum(e * high, log_m)
+    return Pair(*fast_two_sum(total, fma(e, low, rest + lost)))

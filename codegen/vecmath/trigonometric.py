@@ -235,14 +235,18 @@ def tan(x: Lanes) -> Lanes:
 def _tangent(x: Lanes, scalar: str) -> Lanes:
     if x.scalar != "double":
         return narrow(_tangent(widen(x), scalar))
-    n, r, tail = Turns(1, 0).reduce(x)
+    n, r, tail = Turns(1, 0).reduce(x, short=scalar == "float")
+    odd = (n & 1).ne(0)
     z = r * r
-    sine = fast_two_sum(r, fma(r * z, polynomial(z, SIN_QUARTER[scalar]), tail))
     half = z * 0.5
     one = 1.0 - half
-    rest = fma(z * z, polynomial(z, COS_QUARTER[scalar]), -(r * tail))
-    cosine = fast_two_sum(one, ((1.0 - one) - half) + rest)
-    odd = (n & 1).ne(0)
-    above = Pair(*(where(odd, -c, s) for s, c in zip(sine, cosine, strict=True)))
-    below = Pair(*(where(odd, s, c) for s, c in zip(sine, cosine, strict=True)))
+    sine_rest = fma(r * z, polynomial(z, SIN_QUARTER[scalar]), tail)
+    cosine_rest = fma(z * z, polynomial(z, COS_QUARTER[scalar]), -(r * tail))
+    if scalar == "float":
+        sine, cosine = r + sine_rest, one + cosine_rest
+        return where(odd, -cosine, sine) / where(odd, sine, cosine)
+    sines = fast_two_sum(r, sine_rest)
+    cosines = fast_two_sum(one, ((1.0 - one) - half) + cosine_rest)
+    above = Pair(*(where(odd, -c, s) for s, c in zip(sines, cosines, strict=True)))
+    below = Pair(*(where(odd, s, c) for s, c in zip(sines, cosines, strict=True)))
     return (above / below).hi
