@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from symgrad.codegen.lowering import conv, elementwise, index, scan, shape, window
+from symgrad.codegen.lowering import conv, elementwise, index, linalg, scan, shape, window
 from symgrad.codegen.lowering.epilogue import find_epilogues
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.storage import Buffer, Storage, dense

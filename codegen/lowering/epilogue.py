@@ -84,7 +84,7 @@ class RegionEpilogue:
         """Loads the other operands at ``point`` and runs the region."""
         values = [
             load_lanes(
-                k, access.address(k, base, point), access.dtype, access.strides[-1],
+                k, access.address(k, base, point), access.dtype, (0, *access.strides)[-1],
                 lanes_of(accumulator.type), mask,
             )
             for access, base in zip(self.operands, bases, strict=True)
