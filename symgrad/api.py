@@ -49,9 +49,16 @@ def jit(
     """Compiles ``f`` for every signature it is called with.
 
     Static arguments are ordinary Python values that the traced code may branch on; each
-    value gets its own program.  Donated arguments may be overwritten by results.
+    value gets its own program.  Arrays of donated arguments may be overwritten by results
+    of the same type: do not use them after the call.
     """
-    return Function(f, f, static_argnums=static_argnums, static_argnames=static_argnames)
+    return Function(
+        f,
+        f,
+        static_argnums=static_argnums,
+        static_argnames=static_argnames,
+        donate_argnums=donate_argnums,
+    )
 
 
 # -- inside a trace ------------------------------------------------------------------------

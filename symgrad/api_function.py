@@ -108,22 +108,26 @@ def optimize(func: Func) -> Func:
     return run_passes(func)
 
 
-def compile_func(func: Func) -> Callable[[Sequence[Any]], Sequence[Any]]:
+def compile_func(
+    func: Func, donate: Sequence[int] = ()
+) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """A callable from arrays to arrays: native code, or with ``SYMGRAD_BACKEND=interp`` the
-    interpreter on the function as traced."""
+    interpreter on the function as traced.  Results may overwrite the parameters ``donate``."""
     if os.environ.get("SYMGRAD_BACKEND") == "interp":
         return lambda arrays: [np.array(x)[()] for x in interpret(func, arrays)]
     from symgrad.codegen.compile import compile_func as compile_native
 
-    return compile_native(optimize(func))
+    return compile_native(optimize(func), donate=donate)
 
 
 class Program:
     """One signature of a function, compiled."""
 
-    def __init__(self, traced: Traced, function: Callable[..., Any]) -> None:
+    def __init__(
+        self, traced: Traced, function: Callable[..., Any], donate: Sequence[int] = ()
+    ) -> None:
         self.traced = traced
-        self.executable = compile_func(traced.func)
+        self.executable = compile_func(traced.func, donate)
         self.environment = Environment(function, traced.captures, traced.guards)
         self._hidden = bool(traced.captures)
         self._single = traced.outputs == [0] and traced.spec.is_leaf()
@@ -155,6 +159,7 @@ class Function:
         *,
         static_argnums: int | Iterable[int] = (),
         static_argnames: str | Iterable[str] = (),
+        donate_argnums: int | Iterable[int] = (),
         derivative: bool = False,
     ) -> None:
         functools.update_wrapper(self, wrapped, updated=())
@@ -163,6 +168,8 @@ class Function:
         self.is_derivative = derivative or getattr(wrapped, "is_derivative", False)
         self.name = getattr(wrapped, "__name__", type(wrapped).__name__)
         self._statics = _Statics(wrapped, static_argnums, static_argnames)
+        numbers = [donate_argnums] if isinstance(donate_argnums, int) else donate_argnums
+        self._donated = frozenset(numbers)
         self._programs: OrderedDict[Any, Program] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -188,11 +195,23 @@ class Function:
         return program(leaves)
 
     def _compile(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
-        program = Program(self.traced(*args, **kwargs), self.wrapped)
+        program = Program(self.traced(*args, **kwargs), self.wrapped, self._donated_leaves(args))
         self._programs[key] = program
         while len(self._programs) > MAX_PROGRAMS:
             self._programs.popitem(last=False)
         return program
+
+    def _donated_leaves(self, args: tuple[Any, ...]) -> list[int]:
+        """The traced parameters that belong to donated arguments."""
+        leaves: list[int] = []
+        start = 0
+        for number, x in enumerate(args):
+            if number not in self._statics.numbers:
+                count = len(tree.flatten(x)[0])
+                if number in self._donated:
+                    leaves += range(start, start + count)
+                start += count
+        return leaves
 
     @property
     def primal(self) -> Function:
