@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import dis
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -332,6 +333,8 @@ class Tracer:
         handler = HANDLERS.get(ufunc if method == "__call__" else (ufunc, method))
         if handler is None and method == "__call__":  # scipy.special and the like, by name
             handler = HANDLERS.get(ufunc.__name__)
+        if handler is None and method == "outer" and ufunc in HANDLERS:
+            handler = functools.partial(HANDLERS["outer"], ufunc)
         if handler is None:
             name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
             raise unsupported(name, inputs)

@@ -83,7 +83,7 @@ class _Nest:
             if output.reduce and plan.split is not None:
                 self.part_strides[n] = self.strides[n][plan.split]
                 self.strides[n][plan.split] = 0
-        self.levels = Levels(spec.body, plan.inputs, plan.outputs, self.rank)
+        self.levels = Levels(spec, plan.inputs, plan.outputs)
         loops = enumerate(plan.loops)
         self.reduce_level = next(
             (i for i, each in loops if each.reduced and not plan.is_single(i)), self.rank
@@ -361,12 +361,12 @@ class _Nest:
                 zip(self.spec.outputs, self.spec.body.results, strict=True)
             ):
                 access = len(self.spec.inputs) + n
-                reg, source = self._value(value, row, state), value.type.dtype.name
                 if output.reduce:
-                    self._accumulate(n, reg, source, row, state)
+                    self._accumulate(n, value, row, state)
                     continue
                 dtype = self.dtypes[access]
-                reg = scalar.convert(self.k, reg, source, dtype)
+                reg = self._value(value, row, state)
+                reg = scalar.convert(self.k, reg, value.type.dtype.name, dtype)
                 if self._is_tiled(access, state):
                     assert self.plan.tile is not None
                     tiles.setdefault((access, _with(row, self.plan.tile, 0)), []).append(reg)
@@ -414,14 +414,19 @@ class _Nest:
                     )
         return accumulators
 
-    def _accumulate(self, output: int, value: Reg, source: str, row: Row, state: _State) -> None:
+    def _accumulate(self, output: int, value: Value, row: Row, state: _State) -> None:
         accumulator = state.accumulators[output, self._row_of(self._kept, row)]
-        value = scalar.convert(self.k, value, source, accumulator.dtype)
         way = 0
         for r, loop in zip(row, self.plan.loops, strict=True):
             way = way * loop.unroll + r if loop.reduced else way
         mask = self._mask(row, state) if self.plan.loops[self.plan.vector].reduced else None
-        accumulator.take(value, way, mask)
+        if output in self.levels.products:
+            a, b = (self._value(v, row, state) for v in self.levels.products[output].operands)
+            accumulator.take(a, way, mask, factor=b)
+        else:
+            reg = self._value(value, row, state)
+            reg = scalar.convert(self.k, reg, value.type.dtype.name, accumulator.dtype)
+            accumulator.take(reg, way, mask)
 
     def finish(self, state: _State) -> None:
         """Stores what the accumulators hold."""

@@ -11,12 +11,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from symgrad.codegen.access import Access
-from symgrad.codegen.kernels.loop_spec import Indirect
+from symgrad.codegen.kernels.loop_spec import Indirect, LoopSpec
 
 if TYPE_CHECKING:
-    from symgrad.ir.graph import Op, Region, Value
+    from symgrad.ir.graph import Op, Value
 
 Loops = frozenset[int]
+
+
+def summed_products(spec: LoopSpec) -> dict[int, Op]:
+    """The multiplications that go nowhere but into a sum, by output: they become fma."""
+    used = {id(v) for op in spec.body.ops for v in op.operands}
+    products: dict[int, Op] = {}
+    for n, (output, value) in enumerate(zip(spec.outputs, spec.body.results, strict=True)):
+        is_float = value.type.dtype.name == output.access.dtype in ("f32", "f64")
+        if output.reduce == "sum" and is_float and id(value) not in used:
+            if value.op is not None and value.op.name == "mul":
+                products[n] = value.op
+    elsewhere = {id(v) for n, v in enumerate(spec.body.results) if n not in products}
+    return {n: op for n, op in products.items() if id(op.results[0]) not in elsewhere}
 
 
 def moved_by(access: Access) -> tuple[tuple[int, int, int], ...]:
@@ -25,12 +38,12 @@ def moved_by(access: Access) -> tuple[tuple[int, int, int], ...]:
 
 
 class Levels:
-    """The analysis of one body over ``rank`` loops."""
+    """The analysis of a spec's body, for the accesses over its scheduled loops."""
 
-    def __init__(
-        self, body: Region, inputs: Sequence[Access], outputs: Sequence[Access], rank: int
-    ) -> None:
-        self.rank = rank
+    def __init__(self, spec: LoopSpec, inputs: Sequence[Access], outputs: Sequence[Access]) -> None:
+        body, rank = spec.body, len(inputs[0].strides if inputs else outputs[0].strides)
+        self.products = summed_products(spec)
+        """Multiplications, by output, that the accumulators do."""
         self.constants: dict[int, Any] = {}
         """Values of the constants, by the value's id."""
         self.loads: list[list[int]] = [[] for _ in range(rank + 1)]
@@ -53,10 +66,11 @@ class Levels:
             level = self._define(result, frozenset(), op.operands)
             if op.name == "constant":
                 self.constants[id(result)] = op.attrs["value"]
-            else:
+            elif op not in self.products.values():
                 self.ops[level].append(op)
         movers = [body.params[i] for a in outputs for i, _, _ in moved_by(a)]
-        for value in (*body.results, *movers):
+        factors = [v for op in self.products.values() for v in op.operands]
+        for value in (*body.results, *movers, *factors):
             self._use(value, rank)
 
     def _define(self, value: Value, own: Loops, operands: Sequence[Value]) -> int:

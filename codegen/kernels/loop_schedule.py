@@ -98,6 +98,25 @@ def _accesses(spec: LoopSpec) -> list[Access]:
     return [*spec.inputs, *(o.access for o in spec.outputs)]
 
 
+def describe(plan: Schedule) -> str:
+    """The loops as text, one per line, outermost first."""
+    lines = []
+    first, count = plan.parallel
+    for n, loop in enumerate(plan.loops):
+        notes = []
+        if n == plan.vector and plan.lanes > 1:
+            notes.append(f"{loop.unroll} x {plan.lanes} lanes")
+        elif loop.unroll > 1:
+            notes.append("register tile" if n == plan.tile else f"{loop.unroll} at once")
+        notes += ["reduced"] * loop.reduced
+        notes += ["shared by the threads"] * (first <= n < first + count)
+        notes += ["in parts"] * (n == plan.split)
+        head = "block" if plan.is_single(n) else "for"
+        note = f"  # {', '.join(notes)}" if notes else ""
+        lines.append(f"{'  ' * n}{head} i{n} in {loop.extent}:{note}")
+    return "\n".join(lines)
+
+
 # -- normal form -------------------------------------------------------------
 
 

@@ -86,14 +86,22 @@ class Accumulator:
         tail = self._scalar is not None
         return Accumulator(self._k, self.kind, self.dtype, self.lanes, self.ways, tail=tail)
 
-    def take(self, value: Reg, way: int, mask: Reg | None = None) -> None:
-        """Takes in a vector (only the lanes of ``mask``), or a scalar of the tail."""
+    def take(
+        self, value: Reg, way: int, mask: Reg | None = None, factor: Reg | None = None
+    ) -> None:
+        """Takes in a vector (only the lanes of ``mask``), or a scalar of the tail.
+
+        With a ``factor`` its product with the value is summed, rounded once.
+        """
         k, slot = self._k, self._slots[way % self.ways]
         if lanes_of(value.type) < self.lanes:
             assert self._scalar is not None
             slot = self._scalar
         old = k.load(value.type, slot)
-        new = combine(k, self.kind, self.dtype, old, value)
+        if factor is not None:
+            new = k.fma(value, factor, old)
+        else:
+            new = combine(k, self.kind, self.dtype, old, value)
         k.store(new if mask is None else k.select(mask, new, old), slot)
 
     def absorb(self, other: Accumulator) -> None:

@@ -25,7 +25,7 @@ LIMIT = 1 << 30
 """Bytes of free memory kept at most."""
 _PAGE = 1 << 12
 
-_free: defaultdict[int, list[Array]] = defaultdict(list)
+_free: defaultdict[int, list[Any]] = defaultdict(list)
 _live: dict[int, weakref.ref[Array]] = {}
 _free_bytes = 0
 
@@ -35,28 +35,33 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     size = math.prod(shape) * dtype.itemsize
     if size < SMALL:
         return np.empty(shape, dtype)
-    raw = _take(-(-size // _PAGE) * _PAGE)
-    # NumPy lets views of views refer to the array below them, down to the first that is
-    # not owned by an array: this one.  It dies when no view is left.
-    owner = np.frombuffer((ctypes.c_char * size).from_address(raw.ctypes.data), dtype)
-    _live[id(owner)] = weakref.ref(owner, _recycle(id(owner), raw))
-    return owner.reshape(shape)
+    memory = _take(-(-size // _PAGE) * _PAGE)
+    # NumPy lets views of views refer to the array below them, down to the first whose
+    # memory no array owns: this one.  It dies when no view is left.
+    owner = np.frombuffer(memory, np.uint8)
+    _live[id(owner)] = weakref.ref(owner, _recycle(id(owner), memory))
+    return owner[:size].view(dtype).reshape(shape)
 
 
-def _take(size: int) -> Array:
+def _take(size: int) -> Any:
+    """Memory as a ctypes array, which is no NumPy array on purpose."""
     global _free_bytes
     if _free[size]:
         _free_bytes -= size
         return _free[size].pop()
-    return aligned_bytes(size)
+    raw = aligned_bytes(size)
+    memory = (ctypes.c_char * size).from_address(raw.ctypes.data)
+    memory.raw_bytes = raw  # keeps it alive
+    return memory
 
 
-def _recycle(key: int, raw: Array) -> Any:
+def _recycle(key: int, memory: Any) -> Any:
     def recycle(_: object) -> None:
         global _free_bytes
         del _live[key]
-        if _free_bytes + raw.nbytes <= LIMIT:
-            _free_bytes += raw.nbytes
-            _free[raw.nbytes].append(raw)
+        size = len(memory)
+        if _free_bytes + size <= LIMIT:
+            _free_bytes += size
+            _free[size].append(memory)
 
     return recycle

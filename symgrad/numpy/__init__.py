@@ -21,7 +21,9 @@ from symgrad.numpy import (
 )
 from symgrad.numpy.core import SUPPORTED
 
-__all__ = ["SUPPORTED", *SUPPORTED]
+_FUNCTIONS = {name: f for name, f in SUPPORTED.items() if "." not in name}
+
+__all__ = ["SUPPORTED", "linalg", *_FUNCTIONS]
 
 
 def __getattr__(name: str) -> Any:
@@ -34,4 +36,4 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *dir(_np)})
 
 
-globals().update(SUPPORTED)
+globals().update(_FUNCTIONS)

@@ -21,11 +21,12 @@ from symgrad.numpy.core import (
     dtype_key,
     implements,
     refuse,
+    reshape,
     result_type,
     traced,
     types_text,
 )
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer
+from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
 OPS: dict[np.ufunc, str] = {
@@ -425,9 +426,13 @@ def angle(z: Any, deg: bool = False) -> Tracer:
     return where(traced(z) < 0, 180.0 if deg else math.pi, 0.0)
 
 
-def is_number(x: Any) -> bool:
-    """Whether ``x`` is a plain Python number."""
-    return type(x) in NUMBERS
+def _outer(ufunc: np.ufunc, a: Any, b: Any, **kwargs: Any) -> Any:
+    """``ufunc.outer``: every element of ``a`` with every one of ``b``."""
+    x, y = traced(a), traced(b)
+    return HANDLERS[ufunc](reshape(x, x.shape + (1,) * y.ndim), y, **kwargs)
+
+
+HANDLERS["outer"] = _outer
 
 
 @implements(np.result_type)

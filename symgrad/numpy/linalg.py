@@ -23,7 +23,7 @@ from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
 
-@implements(np.linalg.norm)
+@implements(np.linalg.norm, name="linalg.norm")
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Tracer:
     """Vector and matrix norms except those that need singular values; slope 0 at 0."""
     a = traced(x)
@@ -82,7 +82,7 @@ def _matrix(x: Tracer, ord: Any, axes: tuple[int, ...]) -> Tracer:
     return totals.max(at) if ord > 0 else totals.min(at)  # type: ignore[no-any-return]
 
 
-@implements(np.linalg.vector_norm)
+@implements(np.linalg.vector_norm, name="linalg.vector_norm")
 def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Tracer:
     """The norm of the elements along one or several axes."""
     a = traced(x)
@@ -94,19 +94,19 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
     return _keep(_vector(flat, ord, (len(kept),)), a, axes, keepdims)
 
 
-@implements(np.linalg.matrix_norm)
+@implements(np.linalg.matrix_norm, name="linalg.matrix_norm")
 def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Tracer:
     """The norm of the matrices in the last two axes."""
     return norm(x, ord, (-2, -1), keepdims)
 
 
-@implements(np.linalg.matmul)
+@implements(np.linalg.matmul, name="linalg.matmul")
 def matmul(x1: Any, x2: Any, /) -> Tracer:
     """As ``numpy.matmul``."""
     return _products.matmul(x1, x2)
 
 
-@implements(np.linalg.multi_dot)
+@implements(np.linalg.multi_dot, name="linalg.multi_dot")
 def multi_dot(arrays: Any) -> Tracer:
     """The product of several matrices, in the cheapest order."""
     operands = [traced(x) for x in arrays]
@@ -120,7 +120,7 @@ def multi_dot(arrays: Any) -> Tracer:
     return _products.einsum(*interleaved, out)
 
 
-@implements(np.linalg.matrix_power)
+@implements(np.linalg.matrix_power, name="linalg.matrix_power")
 def matrix_power(a: Any, n: int) -> Tracer:
     """A square matrix to a power of at least 0, by repeated squaring."""
     x = traced(a)
@@ -132,6 +132,12 @@ def matrix_power(a: Any, n: int) -> Tracer:
             result = x if result is None else result @ x
         x, n = x @ x if n > 1 else x, n // 2
     return traced(np.eye(x.shape[-1], dtype=x.dtype)) if result is None else result
+
+
+_PREFIX = "linalg."
+globals().update(
+    {name.removeprefix(_PREFIX): f for name, f in SUPPORTED.items() if name.startswith(_PREFIX)}
+)
 
 
 def __getattr__(name: str) -> Any:

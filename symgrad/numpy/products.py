@@ -252,20 +252,18 @@ def _correlated(a: Any, v: Any, mode: str, *, flip: bool) -> Tracer:
     swap = w.size > x.size
     if swap:
         x, w = w, x
-    if mode not in ("full", "same", "valid"):
-        raise UnsupportedError(f"convolve: mode={mode!r} is unknown; use full, same or valid")
     n = w.size
-    pad = {"full": (n - 1, n - 1), "valid": (0, 0), "same": (n // 2, (n - 1) // 2)}[mode]
-    if not flip and mode == "same" and not swap:
-        pad = pad[0], pad[1]
-    kernel = HANDLERS[np.flip](w) if flip else w
-    y = stage(
-        "conv", reshape(x, (1, 1, x.size)), reshape(kernel, (1, 1, n)),
-        stride=(1,), padding=(pad if not flip else (pad[1] if mode == "same" else pad[0], pad[0] if mode == "same" else pad[1]),),
-        dilation=(1,), lhs_dilation=(1,), groups=1,
-    )  # fmt: skip
+    padding = {"full": (n - 1, n - 1), "same": (n // 2, (n - 1) // 2), "valid": (0, 0)}
+    if mode not in padding:
+        raise UnsupportedError(f"convolve: mode={mode!r} is unknown; use full, same or valid")
+    if flip:
+        w = HANDLERS[np.flip](w)
+    x, w = reshape(x, (1, 1, 1, x.size)), reshape(w, (1, 1, 1, n))
+    one = {"stride": (1, 1), "dilation": (1, 1), "lhs_dilation": (1, 1)}
+    y = stage("conv", x, w, padding=((0, 0), padding[mode]), **one)
     line = reshape(y, (y.size,))
-    return HANDLERS[np.flip](line) if swap and not flip else line  # type: ignore[no-any-return]
+    result: Tracer = HANDLERS[np.flip](line) if swap and not flip else line
+    return result
 
 
 # -- einsum -----------------------------------------------------------------------------------
@@ -305,10 +303,12 @@ def _path(items: list[tuple[Tracer, list[int]]], out: list[int]) -> list[tuple[i
         return []
     if len(items) == 2:
         return [(0, 1)]
+    number: dict[int, int] = {}
     interleaved: list[Any] = []
     for x, labels in items:
-        interleaved += [np.broadcast_to(0.0, x.shape), labels]
-    path = np.einsum_path(*interleaved, out, optimize="greedy")[0]
+        small = [number.setdefault(k, len(number)) for k in labels]
+        interleaved += [np.broadcast_to(0.0, x.shape), small]
+    path = np.einsum_path(*interleaved, [number[k] for k in out], optimize="greedy")[0]
     return [tuple(step) for step in path[1:]]
 
 

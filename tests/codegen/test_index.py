@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels.index import (
     lower_dynamic_slice,
@@ -16,6 +15,7 @@ from symgrad.codegen.kernels.index import (
 )
 from symgrad.ir.opdef import lookup
 from symgrad.ir.types import dtype_of
+
 from tests.codegen.harness import TARGETS, run_lowering, target_named
 
 Array = np.ndarray[Any, Any]

@@ -279,3 +279,16 @@ def test_large_bodies(n: int, count: int, target: str) -> None:
     a = Access("f64", (1,))
     outputs = (Output(a), Output(Access("f64", (0,)), "sum", (0,)))
     check(LoopSpec((n,), (a,), region(body, "f64"), outputs), 2, target, rtol=1e-12)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "i32"])
+def test_sums_of_products(dtype: str, target: str) -> None:
+    x, row = Access(dtype, (77, 1)), Access(dtype, (0, 1))
+    for axes, strides in (((1,), (1, 0)), ((0,), (0, 1)), ((0, 1), (0, 0))):
+        out = Output(Access(dtype, strides), "sum", axes)
+        body = region(lambda b, x, y: (x * y, x * y), dtype, dtype)
+        rtol = {"f32": 1e-5, "f64": 1e-13, "f16": 4e-3}.get(dtype, 0.0)
+        check(LoopSpec((40, 77), (x, row), body, (out, out)), 2, target, rtol=rtol)
+        both = LoopSpec((40, 77), (x, row), body, (out, Output(Access(dtype, (77, 1)))))
+        check(both, 1, target, rtol=rtol)

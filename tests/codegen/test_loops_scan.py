@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels.scan import ScanSpec, lower_scan
 from symgrad.ir.opdef import lookup
 from symgrad.ir.types import dtype_of
+
 from tests.codegen.harness import TARGETS, run_lowering, target_named
 
 Array = np.ndarray[Any, Any]

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from symgrad.codegen.access import Access, row_major
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body
-from symgrad.codegen.kernels.loop_schedule import SUM_RUN, normalise, schedule
+from symgrad.codegen.kernels.loop_schedule import SUM_RUN, describe, normalise, schedule
 from symgrad.codegen.target import Target
+
 from tests.codegen.regions import region
 
 WIDE, NARROW = Target.named("avx512"), Target.named("x86-64")
@@ -115,3 +115,17 @@ def test_large_bodies_are_written_once() -> None:
     spec = LoopSpec((1001,), (dense(1001),), region(body, "f32"), (Output(dense(1001)),))
     assert schedule(spec, WIDE, 1).one_copy
     assert not schedule(spec, NARROW, 1).one_copy
+
+
+def test_schedules_read_as_loops() -> None:
+    out = Output(Access("f32", (0, 1)), "sum", (0,))
+    spec = LoopSpec((300, 100), (dense(300, 100),), identity_body("f32"), (out,))
+    assert describe(schedule(spec, WIDE, 1)).splitlines() == [
+        "block i0 in 100:  # 7 x 16 lanes",
+        "  for i1 in 300:  # reduced",
+    ]
+    turned = copy((128, 200), Access("f32", (1, 128)), dense(128, 200))
+    assert describe(schedule(turned, WIDE, 2)).splitlines() == [
+        "for i0 in 128:  # register tile, shared by the threads",
+        "  for i1 in 200:  # 1 x 16 lanes",
+    ]

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from symgrad.codegen.access import Access, row_major
 from symgrad.codegen.kernels.movement import lower_concatenate, lower_copy, lower_pad
 from symgrad.ir.opdef import lookup
 from symgrad.ir.types import dtype_of
+
 from tests.codegen.harness import TARGETS, run_lowering, target_named
 
 Array = np.ndarray[Any, Any]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+import symgrad.ir.ops  # noqa: F401  (declares the operations)
 from symgrad.codegen import scalar
 from symgrad.codegen.access import MEMORY_TYPES
 from symgrad.codegen.emitter import Emitter, vec
 from symgrad.codegen.target import Target
+from symgrad.ir.opdef import REGISTRY
 
-TARGETS = ("host", "avx2", "x86-64")
+from tests.codegen.harness import TARGETS, target_named
+from tests.codegen.regions import region
+
 INTEGERS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
 NUMPY = {
     "bool": np.bool_,
@@ -25,13 +30,6 @@ NUMPY = {
     **{f"i{n}": np.dtype(f"i{n // 8}").type for n in (8, 16, 32, 64)},
     **{f"u{n}": np.dtype(f"u{n // 8}").type for n in (8, 16, 32, 64)},
 }
-
-
-def target_named(name: str) -> Target:
-    target = Target.host() if name == "host" else Target.named(name)
-    if name == "avx2" and not Target.host().has_fma:
-        pytest.skip("needs AVX2")
-    return target
 
 
 def compile_op(
@@ -170,3 +168,173 @@ def test_ops_equal_numpy(target: str) -> None:
             expected = REFERENCE[op](*arrays)
         assert expected.dtype == NUMPY[result], (op, dtype)
         np.testing.assert_array_equal(run(*arrays), expected, f"{op} {dtype} x{lanes} {target}")
+
+
+# -- conversions -------------------------------------------------------------
+
+
+def bf16_bits(values: np.ndarray) -> np.ndarray:
+    """The nearest bf16 of f32 values, chosen among the two neighbours; ties to even."""
+    low = values.view(np.uint32) >> 16
+    exact = values.astype(np.float64)
+    with np.errstate(all="ignore"):
+        below, above = (
+            ((low + step) << 16).astype(np.uint32).view(np.float32).astype(np.float64)
+            for step in (0, 1)
+        )
+        above = np.where(np.isinf(above), np.copysign(2.0**128, above), above)
+        left, right = abs(exact - below), abs(above - exact)
+    up = (right < left) | ((right == left) & (low % 2 == 1))
+    return np.where(np.isfinite(exact) & up, low + 1, low).astype(np.uint16)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_half_types_in_memory(target: str) -> None:
+    machine = target_named(target)
+    rng = np.random.default_rng(1)
+    patterns = rng.integers(0, 1 << 32, 20000, dtype=np.uint64).astype(np.uint32)
+    sweep = np.arange(0x33000000, 0x47900000, 0x1000 // 3, dtype=np.uint32)  # all of f16's range
+    values = np.concatenate([patterns, sweep, sweep | 0x80000000]).view(np.float32)
+    values = np.concatenate([np.where(np.isnan(values), 1, values), nasty("f32")])
+    halves = np.arange(1 << 16, dtype=np.uint16)
+
+    narrow = compile_op(lambda k, x: x, ["f32"], "f16", 8, machine)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(narrow(values), values.astype(np.float16))
+    widen = compile_op(lambda k, x: x, ["f16"], "f32", 8, machine)
+    np.testing.assert_array_equal(
+        widen(halves.view(np.float16)), halves.view(np.float16).astype(np.float32)
+    )
+
+    narrow = compile_op(lambda k, x: x, ["f32"], "bf16", 8, machine)
+    finite = values[~np.isnan(values)]
+    np.testing.assert_array_equal(narrow(finite), bf16_bits(finite))
+    assert np.isnan(
+        (narrow(np.full(8, np.nan, np.float32)) << np.uint32(16)).view(np.float32)
+    ).all()
+    widen = compile_op(lambda k, x: x, ["bf16"], "f32", 8, machine)
+    np.testing.assert_array_equal(widen(halves), (halves.astype(np.uint32) << 16).view(np.float32))
+
+
+def in_range(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Floats moved to the nearest value an integer type holds, nan to 0."""
+    info = np.iinfo(NUMPY[dtype])
+    exact = [0 if math.isnan(v) else info.max if v > info.max else info.min if v < info.min else int(v)
+             for v in values.astype(float)]  # fmt: skip
+    return np.array(exact, NUMPY[dtype])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_conversions_equal_astype(target: str) -> None:
+    machine = target_named(target)
+    dtypes = ("bool", *INTEGERS, "f16", "f32", "f64")
+    for number, (source, result) in enumerate(itertools.product(dtypes, dtypes)):
+        values = nasty(source)
+        run = compile_op(
+            lambda k, x, source=source, result=result: scalar.emit_op(
+                k, "convert", [x], [source], {"dtype": result}
+            ),
+            [source],
+            result,
+            (1, 4, 8, 16)[number % 4],
+            machine,
+        )
+        with np.errstate(all="ignore"):
+            expected = values.astype(NUMPY[result])
+        if source.startswith("f") and result in INTEGERS:
+            expected = in_range(values, result)
+        np.testing.assert_array_equal(run(values), expected, f"{source} to {result}")
+
+
+def test_f64_to_f16_rounds_once() -> None:
+    rng = np.random.default_rng(2)
+    halves = rng.integers(1, 0x7BFF, 4000, dtype=np.uint16).view(np.float16).astype(np.float64)
+    gap = np.spacing(halves.astype(np.float16)).astype(np.float64)
+    values = halves + gap / 2 + rng.choice([-1, 0, 1], 4000) * 2.0**-40 * gap
+    run = compile_op(
+        lambda k, x: scalar.convert(k, x, "f64", "f16"), ["f64"], "f16", 8, Target.host()
+    )
+    np.testing.assert_array_equal(run(values), values.astype(np.float16))
+
+
+# -- the rest ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integer_power_wraps(dtype: str) -> None:
+    base, exponent = np.meshgrid(nasty(dtype), np.arange(0, 70, 3).astype(NUMPY[dtype]))
+    run = compile_op(
+        lambda k, a, b: scalar.emit_op(k, "pow", [a, b], [dtype] * 2),
+        [dtype] * 2,
+        dtype,
+        4,
+        Target.host(),
+    )
+    np.testing.assert_array_equal(
+        run(base.ravel(), exponent.ravel()), np.power(base.ravel(), exponent.ravel())
+    )
+
+
+def test_integer_power_of_negative_exponents_rounds_to_zero() -> None:
+    run = compile_op(
+        lambda k, a, b: scalar.emit_op(k, "pow", [a, b], ["i32"] * 2),
+        ["i32"] * 2,
+        "i32",
+        4,
+        Target.host(),
+    )
+    base = np.array([2, 1, -1, -1, 0, -3, 7, 1], np.int32)
+    exponent = np.array([-1, -5, -3, -2, -1, -2, -9, -1], np.int32)
+    np.testing.assert_array_equal(run(base, exponent), [0, 1, -1, 1, 0, 0, 0, 1])
+
+
+def test_zero_times_anything_is_zero() -> None:
+    run = compile_op(
+        lambda k, a, b: scalar.emit_op(k, "scale", [a, b], ["f32"] * 2),
+        ["f32"] * 2,
+        "f32",
+        4,
+        Target.host(),
+    )
+    ct = np.array([0, 0, 0, 2], np.float32)
+    slope = np.array([np.inf, np.nan, 3, np.inf], np.float32)
+    np.testing.assert_array_equal(run(ct, slope), [0, 0, 0, np.inf])
+
+
+def test_every_elementwise_op_has_code() -> None:
+    """Each op of the IR on each kind of dtype its declaration admits (complex aside)."""
+    samples = {"f": ("f32", "f64"), "i": ("i32",), "u": ("u8",), "b": ("bool",), "c": ()}
+    for name, definition in REGISTRY.items():
+        if not definition.elementwise or name in ("select", "convert"):
+            continue
+        arity = len(definition.operand_names)
+        for dtype in (d for kind in set(definition.kinds) for d in samples[kind]):
+            k = Emitter(Target.host())
+            type = vec(scalar.REGISTER_TYPES[dtype], 4)
+            with k.function("f", [type] * arity) as operands:
+                scalar.emit_op(k, name, operands, [dtype] * arity)
+            llvm.parse_assembly(k.module()).verify()
+
+
+def test_unknown_ops_are_refused_by_name() -> None:
+    k = Emitter(Target.host())
+    with pytest.raises(NotImplementedError, match="erf on i32"):
+        scalar.emit_op(k, "erf", [k.const("i32", 1)], ["i32"])
+    with pytest.raises(NotImplementedError, match="c64"):
+        scalar.emit_op(k, "add", [k.const("float", 1)] * 2, ["c64", "c64"])
+
+
+@pytest.mark.parametrize("outline", [False, True])
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+def test_region(lanes: int, outline: bool) -> None:
+    body = region(lambda b, x, y: b.emit("maximum", b.emit("exp", x) * 2.0 + y, y), "f32", "f32")
+    run = compile_op(
+        lambda k, *args: scalar.emit_region(k, body, args, outline=outline)[0],
+        ["f32", "f32"],
+        "f32",
+        lanes,
+        Target.host(),
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 33)).astype(np.float32)
+    np.testing.assert_allclose(run(x, y), np.maximum(np.exp(x) * 2 + y, y), rtol=1e-6)
