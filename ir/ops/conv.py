@@ -185,7 +185,9 @@ def windows(
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     axes = tuple(range(2, x.ndim))
     if any(n < r for n, r in zip(x.shape[2:], reach, strict=True)):
-        out = [max(0, n - r + 1) for n, r in zip(x.shape[2:], reach, strict=True)]
+        out = [
+            max(0, (n - r) // s + 1) for n, r, s in zip(x.shape[2:], reach, stride, strict=True)
+        ]
         return np.zeros((*x.shape[:2], *out, *kernel), x.dtype)
     view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
     index = (
@@ -198,27 +200,35 @@ def windows(
 
 
 def _letters(rank: int) -> tuple[str, str]:
-    return "abcd"[:rank], "klmn"[:rank]
+    return "ABCD"[:rank], "KLMN"[:rank]
+
+
+def _grouped(x: Array, axis: int, groups: int) -> Array:
+    """Splits an axis of channels into groups and the channels of each."""
+    sizes = groups, x.shape[axis] // groups
+    return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
+
+
+def _ungrouped(x: Array, axis: int) -> Array:
+    """Undoes ``_grouped``."""
+    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
 
 @conv.evaluate
 def _conv(x: Array, w: Array, *, groups: int, **attrs: Any) -> Array:
-    view = windows(x, w.shape[2:], **attrs)
-    view = view.reshape(view.shape[0], groups, -1, *view.shape[2:])
+    view = _grouped(windows(x, w.shape[2:], **attrs), 1, groups)
     s, k = _letters(x.ndim - 2)
-    w = w.reshape(groups, -1, *w.shape[1:])
+    w = _grouped(w, 0, groups)
     y = np.einsum(f"zgc{s}{k},goc{k}->zgo{s}", view, w, optimize=True)
-    return y.reshape(y.shape[0], -1, *y.shape[3:])
+    return _ungrouped(y, 1)
 
 
 @conv_weight_grad.evaluate
 def _conv_weight_grad(x: Array, dy: Array, *, kernel: Axes, groups: int, **attrs: Any) -> Array:
-    view = windows(x, kernel, **attrs)
-    view = view.reshape(view.shape[0], groups, -1, *view.shape[2:])
+    view = _grouped(windows(x, kernel, **attrs), 1, groups)
     s, k = _letters(x.ndim - 2)
-    dy = dy.reshape(dy.shape[0], groups, -1, *dy.shape[2:])
-    dw = np.einsum(f"zgc{s}{k},zgo{s}->goc{k}", view, dy, optimize=True)
-    return dw.reshape(-1, *dw.shape[2:])
+    dy = _grouped(dy, 1, groups)
+    return _ungrouped(np.einsum(f"zgc{s}{k},zgo{s}->goc{k}", view, dy, optimize=True), 0)
 
 
 @conv_input_grad.evaluate
@@ -237,14 +247,13 @@ def _conv_input_grad(
     n, channels = dy.shape[0], w.shape[1] * groups
     taps = np.einsum(
         f"zgo{s},goc{k}->zgc{s}{k}",
-        dy.reshape(n, groups, -1, *dy.shape[2:]),
-        w.reshape(groups, -1, *w.shape[1:]),
+        _grouped(dy, 1, groups),
+        _grouped(w, 0, groups),
         optimize=True,
     )
     taps = taps.reshape(n, channels, *taps.shape[3:])
-    padded = [
-        (m - 1) * d + 1 + sum(p) for m, d, p in zip(spatial, lhs_dilation, padding, strict=True)
-    ]
+    spread = [(m - 1) * d + 1 if m else 0 for m, d in zip(spatial, lhs_dilation, strict=True)]
+    padded = [m + sum(p) for m, p in zip(spread, padding, strict=True)]
     dx = np.zeros((n, channels, *padded), dy.dtype)
     for tap in np.ndindex(w.shape[2:]):
         at = tuple(
@@ -253,8 +262,7 @@ def _conv_input_grad(
         )
         dx[(slice(None), slice(None), *at)] += taps[(..., *tap)]
     inner = tuple(
-        slice(p[0], p[0] + (m - 1) * d + 1, d)
-        for p, m, d in zip(padding, spatial, lhs_dilation, strict=True)
+        slice(p[0], p[0] + m, d) for p, m, d in zip(padding, spread, lhs_dilation, strict=True)
     )
     return dx[(slice(None), slice(None), *inner)]
 

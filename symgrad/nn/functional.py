@@ -7,6 +7,7 @@ Images are ``[N, C, *spatial]``.  Formulas follow PyTorch's documentation.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import symgrad.numpy as snp
@@ -238,10 +239,17 @@ def _pool_geometry(
     return window, steps, spread, tuple(widths)
 
 
-def adaptive_avg_pool2d(x: Array, output_size: Numbers) -> Array:
-    """Mean over the windows that cut the image into ``output_size`` parts."""
+def adaptive_avg_pool2d(x: Array, output_size: int | Sequence[int | None]) -> Array:
+    """Mean over the windows that cut the image into ``output_size`` parts.
+
+    ``None`` keeps an axis as it is.
+    """
     if x.ndim != 4:
         raise ShapeError(f"adaptive_avg_pool2d: needs [N, C, H, W], got {x.shape}")
+    if not isinstance(output_size, int):
+        output_size = [
+            n if m is None else m for m, n in zip(output_size, x.shape[2:], strict=True)
+        ]
     out = per_axis(output_size, 2)
     if out == (1, 1):
         return snp.mean(x, axis=(2, 3), keepdims=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ class MaxPool2d(Module):
 class AdaptiveAvgPool2d(Module):
     """Mean over windows that cut the image into ``output_size`` parts."""
 
-    def __init__(self, output_size: Numbers) -> None:
+    def __init__(self, output_size: int | Sequence[int | None]) -> None:
         super().__init__()
         self.output_size = output_size
 
