@@ -176,23 +176,32 @@ class Function:
         if current_trace() is not None:
             return self.body(*args, **kwargs)
         if not kwargs and not self._statics:
-            key: Any = tuple(
-                [(type(x), x.dtype, x.shape) if type(x) is np.ndarray else type(x) for x in args]
-            )
-            program = self._programs.get(key)
+            program = self._programs.get(_flat_key(args))
             if program is not None and program.environment.holds():
                 return program(args)
-            if all(type(x) is np.ndarray or type(x) in NUMBERS for x in args):
-                return self._compile(key, args, {})(args)
-        dynamic, fixed = self._statics.split(args, kwargs)
-        leaves, spec = tree.flatten(dynamic)
-        key = spec, tuple([_signature(x) for x in leaves]), fixed
+        program, leaves = self._find(args, kwargs)
+        return program(leaves)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles for arguments of these types, ahead of the first call; runs nothing."""
+        self._find(args, kwargs)
+
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Sequence[Any]]:
+        """The program for these arguments, compiled if need be, and the leaves it takes."""
+        leaves: Sequence[Any] = args
+        is_flat = not kwargs and not self._statics
+        if is_flat and all(type(x) is np.ndarray or type(x) in NUMBERS for x in args):
+            key = _flat_key(args)
+        else:
+            dynamic, fixed = self._statics.split(args, kwargs)
+            leaves, spec = tree.flatten(dynamic)
+            key = spec, tuple([_signature(x) for x in leaves]), fixed
         program = self._programs.get(key)
         if program is not None and program.environment.holds():
             self._programs.move_to_end(key)
         else:
             program = self._compile(key, args, kwargs)
-        return program(leaves)
+        return program, leaves
 
     def _compile(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         program = Program(self.traced(*args, **kwargs), self.wrapped, self._donated_leaves(args))
@@ -269,6 +278,11 @@ class Function:
         from symgrad.api_stages import Stages
 
         return Stages(self, args, kwargs)
+
+
+def _flat_key(args: tuple[Any, ...]) -> Any:
+    """What tells signatures apart when all arguments are arrays or numbers."""
+    return tuple([(type(x), x.dtype, x.shape) if type(x) is np.ndarray else type(x) for x in args])
 
 
 def _signature(x: Any) -> Any:

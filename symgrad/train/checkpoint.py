@@ -30,14 +30,16 @@ GROUPS = ("parameters", "state", "momentum")
 class Progress:
     """Where a run is: the epoch (from 0), its next batch, the seed and what was measured.
 
-    ``settings`` are the options the run began with; ``history`` has one entry per finished
-    epoch.  Both hold what JSON can: floats return with the same bits.
+    ``settings`` are the options the run began with; ``sums`` what the epoch under way has
+    gathered; ``history`` has one entry per finished epoch.  All hold what JSON can: floats
+    return with the same bits.
     """
 
     epoch: int = 0
     batch: int = 0
     seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
 
 

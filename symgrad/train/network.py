@@ -1,0 +1,88 @@
+"""ResNet-18 in training: its arrays, its compiled step and its compiled evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+import symgrad as sg
+from symgrad import nn
+from symgrad.models import resnet18
+from symgrad.nn import functional as F
+from symgrad.optim import SGD
+
+Array = Any
+Arrays = dict[str, Array]
+
+
+class Network:
+    """A ResNet-18 whose parameters, momentum and running statistics go from step to step.
+
+    One step is one native program: forward, cross-entropy, backward and optimiser.
+    """
+
+    def __init__(
+        self, classes: int, channels: int, optimizer: SGD, *, small_images: bool, seed: int
+    ) -> None:
+        nn.init.manual_seed(seed)
+        self._model = resnet18(classes, channels, small_images=small_images)
+        self.parameters: Arrays = dict(self._model.named_parameters())
+        self.state: Arrays = dict(self._model.named_buffers())
+        self.momentum: Arrays = optimizer.init(self.parameters)
+        self._step = self._compiled_step(optimizer)
+        self._evaluation = self._compiled_evaluation()
+
+    def _compiled_step(self, optimizer: SGD) -> Any:
+        def loss_of(parameters: Arrays, state: Arrays, images: Array, labels: Array) -> Any:
+            model = self._model.train()
+            logits, state = nn.functional_call(model, parameters, state, images)
+            correct = np.sum(np.argmax(logits, axis=1) == labels)
+            return F.cross_entropy(logits, labels), (state, correct)
+
+        value_and_grad = sg.value_and_grad(loss_of, has_aux=True)
+
+        @sg.jit(donate_argnums=(0, 1, 2))
+        def training_step(
+            parameters: Arrays, momentum: Arrays, state: Arrays, images: Array, labels: Array,
+            rate: Array,
+        ) -> Any:  # fmt: skip
+            (loss, (state, correct)), grads = value_and_grad(parameters, state, images, labels)
+            parameters, momentum = optimizer.apply(parameters, grads, momentum, rate)
+            return loss, correct, parameters, momentum, state
+
+        return training_step
+
+    def _compiled_evaluation(self) -> Any:
+        @sg.jit
+        def evaluation(parameters: Arrays, state: Arrays, images: Array, labels: Array) -> Any:
+            model = self._model.eval()
+            logits, _ = nn.functional_call(model, parameters, state, images)
+            losses = F.cross_entropy(logits, labels, reduction="none")
+            return losses, np.argmax(logits, axis=1) == labels
+
+        return evaluation
+
+    def compile(self, images: Array, labels: Array) -> None:
+        """Makes both programs for batches like this one; runs nothing."""
+        rate = np.float32(0)
+        self._step.compile(self.parameters, self.momentum, self.state, images, labels, rate)
+        self._evaluation.compile(self.parameters, self.state, images, labels)
+
+    def step(self, images: Array, labels: Array, rate: float) -> tuple[float, int]:
+        """Trains on a batch; its loss and how many images were classified rightly."""
+        loss, correct, self.parameters, self.momentum, self.state = self._step(
+            self.parameters, self.momentum, self.state, images, labels, np.float32(rate)
+        )
+        return float(loss), int(correct)
+
+    def evaluate(self, batches: Iterable[tuple[Array, Array]]) -> tuple[float, float]:
+        """Mean loss and accuracy over batches of which the first ``len(labels)`` images count."""
+        losses, hits = [], []
+        for images, labels in batches:
+            filled = np.resize(labels, len(images))
+            loss, hit = self._evaluation(self.parameters, self.state, images, filled)
+            losses.append(loss[: len(labels)])
+            hits.append(hit[: len(labels)])
+        return float(np.concatenate(losses).mean()), float(np.concatenate(hits).mean())
