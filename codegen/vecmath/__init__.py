@@ -3,7 +3,8 @@
 ``emit`` writes the code of a function by its IR op name for any number of lanes
 (one included) of ``float`` or ``double``, on any target, with or without FMA.
 Every function is right for nan, infinities, signed zeros, denormals, overflow and
-underflow, over the whole range of its arguments.
+underflow, over the whole range of its arguments.  The errors given are the largest
+seen, against a correctly rounded reference, on a million arguments of all sizes.
 """
 
 from __future__ import annotations

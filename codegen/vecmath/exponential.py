@@ -82,7 +82,7 @@ def reduced(x: Lanes, below: Lanes | None = None) -> tuple[Whole, Lanes, Lanes]:
 
 
 def exp(x: Lanes) -> Lanes:
-    """``e**x``, denormal results included."""
+    """``e**x``, denormal results included.  Error below 1.06 ulp."""
     high, low = LN2_PARTS[x.scalar]
     x = clamp(x, *EXP_RANGE[x.scalar])
     n = nearest(x, INV_LN2)
@@ -91,7 +91,7 @@ def exp(x: Lanes) -> Lanes:
 
 
 def exp2(x: Lanes) -> Lanes:
-    """``2**x``, exact for integers."""
+    """``2**x``, exact for integers.  Error below 1.06 ulp."""
     x = clamp(x, *EXP2_RANGE[x.scalar])
     n = nearest(x, 1.0)
     high, low = LN2_PARTS[x.scalar]
@@ -108,14 +108,17 @@ def expm1_pair(x: Lanes) -> Pair:
 
 
 def expm1(x: Lanes) -> Lanes:
-    """``e**x - 1``, accurate near 0."""
+    """``e**x - 1``, accurate near 0.  Error below 1.21 (f32) and 1.40 ulp (f64)."""
     half = expm1_pair(clamp(x, EXPM1_LOW[x.scalar], EXP_RANGE[x.scalar][1])).hi
     tiny = abs(x) < 2.0 ** -(MANTISSA[x.scalar] + 2)  # keeps -0 and denormals
     return where(tiny, x, half + half)
 
 
 def sigmoid(x: Lanes) -> Lanes:
-    """``1 / (1 + e**-x)``, as ``e**x / (1 + e**x)`` for negative ``x`` to keep all digits."""
+    """``1 / (1 + e**-x)``, as ``e**x / (1 + e**x)`` for negative ``x`` to keep all digits.
+
+    Error below 1.79 ulp.
+    """
     a = abs(x)
     e = exp(-a)
     total = e + 1.0
@@ -127,7 +130,7 @@ def sigmoid(x: Lanes) -> Lanes:
 
 
 def tanh(x: Lanes) -> Lanes:
-    """``h / (h + 1)`` with ``h = expm1(2 |x|) / 2`` to more than working precision."""
+    """``h / (h + 1)`` with ``h = expm1(2 |x|) / 2``.  Error below 1.48 ulp."""
     half = expm1_pair(clamp(2.0 * abs(x), 0.0, -EXPM1_LOW[x.scalar]))
     h = half.hi
     total = h + 1.0
@@ -148,7 +151,7 @@ def _exp_and_inverse(x: Lanes) -> tuple[Whole, Lanes, Lanes, Lanes]:
 
 
 def sinh(x: Lanes) -> Lanes:
-    """Odd polynomial for ``|x| < 1``, else half the difference of two exponentials."""
+    """Odd polynomial for ``|x| < 1``, else half ``e**x - e**-x``.  Error below 0.79 ulp."""
     a = clamp(abs(x), 0.0, COSH_HIGH[x.scalar])
     n, hi, lo, inverse = _exp_and_inverse(a)
     large = scale_by_power(hi + (lo - inverse), n - 1)
@@ -158,6 +161,6 @@ def sinh(x: Lanes) -> Lanes:
 
 
 def cosh(x: Lanes) -> Lanes:
-    """Half the sum of two exponentials."""
+    """Half the sum of two exponentials.  Error below 0.88 ulp."""
     n, hi, lo, inverse = _exp_and_inverse(clamp(abs(x), 0.0, COSH_HIGH[x.scalar]))
     return scale_by_power(hi + (lo + inverse), n - 1)

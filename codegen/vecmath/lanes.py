@@ -5,8 +5,8 @@ emits a multiplication and an addition for every lane.  Nothing is reordered or
 contracted; ``fma`` says where one rounding is wanted.
 
 Error-free transformations (``two_sum``, ``two_product``) and ``Pair``, an
-unevaluated sum of two floats, carry results beyond the working precision.  They
-are exact with and without hardware FMA.
+unevaluated sum of two floats, carry results beyond the working precision, with
+and without hardware FMA.
 """
 
 from __future__ import annotations
@@ -19,10 +19,6 @@ from symgrad.codegen.emitter import Emitter, Reg, bytes_of, lanes_of, scalar_of,
 INTEGER = {"float": "i32", "double": "i64"}
 MANTISSA = {"float": 23, "double": 52}
 BIAS = {"float": 127, "double": 1023}
-MAX_FINITE = {
-    "float": float.fromhex("0x1.fffffep127"),
-    "double": float.fromhex("0x1.fffffffffffffp1023"),
-}
 MIN_NORMAL = {"float": 2.0**-126, "double": 2.0**-1022}
 INF = float("inf")
 NAN = float("nan")
@@ -275,7 +271,7 @@ def exponent_of_two(n: Lanes) -> Lanes:
 def scale_by_power(x: Lanes, n: Whole) -> Lanes:
     """``x * 2**n``, rounded once, right down to denormals and up to infinity."""
     k, size = x.k, bytes_of(x.type)
-    if k.target.vector_bytes < 64 or size < 64:
+    if k.target.vector_bytes < 64 or size % 64:
         return scale_in_steps(x, n.bits)
     if size > 64:
         parts = [scale_by_power(*pair) for pair in zip(_halves(x), _whole_halves(n), strict=True)]
@@ -341,14 +337,6 @@ class Pair:
 
     hi: Lanes
     lo: Lanes
-
-    def __add__(self, other: Pair) -> Pair:
-        hi, lo = two_sum(self.hi, other.hi)
-        return Pair(*fast_two_sum(hi, lo + (self.lo + other.lo)))
-
-    def __mul__(self, other: Pair) -> Pair:
-        hi, lo = two_product(self.hi, other.hi)
-        return Pair(*fast_two_sum(hi, fma(self.hi, other.lo, fma(self.lo, other.hi, lo))))
 
     def __truediv__(self, other: Pair) -> Pair:
         inverse = 1.0 / other.hi

@@ -118,17 +118,17 @@ def _log(
 
 
 def log(x: Lanes) -> Lanes:
-    """Natural logarithm."""
+    """Natural logarithm.  Error below 0.81 ulp."""
     return _log(x, LN2, ONE)
 
 
 def log2(x: Lanes) -> Lanes:
-    """Logarithm to base 2, exact for powers of 2."""
+    """Logarithm to base 2, exact for powers of 2.  Error below 0.96 (f32) and 1.02 ulp (f64)."""
     return _log(x, ONE, INV_LN2)
 
 
 def log10(x: Lanes) -> Lanes:
-    """Logarithm to base 10."""
+    """Logarithm to base 10.  Error below 0.93 ulp."""
     return _log(x, LOG10_2, INV_LN10)
 
 
@@ -148,7 +148,7 @@ def log1p_of(x: Pair) -> Lanes:
 
 
 def log1p(x: Lanes) -> Lanes:
-    """``log(1 + x)``, accurate near 0."""
+    """``log(1 + x)``, accurate near 0.  Error below 0.84 ulp."""
     y = log1p_of(Pair(x, x.const(0.0)))
     y = where(abs(x) < 2.0 ** -(MANTISSA[x.scalar] + 2), x, y)  # keeps -0 and denormals
     y = where(x.eq(INF), x, y)
@@ -178,7 +178,10 @@ def _log_of_large(a: Lanes, argument: Pair) -> Lanes:
 
 
 def asinh(x: Lanes) -> Lanes:
-    """``log1p(a + a**2 / (1 + sqrt(1 + a**2)))`` with the sign of ``x``."""
+    """``log1p(a + a**2 / (1 + sqrt(1 + a**2)))`` with the sign of ``x``.
+
+    Error below 0.501 (f32) and 0.99 ulp (f64).
+    """
     if x.scalar == "float":
         return narrow(asinh(widen(x)))
     a = abs(x)
@@ -188,7 +191,10 @@ def asinh(x: Lanes) -> Lanes:
 
 
 def acosh(x: Lanes) -> Lanes:
-    """``log1p(t + sqrt(2 t + t**2))`` with ``t = x - 1``; nan below 1."""
+    """``log1p(t + sqrt(2 t + t**2))`` with ``t = x - 1``; nan below 1.
+
+    Error below 0.501 (f32) and 0.99 ulp (f64).
+    """
     if x.scalar == "float":
         return narrow(acosh(widen(x)))
     t = x - 1.0
@@ -200,7 +206,10 @@ def acosh(x: Lanes) -> Lanes:
 
 
 def atanh(x: Lanes) -> Lanes:
-    """``log1p(2 a / (1 - a)) / 2`` with the sign of ``x``; infinite at 1, nan beyond."""
+    """``log1p(2 a / (1 - a)) / 2`` with the sign of ``x``; infinite at 1, nan beyond.
+
+    Error below 0.501 (f32) and 0.87 ulp (f64).
+    """
     if x.scalar == "float":
         return narrow(atanh(widen(x)))
     a = abs(x)

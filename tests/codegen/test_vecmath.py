@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -21,8 +21,9 @@ from symgrad.codegen import vecmath
 from symgrad.codegen.emitter import Emitter, vec
 from symgrad.codegen.target import Target
 
+from tests.codegen.harness import TARGETS, target_named
+
 Array = np.ndarray[Any, Any]
-TARGETS = ("host", "avx2", "x86-64")
 NUMPY = {"float": np.float32, "double": np.float64}
 PRECISION = {"float": (24, -149), "double": (53, -1074)}
 LANES = (1, 4, 8, 16)
@@ -108,15 +109,6 @@ def compiled(
 
     run.engine = engine  # type: ignore[attr-defined]  # keeps the code alive
     return run
-
-
-def target_named(name: str) -> Target:
-    target = Target.host() if name == "host" else Target.named(name)
-    if target.triple[:6] != Target.host().triple[:6] or (
-        target.has_fma and not Target.host().has_fma
-    ):
-        pytest.skip(f"this machine cannot run {name} code")
-    return target
 
 
 def edges(scalar: str) -> Array:
@@ -219,12 +211,8 @@ def test_exact_functions_equal_numpy(target: str, scalar: str) -> None:
         )
 
 
-def every_function() -> Sequence[str]:
-    return [*REAL, *EXACT]
-
-
 def test_every_function_is_tested() -> None:
-    assert set(every_function()) == set(vecmath.FUNCTIONS)
+    assert {*REAL, *EXACT} == set(vecmath.FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", ["sin", "pow", "exp"])
@@ -259,7 +247,7 @@ def test_compiles_for_neon_without_calls_into_libm() -> None:
     for scalar, lanes in (("float", 4), ("double", 2)):
         k = Emitter(target)
         type = vec(scalar, lanes)
-        for name in every_function():
+        for name in vecmath.FUNCTIONS:
             params = [type] * (2 if name in BINARY else 1)
             with k.function(f"f_{name}", params, type) as operands:
                 k.line(f"ret {type} {vecmath.emit(k, name, operands)}")
