@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symgrad.codegen.vecmath.exponential import EXP, INV_LN2, LN2_PARTS, clamp, exp, reduced
+from symgrad.codegen.vecmath.exponential import EXP, INV_LN2, LN2_PARTS, at_most, exp, reduced
 from symgrad.codegen.vecmath.lanes import (
     Lanes,
     Pair,
@@ -77,7 +77,7 @@ ERFC_ZERO = {"float": 10.2, "double": 27.3}
 
 def erf(x: Lanes) -> Lanes:
     """Odd polynomial for ``|x| < 1``, else 1 minus ``exp`` of one.  Error below 1.10 ulp."""
-    a = clamp(abs(x), 0.0, ERF_ONE[x.scalar])
+    a = at_most(abs(x), ERF_ONE[x.scalar])
     z = a * a
     small = fma(a, polynomial(z, ERF[x.scalar]), a)
     large = 1.0 - exp(polynomial(a, ERF_TAIL[x.scalar]))
@@ -91,7 +91,7 @@ def erfc(x: Lanes) -> Lanes:
     """
     if x.scalar == "float":
         return narrow(_erfc_wide(widen(x)))
-    a = clamp(abs(x), 0.0, ERFC_ZERO["double"])
+    a = at_most(abs(x), ERFC_ZERO["double"])
     square, error = two_product(a, a)
     n, r, tail = reduced(-square, -error)
     one, lost = fast_two_sum(1.0, r)
@@ -111,7 +111,7 @@ def erfc(x: Lanes) -> Lanes:
 
 def _erfc_wide(x: Lanes) -> Lanes:
     """erfc in f64 with the polynomials for f32 results."""
-    a = clamp(abs(x), 0.0, ERFC_ZERO["float"])
+    a = at_most(abs(x), ERFC_ZERO["float"])
     square = a * a
     n = nearest(square, -INV_LN2)
     r = fma(n.value, -sum(LN2_PARTS["double"]), -square)

@@ -58,10 +58,14 @@ EXPM1_LOW = {"float": -18.0, "double": -40.0}
 COSH_HIGH = {"float": 91.0, "double": 712.0}
 
 
+def at_most(x: Lanes, high: float) -> Lanes:
+    """The smaller of the two; nan stays."""
+    return where(x > high, high, x)
+
+
 def clamp(x: Lanes, low: float, high: float) -> Lanes:
     """``x`` within bounds; nan stays."""
-    x = where(x < low, low, x)
-    return where(x > high, high, x)
+    return at_most(where(x < low, low, x), high)
 
 
 def reduced(x: Lanes, below: Lanes | None = None) -> tuple[Whole, Lanes, Lanes]:
@@ -131,7 +135,7 @@ def sigmoid(x: Lanes) -> Lanes:
 
 def tanh(x: Lanes) -> Lanes:
     """``h / (h + 1)`` with ``h = expm1(2 |x|) / 2``.  Error below 1.48 ulp."""
-    half = expm1_pair(clamp(2.0 * abs(x), 0.0, -EXPM1_LOW[x.scalar]))
+    half = expm1_pair(at_most(2.0 * abs(x), -EXPM1_LOW[x.scalar]))
     h = half.hi
     total = h + 1.0
     y = h / total
@@ -152,7 +156,7 @@ def _exp_and_inverse(x: Lanes) -> tuple[Whole, Lanes, Lanes, Lanes]:
 
 def sinh(x: Lanes) -> Lanes:
     """Odd polynomial for ``|x| < 1``, else half ``e**x - e**-x``.  Error below 0.79 ulp."""
-    a = clamp(abs(x), 0.0, COSH_HIGH[x.scalar])
+    a = at_most(abs(x), COSH_HIGH[x.scalar])
     n, hi, lo, inverse = _exp_and_inverse(a)
     large = scale_by_power(hi + (lo - inverse), n - 1)
     z = a * a
@@ -162,5 +166,5 @@ def sinh(x: Lanes) -> Lanes:
 
 def cosh(x: Lanes) -> Lanes:
     """Half the sum of two exponentials.  Error below 0.88 ulp."""
-    n, hi, lo, inverse = _exp_and_inverse(clamp(abs(x), 0.0, COSH_HIGH[x.scalar]))
+    n, hi, lo, inverse = _exp_and_inverse(at_most(abs(x), COSH_HIGH[x.scalar]))
     return scale_by_power(hi + (lo + inverse), n - 1)

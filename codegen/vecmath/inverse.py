@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symgrad.codegen.vecmath.exponential import clamp
+from symgrad.codegen.vecmath.exponential import at_most
 from symgrad.codegen.vecmath.lanes import (
     BIAS,
     INF,
@@ -105,7 +105,7 @@ def _angle(smaller: Lanes, larger: Lanes, swapped: Lanes, back: Lanes | None) ->
 
 def atan(x: Lanes) -> Lanes:
     """Arc tangent, with the ratio ``1 / |x|`` above 1.  Error below 1.25 ulp."""
-    a = clamp(abs(x), 0.0, 2.0**60)
+    a = at_most(abs(x), 2.0**60)
     swapped = a > 1.0
     smaller, larger = where(swapped, 1.0, a), where(swapped, a, 1.0)
     return _angle(smaller, larger, swapped, None).copysign(x)
