@@ -19,7 +19,7 @@ from symgrad.ir import Func, TensorType, Value
 from symgrad.ir.adjoint import pull_back
 from symgrad.ir.errors import DifferentiationError, DTypeError, ShapeError, UsageError
 from symgrad.tracer import Tracer
-from symgrad.tracing import Trace, current_trace
+from symgrad.tracing import Trace, current_trace, stage
 
 Callback = Callable[..., Any]
 
@@ -81,8 +81,8 @@ def _inputs(name: str, arg: Any, text: str) -> tuple[Any, list[Value]]:
             type_, weak = leaf_type(x)
         except DTypeError as error:
             raise DTypeError(
-                f"{name}: argument {where} has no derivative: {error.message}; choose the arguments "
-                "to differentiate by argnums"
+                f"{name}: argument {where} has no derivative: {error.message}; choose the "
+                "arguments to differentiate by argnums"
             ) from None
         if not type_.dtype.is_float:
             remedy = "pass a float" if type_.shape == () else "convert it with astype(float)"
@@ -161,7 +161,7 @@ def _scalar(name: str, f: Callback, result: Any) -> Tracer:
     return Tracer(trace, trace.lift(result), weak)
 
 
-# -- gradients -----------------------------------------------------------------------------------
+# -- gradients -----------------------------------------------------------------------------
 
 
 def _value_and_grad(
@@ -222,7 +222,7 @@ def grad(f: Callback, argnums: int | Sequence[int] = 0, has_aux: bool = False) -
     return Function(body, f, derivative=True)
 
 
-# -- products with the Jacobian ---------------------------------------------------------------------
+# -- products with the Jacobian ------------------------------------------------------------
 
 
 def floating_leaves(result: Any) -> tuple[list[Tracer], tree.Spec]:
@@ -315,12 +315,12 @@ def stop_gradient(x: Any) -> Any:
     """``x``, a constant for every derivative; containers leaf by leaf."""
 
     def stop(leaf: Any) -> Any:
-        return leaf.trace.stage("stop_gradient", leaf) if isinstance(leaf, Tracer) else leaf
+        return stage("stop_gradient", leaf) if isinstance(leaf, Tracer) else leaf
 
     return tree.map_leaves(stop, x)
 
 
-# -- stages -----------------------------------------------------------------------------------------
+# -- stages --------------------------------------------------------------------------------
 
 
 def trace(f: Callback, *args: Any, **kwargs: Any) -> Func:

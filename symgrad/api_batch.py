@@ -14,11 +14,11 @@ import numpy as np
 from symgrad import tree
 from symgrad.api import Callback, _call_on_inputs, _decorator, _filled, _trace, floating_leaves
 from symgrad.api_function import Function, leaf_type
-from symgrad.ir import TensorType, Value
+from symgrad.ir import TensorType, Value, dtype_of
 from symgrad.ir.adjoint import pull_back
 from symgrad.ir.batching import batch_into
 from symgrad.ir.errors import DifferentiationError, ShapeError, UsageError
-from symgrad.tracer import Tracer
+from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import Trace, stage
 
 
@@ -76,11 +76,11 @@ def vmap(f: Callback, in_axes: Any = 0, out_axes: Any = 0) -> Function:
             new_args, new_kwargs = tree.unflatten(spec, examples)
             outs, out_spec = floating_leaves(f(*new_args, **new_kwargs))
             results = [x.value for x in outs]
-        moved = [np.moveaxis(x, axis, 0).value for x, axis in arguments]  # type: ignore[attr-defined]
+        moved = [HANDLERS[np.moveaxis](x, axis, 0).value for x, axis in arguments]
         batched = _batched(inner, params, moved, results, size)
         result = tree.unflatten(out_spec, batched)
         places = tree.spread_prefix(out_axes, result)
-        placed = [np.moveaxis(x, 0, n) for x, n in zip(batched, places, strict=True)]  # type: ignore[call-overload]
+        placed = [HANDLERS[np.moveaxis](x, 0, n) for x, n in zip(batched, places, strict=True)]
         return tree.unflatten(out_spec, placed)
 
     return Function(body, f)
@@ -109,22 +109,16 @@ def _batch_size(leaves: Sequence[Tracer], axes: Sequence[int | None]) -> int:
     return next(iter(sizes))
 
 
-# -- Jacobians ----------------------------------------------------------------------------------
+# -- Jacobians -----------------------------------------------------------------------------
 
 
 def _basis(t: TensorType) -> Value:
     """All unit tensors of a type along a leading axis."""
-    from symgrad.ir import dtype_of
-
     n = t.size
-    line = {"shape": (n, n), "dtype": dtype_of("i64")}
-    trace = _trace()
-    hot = trace.builder.emit(
-        "eq", trace.builder.emit("iota", axis=0, **line), trace.builder.emit("iota", axis=1, **line)
-    )
-    eye = trace.builder.emit("convert", hot, dtype=t.dtype)
-    value: Value = trace.builder.emit("reshape", eye, shape=(n, *t.shape))
-    return value
+    row, column = (stage("iota", shape=(n, n), axis=axis, dtype=dtype_of("i64")) for axis in (0, 1))
+    eye = stage("convert", stage("eq", row, column), dtype=t.dtype)
+    unit: Tracer = stage("reshape", eye, shape=(n, *t.shape))
+    return unit.value
 
 
 def _real(name: str, outs: Sequence[Tracer]) -> None:

@@ -48,12 +48,11 @@ class Environment:
         self._rebindable: list[tuple[Place, np.dtype[Any], tuple[int, ...]]] = []
         for capture in captures:
             array = capture.current()
-            place = places.get(id(array))
-            if place is None:
-                self._reads.append(functools.partial(_itself, array))
+            if id(array) in places:
+                self._reads.append(places[id(array)])
+                self._rebindable.append((places[id(array)], array.dtype, array.shape))
             else:
-                self._reads.append(place)
-                self._rebindable.append((place, array.dtype, array.shape))
+                self._reads.append(functools.partial(_itself, array))
 
     def arrays(self) -> list[Array]:
         """The captured arrays as they are now."""
@@ -87,8 +86,7 @@ def surroundings(function: Callable[..., Any]) -> Iterator[tuple[Place, Any]]:
     into containers and objects a few levels deep.
     """
     seen: set[int] = set()
-    for place, value in _of_callable(function, seen, _DEPTH):
-        yield place, value
+    yield from _of_callable(function, seen, _DEPTH)
 
 
 def _of_callable(f: Any, seen: set[int], depth: int) -> Iterator[tuple[Place, Any]]:

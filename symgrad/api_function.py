@@ -12,17 +12,20 @@ import inspect
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import symgrad.numpy  # noqa: F401  (declares the traced forms)
+import symgrad.numpy
 from symgrad import tree
 from symgrad.api_captures import Environment
-from symgrad.ir import Func, TensorType, dtype_of, interpret
-from symgrad.ir.errors import DTypeError, UsageError
+from symgrad.ir import Func, TensorType, Value, dtype_of, interpret
+from symgrad.ir.errors import DTypeError, TraceError, UsageError
 from symgrad.tracer import NUMBERS, Tracer
 from symgrad.tracing import Trace, current_trace
+
+if TYPE_CHECKING:
+    from symgrad.api_stages import Stages
 
 MAX_PROGRAMS = 128
 """Signatures a function keeps compiled; the one used longest ago goes first."""
@@ -31,7 +34,9 @@ MAX_PROGRAMS = 128
 class Traced:
     """What tracing a function once gave."""
 
-    def __init__(self, func: Func, trace: Trace, outputs: Sequence[Any], spec: tree.Spec) -> None:
+    def __init__(
+        self, func: Func, trace: Trace, outputs: Sequence[int | Constant], spec: tree.Spec
+    ) -> None:
         self.func = func
         self.captures = trace.captures
         self.guards = trace.guards
@@ -78,8 +83,9 @@ def trace_body(
                 ) from None
             tracers.append(trace.parameter(type_, _identifier(text), weak))
         new_args, new_kwargs = tree.unflatten(spec, tracers)
-        result_leaves, result_spec = tree.flatten(body(*new_args, **new_kwargs))
-        values, outputs = [], []
+        result_leaves, result_spec = tree.flatten(_run(body, new_args, new_kwargs))
+        values: list[Value] = []
+        outputs: list[int | Constant] = []
         for leaf in result_leaves:
             if isinstance(leaf, Tracer) or (isinstance(leaf, np.ndarray) and leaf.ndim):
                 outputs.append(len(values))
@@ -88,6 +94,16 @@ def trace_body(
                 outputs.append(Constant(leaf))
         func = trace.builder.build(values, _identifier(name))
     return Traced(func, trace, outputs, result_spec)
+
+
+def _run(body: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    try:
+        return body(*args, **kwargs)
+    except ValueError as error:
+        # `array[i] = tracer`: NumPy hides the tracer's own words behind "a sequence".
+        if isinstance(error.__cause__, TraceError):
+            raise error.__cause__ from None
+        raise
 
 
 def _identifier(text: str) -> str:
@@ -143,7 +159,7 @@ class Program:
         return tree.unflatten(self.traced.spec, filled)
 
 
-# -- the callable ----------------------------------------------------------------------------
+# -- the callable --------------------------------------------------------------------------
 
 
 class Function:
@@ -273,7 +289,7 @@ class Function:
         """The kernels that run, in order, with their memory."""
         return self.stages(*args, **kwargs).explain
 
-    def stages(self, *args: Any, **kwargs: Any) -> Any:
+    def stages(self, *args: Any, **kwargs: Any) -> Stages:
         """All stages of compilation for these arguments as attributes."""
         from symgrad.api_stages import Stages
 
@@ -310,8 +326,8 @@ class _Statics:
         for name in list(self.names):
             if self.parameters and name not in self.parameters:
                 raise UsageError(
-                    f"static_argnames: {getattr(f, '__name__', f)} has no parameter {name!r}; it has "
-                    f"{', '.join(self.parameters)}"
+                    f"static_argnames: {getattr(f, '__name__', f)} has no parameter {name!r}; "
+                    f"it has {', '.join(self.parameters)}"
                 )
             if name in self.parameters:
                 self.numbers.add(self.parameters.index(name))
@@ -324,7 +340,7 @@ class _Statics:
         """The traced arguments, and a key for the static ones."""
         if not self:
             return (args, kwargs), ()
-        fixed = [(i, args[i]) for i in sorted(self.numbers) if i < len(args)]
+        fixed: list[tuple[Any, Any]] = [(i, args[i]) for i in sorted(self.numbers) if i < len(args)]
         fixed += [(k, v) for k, v in sorted(kwargs.items()) if k in self.names]
         key = tuple((where, type(value), value) for where, value in fixed)
         try:

@@ -44,7 +44,8 @@ class Stages:
         primal = self._function.primal
         if primal is self._function:
             return self._own
-        return primal.traced(*self._args, **self._kwargs).func
+        func: Func = primal.traced(*self._args, **self._kwargs).func
+        return func
 
     @functools.cached_property
     def adjoint(self) -> Func:

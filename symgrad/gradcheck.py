@@ -59,8 +59,8 @@ def _check(
     for name, value in (("pull-back", pulled), ("push-forward", pushed)):
         if not abs(value - numeric) <= tolerance * max(1.0, abs(numeric)):
             raise GradientError(
-                f"check_grads: the {name} of {getattr(f, '__name__', f)} gives {value:.12g} at order "
-                f"{level}, finite differences {numeric:.12g}"
+                f"check_grads: the {name} of {getattr(f, '__name__', f)} gives {value:.12g} at "
+                f"order {level}, finite differences {numeric:.12g}"
             )
     if order > 1:
 

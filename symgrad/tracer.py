@@ -14,7 +14,7 @@ import dis
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,8 +47,8 @@ class _View:
         self.version = base.version
 
 
-def _operator(ufunc: np.ufunc, *, swap: bool = False) -> Callable[[Any, Any], Any]:
-    def operate(self: Tracer, other: Any) -> Any:
+def _operator(ufunc: np.ufunc, *, swap: bool = False) -> Callable[[Any, Any], Tracer]:
+    def operate(self: Any, other: Any) -> Any:
         if not is_operand(other):
             return NotImplemented
         left, right = (other, self) if swap else (self, other)
@@ -70,12 +70,15 @@ def _inplace(ufunc: np.ufunc) -> Callable[[Any, Any], Any]:
     return operate
 
 
-def _unary(ufunc: np.ufunc) -> Callable[[Any], Any]:
+def _unary(ufunc: np.ufunc) -> Callable[[Any], Tracer]:
     return lambda self: weaken(HANDLERS[ufunc](self), self)
 
 
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, *args, **kwargs: HANDLERS[function](self, *args, **kwargs)
+    def call(self: Tracer, *args: Any, **kwargs: Any) -> Any:
+        return HANDLERS[function](self, *args, **kwargs)
+
+    return call
 
 
 class Tracer:
@@ -94,14 +97,14 @@ class Tracer:
         self._value = value
         self._view: _View | None = None
 
-    # -- the value behind the handle -------------------------------------------
+    # -- the value behind the handle -------------------------------------------------------
 
     @property
     def value(self) -> Value:
         """The present SSA value; a view reads its base anew when that was written to."""
         view = self._view
         if view is not None and self.trace.is_open:
-            view.base.value  # noqa: B018  (brings the base, itself maybe a view, up to date)
+            view.base.value
             if view.version != view.base.version:
                 self._value, view.version = view.read(view.base).value, view.base.version
                 self.version += 1
@@ -144,11 +147,7 @@ class Tracer:
 
     def assign(self, new: Any, what: str) -> None:
         """``self[...] = new`` with NumPy's same-kind casting and broadcasting."""
-        dtype = (
-            new.dtype
-            if isinstance(new, Tracer) and not new.weak
-            else np.result_type(new.weak(0) if isinstance(new, Tracer) else new, self.dtype)
-        )
+        dtype = HANDLERS[np.result_type](new, self)
         if not np.can_cast(dtype, self.dtype, "same_kind"):
             raise DTypeError(
                 f"{what}: a result of dtype {dtype} cannot be stored in place in {describe(self)}; "
@@ -157,7 +156,7 @@ class Tracer:
         cast = HANDLERS["astype"](new, self.dtype)
         self.rebind(HANDLERS[np.broadcast_to](cast, self.shape))
 
-    # -- attributes ----------------------------------------------------------------
+    # -- attributes ------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -190,23 +189,23 @@ class Tracer:
         return self._value.type.bytes
 
     T = property(_method(np.transpose))
-    mT = property(_method(np.matrix_transpose))  # noqa: N815
+    mT = property(_method(np.matrix_transpose))
     real = property(_method(np.real))
     imag = property(_method(np.imag))
     flat = property(_method(np.ravel))
     device = "cpu"
 
-    # -- methods ---------------------------------------------------------------------
+    # -- methods ---------------------------------------------------------------------------
 
-    sum, prod, mean, std, var = map(_method, (np.sum, np.prod, np.mean, np.std, np.var))
-    max, min, argmax, argmin = map(_method, (np.max, np.min, np.argmax, np.argmin))
-    any, all, cumsum, cumprod = map(_method, (np.any, np.all, np.cumsum, np.cumprod))
-    clip, round, conj, dot = map(_method, (np.clip, np.round, np.conjugate, np.dot))
-    diagonal, ravel, squeeze, swapaxes = map(
-        _method, (np.diagonal, np.ravel, np.squeeze, np.swapaxes)
+    sum, prod, mean, std, var = (_method(f) for f in (np.sum, np.prod, np.mean, np.std, np.var))
+    max, min, argmax, argmin = (_method(f) for f in (np.max, np.min, np.argmax, np.argmin))
+    any, all, cumsum, cumprod = (_method(f) for f in (np.any, np.all, np.cumsum, np.cumprod))
+    clip, round, conj, dot = (_method(f) for f in (np.clip, np.round, np.conjugate, np.dot))
+    diagonal, ravel, squeeze, swapaxes = (
+        _method(f) for f in (np.diagonal, np.ravel, np.squeeze, np.swapaxes)
     )
-    take, repeat, nonzero, ptp = map(_method, (np.take, np.repeat, np.nonzero, np.ptp))
-    sort, argsort, conjugate = map(_method, (np.sort, np.argsort, np.conjugate))
+    take, repeat, nonzero, ptp = (_method(f) for f in (np.take, np.repeat, np.nonzero, np.ptp))
+    sort, argsort, conjugate = (_method(f) for f in (np.sort, np.argsort, np.conjugate))
 
     def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Tracer:
         """``ndarray.reshape``: sizes as one tuple or as several arguments."""
@@ -238,15 +237,15 @@ class Tracer:
         """Sets every element to ``value``."""
         self.assign(value, "fill")
 
-    def item(self, *args: Any) -> NoReturn:
+    def item(self, *args: Any) -> Any:
         """Refused: a traced value has no Python number."""
-        self.trace.concrete(self, "list")
+        return self.trace.concrete(self, "list")
 
-    def tolist(self) -> NoReturn:
+    def tolist(self) -> Any:
         """Refused: a traced value has no Python list."""
-        self.trace.concrete(self, "list")
+        return self.trace.concrete(self, "list")
 
-    # -- operators --------------------------------------------------------------------
+    # -- operators -------------------------------------------------------------------------
 
     __add__, __radd__, __iadd__ = _operator(np.add), _operator(np.add, swap=True), _inplace(np.add)
     __sub__, __isub__ = _operator(np.subtract), _inplace(np.subtract)
@@ -274,15 +273,15 @@ class Tracer:
     __rlshift__ = _operator(np.left_shift, swap=True)
     __rshift__, __irshift__ = _operator(np.right_shift), _inplace(np.right_shift)
     __rrshift__ = _operator(np.right_shift, swap=True)
-    __eq__ = _operator(np.equal)
-    __ne__ = _operator(np.not_equal)
+    __eq__ = _operator(np.equal)  # type: ignore[assignment]
+    __ne__ = _operator(np.not_equal)  # type: ignore[assignment]
     __lt__, __le__ = _operator(np.less), _operator(np.less_equal)
     __gt__, __ge__ = _operator(np.greater), _operator(np.greater_equal)
     __neg__, __pos__ = _unary(np.negative), _unary(np.positive)
     __abs__, __invert__ = _unary(np.absolute), _unary(np.invert)
     __hash__ = None  # type: ignore[assignment]  # as arrays: == is elementwise
 
-    # -- containers ---------------------------------------------------------------------
+    # -- containers ------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Tracer:
         result: Tracer = HANDLERS["getitem"](self, key)
@@ -304,24 +303,29 @@ class Tracer:
             raise TraceError(f"iteration over 0-d {describe(self)}; it has no axis to run along")
         return (self[i] for i in range(self.shape[0]))
 
-    def __contains__(self, item: Any) -> NoReturn:
-        self.trace.concrete(self, "bool")
+    def __contains__(self, item: Any) -> bool:
+        return bool(self.trace.concrete(self, "bool"))
 
-    # -- refusals ------------------------------------------------------------------------
+    # -- Python values, which the trace refuses --------------------------------------------
 
     def __bool__(self) -> bool:
-        self.trace.concrete(self, "bool")
+        return bool(self.trace.concrete(self, "bool"))
 
     def __float__(self) -> float:
-        self.trace.concrete(self, "assign" if _is_item_assignment() else "number")
+        return float(self.trace.concrete(self, "assign" if _is_item_assignment() else "number"))
 
-    __int__ = __complex__ = __float__
+    def __int__(self) -> int:
+        return int(self.trace.concrete(self, "assign" if _is_item_assignment() else "number"))
+
+    def __complex__(self) -> complex:
+        return complex(self.trace.concrete(self, "number"))
 
     def __index__(self) -> int:
-        self.trace.concrete(self, "index")
+        return int(self.trace.concrete(self, "index"))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Array:
-        self.trace.concrete(self, "assign" if _is_item_assignment() else "array")
+        wanted = "assign" if _is_item_assignment() else "array"
+        return np.asarray(self.trace.concrete(self, wanted), *args, **kwargs)
 
     # -- NumPy's protocols -----------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -149,11 +149,11 @@ class Trace:
         else:
             self.guards.append((weakref.ref(array), array.copy()))
 
-    def concrete(self, x: Tracer, wanted: str) -> NoReturn:
-        """Refuses to turn a traced value into a Python one.
+    def concrete(self, x: Tracer, wanted: str) -> Any:
+        """The Python value that a traced one is asked for: none, so ``TraceError``.
 
-        The single place every such attempt passes through: specialising a trace on a
-        guessed value, guarded at run time, belongs here.
+        Every such request passes through here: specialising the trace on a guessed value,
+        guarded at run time, would be answered in this place.
         """
         reason, remedy = _CONCRETE[wanted]
         raise TraceError(f"{reason.format(describe(x))}. {remedy}")
@@ -196,7 +196,7 @@ def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-# -- building blocks for the front ends ---------------------------------------------------
+# -- building blocks for the front ends ----------------------------------------------------
 
 
 def _escaped(x: Tracer) -> TraceError:

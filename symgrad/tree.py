@@ -7,7 +7,7 @@ when first met.  Everything else is a leaf.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import optree
@@ -33,8 +33,8 @@ def _register(kind: type) -> None:
     def take_apart(x: Any) -> tuple[list[Any], None, list[str]]:
         return [getattr(x, name) for name in names], None, names
 
-    def put_together(_: None, children: Sequence[Any]) -> Any:
-        x = object.__new__(kind)  # fields may hold tracers: no __init__, no checks
+    def put_together(_: Any, children: Iterable[Any]) -> Any:
+        x: Any = object.__new__(kind)  # fields may hold tracers: no __init__, no checks
         for name, child in zip(names, children, strict=True):
             object.__setattr__(x, name, child)
         return x

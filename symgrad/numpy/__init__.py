@@ -17,8 +17,8 @@ from symgrad.numpy import (
     linalg,
     products,
     reductions,
-    shape as _shape,
 )
+from symgrad.numpy import shape as _shape
 from symgrad.numpy.core import SUPPORTED
 
 _FUNCTIONS = {name: f for name, f in SUPPORTED.items() if "." not in name}

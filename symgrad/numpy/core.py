@@ -49,7 +49,7 @@ def _public(function: Callable[..., Any], original: Callable[..., Any]) -> Calla
     return public
 
 
-# -- operands -----------------------------------------------------------------------------
+# -- operands ------------------------------------------------------------------------------
 
 
 def traced(x: Any, dtype: Any = None) -> Tracer:
@@ -97,9 +97,12 @@ def dtype_key(x: Any) -> Any:
         return x.weak or x.dtype
     if type(x) in NUMBERS:
         return np.dtype(bool) if type(x) is bool else type(x)
+    if isinstance(x, (np.dtype, type)):
+        return np.dtype(x)
     return np.asarray(x).dtype if not is_traced(x) else traced(x).dtype
 
 
+@implements(np.result_type)
 def result_type(*operands: Any) -> np.dtype[Any]:
     """NumPy's promotion (NEP 50): Python numbers do not decide the precision."""
     keys = [dtype_key(x) for x in operands]
@@ -116,7 +119,7 @@ def float_type(x: Tracer, name: str) -> np.dtype[Any]:
     return x.dtype
 
 
-# -- shapes -----------------------------------------------------------------------------------
+# -- shapes --------------------------------------------------------------------------------
 
 
 def types_text(operands: Iterable[Any]) -> str:

@@ -98,7 +98,8 @@ def _declare_rounding(ufunc: np.ufunc, op: str) -> None:
     def apply(x: Any, dtype: Any = None, where: Any = True, casting: Any = None) -> Tracer:
         _masked(ufunc, where, casting)
         (x,) = prepared(ufunc, (x,), dtype)
-        return x if x.dtype.kind in "biu" else stage(op, x)
+        rounded: Tracer = x if x.dtype.kind in "biu" else stage(op, x)
+        return rounded
 
 
 for _ufunc, _op in ROUNDING.items():
@@ -119,7 +120,7 @@ for _name, _op in SPECIAL.items():
     _declare_special(_name, _op)
 
 
-# -- ufuncs that need a second look ------------------------------------------------------------
+# -- ufuncs that need a second look --------------------------------------------------------
 
 
 @implements(np.sqrt)
@@ -313,7 +314,7 @@ for _ufunc, _op in (
     _declare_logical(_ufunc, _op)
 
 
-# -- elementwise functions that are no ufuncs -----------------------------------------------------
+# -- elementwise functions that are no ufuncs ----------------------------------------------
 
 
 @implements(np.where)
@@ -359,11 +360,11 @@ def round_(a: Any, decimals: int = 0) -> Tracer:
     if x.dtype.kind in "biu":
         return x
     if not decimals:
-        result: Tracer = np.rint(x)
-        return result
+        whole: Tracer = HANDLERS[np.rint](x)
+        return whole
     scale = 10.0 ** abs(decimals)
-    result = np.rint(x * scale) / scale if decimals > 0 else np.rint(x / scale) * scale
-    return result
+    nearest: Tracer = HANDLERS[np.rint](x * scale if decimals > 0 else x / scale)
+    return nearest / scale if decimals > 0 else nearest * scale
 
 
 @implements(np.nan_to_num)
@@ -371,14 +372,15 @@ def nan_to_num(
     x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, neginf: Any = None
 ) -> Tracer:
     """Replaces nan and infinities by numbers."""
-    x = traced(x)
-    if x.dtype.kind != "f":
-        return x
-    limits = np.finfo(x.dtype)
+    a = traced(x)
+    if a.dtype.kind != "f":
+        return a
+    limits = np.finfo(a.dtype)
     top = limits.max if posinf is None else posinf
     bottom = limits.min if neginf is None else neginf
-    big = where(np.isinf(x) & (x > 0), top, x)
-    return where(np.isnan(x), nan, where(np.isinf(x) & (x < 0), bottom, big))
+    infinite = HANDLERS[np.isinf](a)
+    big = where(infinite & (a > 0), top, a)
+    return where(HANDLERS[np.isnan](a), nan, where(infinite & (a < 0), bottom, big))
 
 
 @implements(np.isclose)
@@ -406,9 +408,9 @@ def imag(val: Any) -> Tracer:
 @implements(np.sinc)
 def sinc(x: Any) -> Tracer:
     """``sin(pi x) / (pi x)``, 1 at 0."""
-    y = np.pi * where(traced(x) == 0, 1e-20, x)
-    result: Tracer = np.sin(y) / y
-    return result
+    y = where(traced(x) == 0, 1e-20, x) * np.pi
+    sine: Tracer = HANDLERS[np.sin](y)
+    return sine / y
 
 
 @implements(np.select)
@@ -433,9 +435,3 @@ def _outer(ufunc: np.ufunc, a: Any, b: Any, **kwargs: Any) -> Any:
 
 
 HANDLERS["outer"] = _outer
-
-
-@implements(np.result_type)
-def _result_type(*operands: Any) -> Any:
-    plain = [x.dtype if isinstance(x, Tracer) and x.weak is None else x for x in operands]
-    return np.result_type(*(x.weak(0) if isinstance(x, Tracer) and x.weak else x for x in plain))

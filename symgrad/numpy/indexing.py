@@ -158,7 +158,8 @@ def _item(x: Tracer, item: Any, axis: int) -> list[Any]:
         array = array.astype(np.int64)  # an empty list indexes nothing
     if array.dtype.kind not in "iu":
         raise DTypeError(
-            f"{describe(x)} cannot be indexed with {array.dtype} values; use integers, slices or masks"
+            f"{describe(x)} cannot be indexed with {array.dtype} values; use integers, slices or "
+            "masks"
         )
     if isinstance(item, np.ndarray):
         _guard(item)
@@ -214,7 +215,7 @@ def _bounds(item: slice, x: Tracer, axis: int) -> tuple[int, int, int]:
                 "result would depend on it. Index with x[start + np.arange(length)] instead"
             )
     positions = range(*item.indices(x.shape[axis]))
-    if not len(positions):
+    if len(positions) == 0:
         return 0, 0, 1
     step = positions.step
     lo, hi = min(positions[0], positions[-1]), max(positions[0], positions[-1])
@@ -229,13 +230,15 @@ def _aligned(x: Tracer, indexed: list[tuple[int, Any]]) -> tuple[Tracer, ...]:
     return tuple(broadcast(i, shape) for i in arrays)
 
 
-# -- reading -----------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------
 
 
 def _basic(x: Tracer, plan: Plan) -> Tracer:
     start, stop, step = zip(*plan.slices, strict=True) if plan.slices else ((), (), ())
-    x = stage("slice", x, start=start, stop=stop, step=step)
-    return stage("reverse", x, axes=plan.reversed) if plan.reversed else x  # type: ignore[no-any-return]
+    block: Tracer = stage("slice", x, start=start, stop=stop, step=step)
+    if plan.reversed:
+        block = stage("reverse", block, axes=plan.reversed)
+    return block
 
 
 def _read(x: Tracer, plan: Plan) -> Tracer:
@@ -259,7 +262,7 @@ def getitem(x: Tracer, key: Any) -> Tracer:
 HANDLERS["getitem"] = getitem
 
 
-# -- writing -----------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------
 
 
 def setitem(x: Tracer, key: Any, value: Any) -> Tracer:
@@ -366,7 +369,7 @@ def _add_at(a: Any, indices: Any, b: Any) -> None:
 HANDLERS[np.add, "at"] = _add_at
 
 
-# -- functions ------------------------------------------------------------------------------------
+# -- functions -----------------------------------------------------------------------------
 
 
 @implements(np.take)

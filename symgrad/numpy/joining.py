@@ -117,7 +117,7 @@ def block(arrays: Any) -> Tracer:
     return join(arrays, 0)
 
 
-# -- splitting --------------------------------------------------------------------------------
+# -- splitting -----------------------------------------------------------------------------
 
 
 def _declare_split(name: Callable[..., Any], default: int | None, *, equal: bool = True) -> Any:
@@ -161,7 +161,7 @@ def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tracer, ...]:
     return tuple(reshape(sliced(array, at, i, i + 1), shape) for i in range(array.shape[at]))
 
 
-# -- repetition --------------------------------------------------------------------------------
+# -- repetition ----------------------------------------------------------------------------
 
 
 @implements(np.tile)
@@ -214,7 +214,7 @@ def meshgrid(
     return tuple(results)
 
 
-# -- triangles and diagonals ---------------------------------------------------------------------
+# -- triangles and diagonals ---------------------------------------------------------------
 
 
 def _keep(x: Tracer, mask: np.ndarray[Any, Any]) -> Tracer:
@@ -226,14 +226,14 @@ def _keep(x: Tracer, mask: np.ndarray[Any, Any]) -> Tracer:
 def tril(m: Any, k: int = 0) -> Tracer:
     """The lower triangle, zero above."""
     x = traced(m)
-    return _keep(x, np.tri(*x.shape[-2:], k, dtype=bool))
+    return _keep(x, np.tri(x.shape[-2], x.shape[-1], k, dtype=bool))
 
 
 @implements(np.triu)
 def triu(m: Any, k: int = 0) -> Tracer:
     """The upper triangle, zero below."""
     x = traced(m)
-    return _keep(x, ~np.tri(*x.shape[-2:], k - 1, dtype=bool))
+    return _keep(x, ~np.tri(x.shape[-2], x.shape[-1], k - 1, dtype=bool))
 
 
 @implements(np.diagonal, np.linalg.diagonal)
@@ -255,7 +255,7 @@ def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
 @implements(np.trace, np.linalg.trace)
 def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None) -> Tracer:
     """The sum of a diagonal."""
-    result: Tracer = np.sum(diagonal(a, offset, axis1, axis2), -1, dtype)  # type: ignore[call-overload]
+    result: Tracer = HANDLERS[np.sum](diagonal(a, offset, axis1, axis2), -1, dtype)
     return result
 
 
@@ -283,7 +283,7 @@ def diagflat(v: Any, k: int = 0) -> Tracer:
     return diag(reshape(x, (x.size,)), k)
 
 
-# -- what depends on the order of values ------------------------------------------------------------
+# -- what depends on the order of values ---------------------------------------------------
 
 
 def _declare_refusal(name: Callable[..., Any], reason: str) -> None:

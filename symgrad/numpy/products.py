@@ -22,7 +22,6 @@ from symgrad.numpy.core import (
     one_axis,
     reshape,
     result_type,
-    traced,
     transposed,
     types_text,
 )
@@ -266,7 +265,7 @@ def _correlated(a: Any, v: Any, mode: str, *, flip: bool) -> Tracer:
     return result
 
 
-# -- einsum -----------------------------------------------------------------------------------
+# -- einsum --------------------------------------------------------------------------------
 
 
 @implements(np.einsum)

@@ -29,7 +29,7 @@ from symgrad.numpy.elementwise import norm_root, where
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
-_NO_VALUE: Any = np._NoValue  # type: ignore[attr-defined]
+_NO_VALUE: Any = np._NoValue
 
 
 def keep_axes(y: Tracer, x: Tracer, axes: tuple[int, ...], keepdims: Any) -> Tracer:

@@ -69,7 +69,7 @@ def reshape(a: Any, shape: Any = None, order: str = "C", *, copy: Any = None) ->
             f"reshape: {x._value.type} has {x.size} elements and does not fit shape {sizes(shape)}"
         )
     if order == "F":
-        return _reshaped(x.T, target[::-1]).T
+        return transpose(_reshaped(transpose(x), target[::-1]))
     if order not in ("C", "A", "K"):
         raise UnsupportedError(f"reshape: order={order!r} is unknown; use 'C' or 'F'")
     return _reshaped(x, target)
@@ -119,7 +119,7 @@ _declare_at_least(np.atleast_1d, lambda x: _reshaped(x, x.shape or (1,)))
 _declare_at_least(np.atleast_2d, lambda x: _reshaped(x, (1,) * (2 - x.ndim) + x.shape))
 _declare_at_least(np.atleast_3d, _at_least_3d)
 
-# -- order of axes ---------------------------------------------------------------------------
+# -- order of axes -------------------------------------------------------------------------
 
 
 @implements(np.transpose, np.permute_dims)
@@ -175,7 +175,7 @@ def rollaxis(a: Any, axis: int, start: int = 0) -> Tracer:
     return moveaxis(x, i, j - 1 if i < j else j)
 
 
-# -- broadcasting and copies -------------------------------------------------------------------
+# -- broadcasting and copies ---------------------------------------------------------------
 
 
 @implements(np.broadcast_to)
@@ -211,7 +211,7 @@ def copyto(dst: Any, src: Any, casting: str = "same_kind", where: Any = True) ->
     dst.assign(src if where is True else HANDLERS[np.where](where, src, dst), "copyto")
 
 
-# -- reversal and rotation -----------------------------------------------------------------------
+# -- reversal and rotation -----------------------------------------------------------------
 
 
 @implements(np.flip)
@@ -249,7 +249,7 @@ def rot90(m: Any, k: int = 1, axes: tuple[int, int] = (0, 1)) -> Tracer:
         lambda x: flip(x, axes),
         lambda x: flip(swapaxes(x, first, second), second),
     )
-    return turns[k % 4](traced(m))  # type: ignore[no-untyped-call,no-any-return]
+    return turns[k % 4](traced(m))
 
 
 @implements(np.roll)
@@ -258,7 +258,7 @@ def roll(a: Any, shift: Any, axis: Any = None) -> Tracer:
     x = traced(a)
     if axis is None:
         return plain_reshape(roll(plain_reshape(x, (x.size,)), shift, 0), x.shape)
-    for n, along in np.broadcast(shift, axis):  # type: ignore[misc]
+    for n, along in np.broadcast(shift, axis):
         at = one_axis("roll", int(along), x)
         size = x.shape[at]
         cut = (size - int(n)) % size if size else 0
@@ -267,7 +267,7 @@ def roll(a: Any, shift: Any, axis: Any = None) -> Tracer:
     return x
 
 
-# -- padding ---------------------------------------------------------------------------------------
+# -- padding -------------------------------------------------------------------------------
 
 _PAD_MODES = {"edge": "edge", "reflect": "reflect", "symmetric": "symmetric", "wrap": "wrap"}
 
@@ -306,9 +306,9 @@ def _pad_constant(x: Tracer, widths: Sequence[tuple[int, int]], values: Any) -> 
         )
     for axis in range(x.ndim):
         for side in (0, 1):
-            ends = [[0] * x.ndim, [0] * x.ndim]
-            ends[side][axis] = widths[axis][side]
-            x = _pad_once(x, *ends, pairs[axis, side])
+            low, high = [0] * x.ndim, [0] * x.ndim
+            (high if side else low)[axis] = widths[axis][side]
+            x = _pad_once(x, low, high, pairs[axis, side])
     return x
 
 
@@ -319,7 +319,7 @@ def _pad_once(x: Tracer, low: Sequence[int], high: Sequence[int], number: Any) -
     return result
 
 
-# -- what is known without the elements --------------------------------------------------------------
+# -- what is known without the elements ----------------------------------------------------
 
 
 @implements(np.shape)

@@ -149,9 +149,9 @@ def integers(x: Any, v: Any) -> Any:
 
 
 CASES = [
-    basic, stepped, new_axes, arrays, arrays_and_slices, repeated, masks, traced_positions, augmented,
-    row_view, chain_of_views, alias, buffer, scalars_do_not_alias, out_argument, add_at, copy_to, fill,
-    integers,
+    basic, stepped, new_axes, arrays, arrays_and_slices, repeated, masks, traced_positions,
+    augmented, row_view, chain_of_views, alias, buffer, scalars_do_not_alias, out_argument,
+    add_at, copy_to, fill, integers,
 ]  # fmt: skip
 
 

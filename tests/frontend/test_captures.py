@@ -1,0 +1,208 @@
+"""What a compiled function reads from its surroundings is read at every call."""
+
+from __future__ import annotations
+
+import gc
+import types
+import weakref
+from typing import Any
+
+import numpy as np
+
+import symgrad as sg
+
+WEIGHTS = np.ones(3)
+FACTOR = 2.0
+TABLE = {"w": np.ones(3), "more": [np.zeros(3)]}
+
+
+def count_traces(f: Any) -> tuple[Any, list[int]]:
+    """``f`` with a counter of how often its Python code runs."""
+    runs: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        runs.append(1)
+        return f(*args)
+
+    return counted, runs
+
+
+def test_mutated_closure_array_is_seen_without_retracing() -> None:
+    w = np.arange(3.0)
+    counted, runs = count_traces(lambda x: np.sum(x * w))
+    f = sg.jit(counted)
+    assert f(np.ones(3)) == 3.0
+    w[0] = 10.0
+    assert f(np.ones(3)) == 13.0
+    assert len(runs) == 1
+
+
+def test_large_captured_array_is_a_parameter_not_a_constant() -> None:
+    w = np.arange(1000.0)
+    func = sg.trace(lambda x: x + w, np.ones(1000))
+    assert len(func.params) == 2
+    assert len(str(func)) < 500
+
+
+def test_rebound_closure_cell_and_global() -> None:
+    global WEIGHTS, FACTOR
+    w = np.ones(3)
+
+    def g(x: Any) -> Any:
+        return np.sum(x * w) + np.sum(x * WEIGHTS) * FACTOR
+
+    f = sg.jit(g)
+    x = np.ones(3)
+    assert f(x) == g(x)
+    w = np.full(3, 5.0)
+    assert f(x) == g(x) == 21.0
+    WEIGHTS, FACTOR = np.full(3, 2.0), 3.0
+    assert f(x) == g(x)
+    w = np.float32([1, 2, 3])  # another dtype: traced again
+    assert f(x) == g(x)
+    WEIGHTS, FACTOR = np.ones(3), 2.0
+
+
+def test_containers_objects_and_methods() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.w = np.ones(3)
+            self.state = types.SimpleNamespace(scale=2.0)
+
+        def loss(self, x: Any) -> Any:
+            return np.sum(self.w * x + TABLE["w"] + TABLE["more"][0]) * self.state.scale
+
+    model = Model()
+    f, x = sg.jit(model.loss), np.ones(3)
+    for change in (
+        lambda: None,
+        lambda: setattr(model, "w", np.arange(3.0)),
+        lambda: TABLE.update(w=np.full(3, 7.0)),
+        lambda: TABLE["more"].__setitem__(0, np.full(3, 0.5)),
+        lambda: setattr(model.state, "scale", 4.0),
+    ):
+        change()
+        np.testing.assert_allclose(f(x), model.loss(x))
+
+
+def test_through_helper_functions_and_transforms() -> None:
+    w = np.array([1.0, 2.0])
+
+    def helper(x: Any) -> Any:
+        return x * w
+
+    f = sg.jit(sg.value_and_grad(lambda x: np.sum(helper(x) ** 2)))
+    x = np.ones(2)
+    np.testing.assert_allclose(f(x)[1], 2 * w**2)
+    w = np.array([3.0, 4.0])
+    np.testing.assert_allclose(f(x)[1], 2 * w**2)
+    out, _ = sg.vjp(helper, x)
+    w = np.array([5.0, 6.0])
+    np.testing.assert_allclose(sg.vjp(helper, x)[0], w)
+    assert not np.allclose(out, w)
+
+
+def test_masks_and_indices_are_guarded_by_content() -> None:
+    mask = np.array([True, False, True])
+    index = np.array([0, -1])
+    f = sg.jit(lambda x: (x[mask], x[index]))
+    x = np.arange(3.0)
+    np.testing.assert_array_equal(f(x)[0], [0, 2])
+    mask[1] = True
+    index[0] = 1
+    np.testing.assert_array_equal(f(x)[0], [0, 1, 2])
+    np.testing.assert_array_equal(f(x)[1], [1, 2])
+
+
+def test_scratch_buffers_of_the_traced_code_keep_their_value() -> None:
+    def g(x: Any) -> Any:
+        scratch = np.zeros(3)
+        total = x * 0
+        for i in range(3):
+            scratch[i] = i + 1.0
+            total = total + x * scratch
+        return total
+
+    np.testing.assert_array_equal(sg.jit(g)(np.ones(3)), g(np.ones(3)))
+
+
+def test_captured_result_is_fresh() -> None:
+    w = np.ones(3)
+    f = sg.jit(lambda x: (x, w))
+    out = f(np.ones(3))[1]
+    out[0] = 5.0
+    assert w[0] == 1.0
+
+
+def test_array_in_an_inner_trace() -> None:
+    w = np.arange(3.0)
+    f = sg.jit(sg.vmap(lambda row: np.sum(row * w)))
+    np.testing.assert_array_equal(f(np.ones((2, 3))), [3, 3])
+    w += 1
+    np.testing.assert_array_equal(f(np.ones((2, 3))), [6, 6])
+
+
+def test_default_arguments_and_partial() -> None:
+    w = np.ones(2)
+
+    def g(x: Any, w: Any = w) -> Any:
+        return x * w
+
+    f = sg.jit(g)
+    np.testing.assert_array_equal(f(np.ones(2)), [1, 1])
+    w[:] = 3
+    np.testing.assert_array_equal(f(np.ones(2)), [3, 3])
+
+
+def test_dropping_the_function_frees_what_it_captured() -> None:
+    w = np.ones(100)
+    f = sg.jit(lambda x: x + w)
+    f(np.ones(100))
+    ref = weakref.ref(f)
+    del f
+    gc.collect()
+    assert ref() is None
+
+
+def test_signatures() -> None:
+    counted, runs = count_traces(lambda x: x * 2)
+    f = sg.jit(counted)
+    for x in (
+        np.ones(3),
+        np.zeros(3),
+        np.ones(4),
+        np.ones(3, np.float32),
+        1.0,
+        2.0,
+        1,
+        True,
+        np.float64(1),
+    ):
+        np.testing.assert_array_equal(f(x), np.multiply(x, 2))
+        assert np.asarray(f(x)).dtype == np.asarray(np.multiply(x, 2)).dtype
+    assert len(runs) == 7
+
+
+def test_static_arguments() -> None:
+    def power(x: Any, n: int, mode: str = "plain") -> Any:
+        if mode == "negated":
+            x = -x
+        for _ in range(n - 1):
+            x = x * x if n == 2 else x
+        return x
+
+    x = np.arange(3.0)
+    f = sg.jit(power, static_argnums=1, static_argnames="mode")
+    np.testing.assert_array_equal(f(x, 2), x**2)
+    np.testing.assert_array_equal(f(x, 1), x)
+    np.testing.assert_array_equal(f(x, n=2, mode="negated"), x**2)
+    np.testing.assert_array_equal(f(x, 1, "negated"), -x)
+    named = sg.jit(power, static_argnames=("n", "mode"))
+    np.testing.assert_array_equal(named(x, 2, mode="negated"), x**2)
+
+
+def test_strides_and_order_do_not_matter() -> None:
+    x = np.arange(24.0).reshape(4, 6)
+    f = sg.jit(lambda x: x * 2 + x[0])
+    for view in (x, x.T, x[::2, ::3], x[::-1], np.asfortranarray(x)):
+        np.testing.assert_array_equal(f(view), view * 2 + view[0])
