@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import symgrad.numpy
+import symgrad.numpy  # noqa: F401  (declares the traced forms)
 from symgrad import tree
 from symgrad.api_captures import Environment
 from symgrad.ir import Func, TensorType, Value, dtype_of, interpret

@@ -101,14 +101,21 @@ class Tracer:
 
     @property
     def value(self) -> Value:
-        """The present SSA value; a view reads its base anew when that was written to."""
-        view = self._view
-        if view is not None and self.trace.is_open:
-            view.base.value
-            if view.version != view.base.version:
-                self._value, view.version = view.read(view.base).value, view.base.version
-                self.version += 1
+        """The present SSA value."""
+        self._refresh()
         return self._value
+
+    def _refresh(self) -> None:
+        """Reads a view anew if its base, maybe a view itself, was written to since."""
+        view = self._view
+        if view is None or not self.trace.is_open:
+            return
+        view.base._refresh()
+        if view.version != view.base.version:
+            with self.trace.resumed():
+                self._value = view.read(view.base)._value
+            view.version = view.base.version
+            self.version += 1
 
     def as_view_of(
         self,
@@ -189,7 +196,7 @@ class Tracer:
         return self._value.type.bytes
 
     T = property(_method(np.transpose))
-    mT = property(_method(np.matrix_transpose))
+    mT = property(_method(np.matrix_transpose))  # noqa: N815
     real = property(_method(np.real))
     imag = property(_method(np.imag))
     flat = property(_method(np.ravel))

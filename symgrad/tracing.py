@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,15 @@ class Trace:
         self.is_open = False
         if _active.traces.pop() is not self:
             raise InternalError("traces were closed out of order")
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """New operations go to this trace for a while, though another one is innermost."""
+        _active.traces.append(self)
+        try:
+            yield
+        finally:
+            _active.traces.pop()
 
     @property
     def is_current(self) -> bool:

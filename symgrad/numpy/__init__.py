@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as _np
 
-from symgrad.numpy import (
+from symgrad.numpy import (  # noqa: F401  (they enter their functions in SUPPORTED)
     creation,
     elementwise,
     indexing,
@@ -18,12 +18,12 @@ from symgrad.numpy import (
     products,
     reductions,
 )
-from symgrad.numpy import shape as _shape
+from symgrad.numpy import shape as _shape  # noqa: F401
 from symgrad.numpy.core import SUPPORTED
 
 _FUNCTIONS = {name: f for name, f in SUPPORTED.items() if "." not in name}
 
-__all__ = ["SUPPORTED", "linalg", *_FUNCTIONS]
+__all__ = ["SUPPORTED", "linalg", *_FUNCTIONS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

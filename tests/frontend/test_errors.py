@@ -82,7 +82,7 @@ TABLE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str
     ),
     "int()": (lambda x: int(x[0]), (X,), errors.TraceError, r"int\(\)"),
     "math": (lambda x: math.sin(x[0]), (X,), errors.TraceError, r"math module"),
-    "range": (range, (3,), errors.TraceError, r"i64\[\] \(argument n\).*range\(\)"),
+    "range": (range, (3,), errors.TraceError, r"i64\[\] \(argument arg0\).*range\(\)"),
     "slice bound": (
         lambda x, n: x[:n],
         (X, 2),
@@ -93,7 +93,7 @@ TABLE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str
         np.asarray,
         (X,),
         errors.TraceError,
-        r"f64\[3\] \(argument x\) cannot become .*np\.stack",
+        r"f64\[3\] \(argument a\) cannot become .*np\.stack",
     ),
     "np.array": (lambda x: np.array([x[0], x[1]]), (X,), errors.TraceError, r"np\.stack"),
     "item": (lambda x: x[0].item(), (X,), errors.TraceError, r"item\(\)"),

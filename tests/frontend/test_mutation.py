@@ -180,6 +180,18 @@ def test_gradients(f: Callable[..., Any]) -> None:
     sg.check_grads(g, (X, V), order=2)
 
 
+def test_stale_view_read_in_an_inner_trace() -> None:
+    def f(x: Any) -> Any:
+        y = x.copy()
+        row = y[0]
+        y[0] = 7.0
+        return sg.vmap(lambda v: v + row)(x), row
+
+    sums, row = sg.jit(f)(X)
+    np.testing.assert_array_equal(row, np.full(5, 7.0))
+    np.testing.assert_array_equal(sums, X + 7.0)
+
+
 def test_numpy_zeros_inside_a_trace_can_be_written_to() -> None:
     def f(x: Any) -> Any:
         out = sg.numpy.zeros((3, 2))

@@ -40,13 +40,14 @@ Case = tuple[Callable[..., Any], tuple[Any, ...]]
 
 UNARY = (
     "negative positive absolute fabs sign rint floor ceil trunc exp exp2 expm1 log log2 log10 "
-    "log1p sqrt square cbrt reciprocal sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh "
-    "arctanh deg2rad rad2deg radians degrees isnan isinf isfinite signbit logical_not conjugate modf"
+    "log1p sqrt square cbrt reciprocal sin cos tan arcsin arccos arctan sinh cosh tanh "
+    "arcsinh arctanh deg2rad rad2deg radians degrees isnan isinf isfinite signbit "
+    "logical_not conjugate modf"
 ).split()
 BINARY = (
     "add subtract multiply divide power float_power maximum minimum fmax fmin arctan2 hypot "
-    "copysign remainder mod fmod floor_divide divmod logaddexp logaddexp2 heaviside equal not_equal "
-    "less less_equal greater greater_equal logical_and logical_or logical_xor"
+    "copysign remainder mod fmod floor_divide divmod logaddexp logaddexp2 heaviside equal "
+    "not_equal less less_equal greater greater_equal logical_and logical_or logical_xor"
 ).split()
 INTEGER = (
     "add subtract multiply floor_divide remainder bitwise_and bitwise_or bitwise_xor maximum"
