@@ -185,6 +185,13 @@ def vector_lanes(spec: LoopSpec, target: Target) -> int:
     return target.lanes(4 if 4 in widths else max(widths, default=4))
 
 
+def _widening(spec: LoopSpec, target: Target, outline: bool) -> int:
+    """Registers per vector: long chains of operations wait for each other less in several."""
+    if outline:
+        return 4 if target.vector_registers >= 32 else 2
+    return 2 if operation_cost(spec.body) > 32 and target.vector_registers >= 32 else 1
+
+
 def _fit(extent: int, lanes: int, target: Target) -> int:
     """Lanes for a loop of ``extent``: short loops take shorter vectors."""
     room = max(1, extent)
@@ -266,6 +273,9 @@ def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
     lanes = _fit(dims[vector].extent, full, target)
     tiles = (_tile_dim(spec, dims, vector, n, lanes) for n in range(len(offsets)))
     tile = next((t for t in tiles if t is not None), None)
+    outline = sum(not _is_cheap(op) for op in spec.body.ops) > INLINE_MATH
+    if tile is None:
+        lanes = _fit(dims[vector].extent, full * _widening(spec, target, outline), target)
     unroll = _unrolling(spec, dims, vector, lanes, tile, target)
 
     # A dimension that one block covers needs no loop: outermost, its loads are hoisted.
@@ -292,7 +302,7 @@ def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
         (0, 0),
         None if split_dim is None else place[dims.index(split_dim)],
         one_copy=target.has_masks and operation_cost(spec.body) >= LARGE_BODY,
-        outline=sum(not _is_cheap(op) for op in spec.body.ops) > INLINE_MATH,
+        outline=outline,
     )
     if any(o.reduce == "sum" and "f" in o.access.dtype for o in spec.outputs):
         plan = replace(plan, loops=_chunked(plan))

@@ -273,7 +273,7 @@ def test_large_bodies(n: int, count: int, target: str) -> None:
     def body(b: Any, x: Any) -> Any:
         y = x
         for i in range(count):
-            y = b.emit("exp", y * 0.25) * 0.5 + x * i
+            y = b.emit("exp", y * -0.25) * 0.5 + x * (0.1 * i)
         return y, y
 
     a = Access("f64", (1,))

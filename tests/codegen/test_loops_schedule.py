@@ -124,8 +124,8 @@ def test_schedules_read_as_loops() -> None:
         "block i0 in 100:  # 7 x 16 lanes",
         "  for i1 in 300:  # reduced",
     ]
-    turned = copy((128, 200), Access("f32", (1, 128)), dense(128, 200))
+    turned = copy((128, 192), Access("f32", (1, 128)), dense(128, 192))
     assert describe(schedule(turned, WIDE, 2)).splitlines() == [
         "for i0 in 128:  # register tile, shared by the threads",
-        "  for i1 in 200:  # 1 x 16 lanes",
+        "  for i1 in 192:  # 1 x 16 lanes",
     ]
