@@ -9,6 +9,7 @@ which of them the threads share.  Pure functions of (spec, target, threads).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -254,6 +255,7 @@ def _in_order(dims: Sequence[Dim], inputs: int) -> list[Dim]:
     return sorted(dims, key=key)
 
 
+@functools.lru_cache(maxsize=4096)
 def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
     """How ``spec`` runs on ``threads`` threads of ``target``."""
     dims, offsets = normalise(spec)

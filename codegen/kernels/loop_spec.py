@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class LoopSpec:
     threads: int = 1
     split: tuple[int, int] | None = None
     _key: Any = field(init=False, repr=False)
+    _hash: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         accesses = (*self.inputs, *(o.access for o in self.outputs))
@@ -72,12 +74,13 @@ class LoopSpec:
             )
         key = self.extents, self.inputs, region_key(self.body), self.outputs, self.threads
         object.__setattr__(self, "_key", (*key, self.split))
+        object.__setattr__(self, "_hash", hash(self._key))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LoopSpec) and self._key == other._key
+        return isinstance(other, LoopSpec) and self._hash == other._hash and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return self._hash
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -90,6 +93,7 @@ class LoopSpec:
         return self.split[0] if self.split else None
 
 
+@functools.lru_cache(maxsize=4096)
 def region_key(region: Region) -> tuple[Any, ...]:
     """A hashable value, equal for regions of equal text."""
     numbers = {id(p): n for n, p in enumerate(region.params)}
