@@ -56,6 +56,8 @@ def _tame(op: Op) -> bool:
         return is_positive(operands[-1])
     if name == "sqrt":
         return bool(operands[0].facts & NONNEGATIVE)
+    if name == "log1p":
+        return bool(operands[0].facts & NONNEGATIVE)
     if name in ("exp", "exp2", "expm1"):
         return bool(operands[0].facts & NONPOSITIVE)
     return name in _TAME_OF_TAME

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from symgrad.ir.builder import Builder, inline
-from symgrad.ir.graph import Func, Op, Value
+from symgrad.ir.graph import Func, Op, Region, Value
 from symgrad.ir.opdef import OpDef
 from symgrad.ir.types import TensorType
 
@@ -81,3 +81,18 @@ class _Rewriter(Builder):
                     self._hits[one.name] += 1
                     return replacement
         return None
+
+
+def rewrite_region(region: Region, rules: Sequence[Rule]) -> Region:
+    """A region with every rule applied wherever it matches."""
+    builder = _Rewriter(rules, Counter())
+    params = region_params(builder, region)
+    return builder.region(params, inline(builder, region, params))
+
+
+def region_params(builder: Builder, region: Region) -> list[Value]:
+    """Parameters in ``builder`` like those of a region, with what is known of them."""
+    params = [builder.param(p.type) for p in region.params]
+    for param, old in zip(params, region.params, strict=True):
+        param.facts = old.facts
+    return params

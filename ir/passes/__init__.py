@@ -9,6 +9,7 @@ from symgrad.ir.passes.canonicalize import canonicalize
 from symgrad.ir.passes.expand import expand
 from symgrad.ir.passes.fuse import fuse
 from symgrad.ir.passes.manager import Hooks, Pass, run
+from symgrad.ir.passes.simplify_scalar import simplify_scalar
 from symgrad.ir.passes.stabilize import stabilize
 
 __all__ = ["DEFAULT", "Hooks", "Pass", "optimize"]
@@ -18,6 +19,7 @@ DEFAULT: tuple[Pass, ...] = (
     Pass("canonicalize", canonicalize),  # one normal form, so that patterns match
     Pass("stabilize", stabilize),  # in that normal form, which it keeps
     Pass("fuse", fuse),  # the code generator takes elementwise work as nests alone
+    Pass("simplify_scalar", simplify_scalar),  # SymPy on the nests that are worth it
 )
 
 

@@ -1,0 +1,288 @@
+"""Simplifies the scalar regions of nests with SymPy, where that pays.
+
+A region is worth a look when it has several transcendental ops and runs at many points;
+all others are passed over without importing SymPy.  Several strategies propose an equal
+region; the cheapest by the cost model is taken if it is cheaper than what is there and a
+``Judge`` finds it as accurate.  What was found is kept on disk by the region's text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from symgrad.ir.builder import Builder, inline
+from symgrad.ir.cache import Cache
+from symgrad.ir.facts import is_tame
+from symgrad.ir.graph import Func, Op, Region, Value
+from symgrad.ir.ops import elementwise as ew
+from symgrad.ir.parser import parse
+from symgrad.ir.passes import op_cost
+from symgrad.ir.passes.algebra import made_by
+from symgrad.ir.printer import print_func
+from symgrad.ir.rewrite import Rule, region_params, rewrite_region, rule
+from symgrad.ir.types import DType
+
+if TYPE_CHECKING:
+    from symgrad.ir.passes.sympy_bridge import Formulas
+
+_VERSION = "1"
+_CACHE = Cache("simplified", limit=32 << 20)
+_KEEP = b"keep"
+_MAX_NODES = 60
+"""Expressions of more nodes are not cancelled or factored: that may take minutes."""
+_MIN_OPS = 8
+"""Around a single transcendental op, fewer ops than this hold nothing to gain."""
+
+
+def simplify_scalar(
+    func: Func, *, min_points: int = 4096, max_ops: int = 120, seconds: float = 3.0
+) -> Func:
+    """Returns ``func`` with cheaper regions in its nests, where any were found.
+
+    Looks at nests of at least ``min_points`` points whose regions have at most
+    ``max_ops`` ops and several transcendental ones, for ``seconds`` a region.
+    """
+    chosen = {
+        op
+        for op in func.ops
+        if op.name == "fused"
+        and math.prod(op.attrs["space"]) >= min_points
+        and is_candidate(op.regions[0], max_ops)
+    }
+    if not chosen:
+        return func
+    builder = Builder(locations=False)
+    new = {id(p): builder.param(p.type, p.name) for p in func.params}
+    for op in func.ops:
+        regions = op.regions
+        if op in chosen:
+            regions = (simplify_region(regions[0], seconds=seconds),)
+        operands = [new[id(v)] for v in op.operands]
+        result = builder.emit(op.name, *operands, loc=op.loc, regions=regions, **op.attrs)
+        results = result if isinstance(result, tuple) else (result,)
+        new.update((id(v), r) for v, r in zip(op.results, results, strict=True))
+    return builder.build([new[id(v)] for v in func.results], func.name)
+
+
+def is_candidate(region: Region, max_ops: int) -> bool:
+    """Whether a region could become cheaper: without SymPy, at a glance."""
+    costly = op_cost.transcendental(region)
+    worthwhile = costly > 1 or (costly == 1 and len(region.ops) >= _MIN_OPS)
+    return worthwhile and len(region.ops) <= max_ops and _dtype(region) is not None
+
+
+def _dtype(region: Region) -> DType | None:
+    """The one floating dtype (f32 or f64) of a region's values."""
+    values = [*region.params, *(op.result for op in region.ops)]
+    floats = {v.type.dtype for v in values if v.type.dtype.is_inexact}
+    only = floats.pop() if len(floats) == 1 else None
+    return only if only is not None and only.name in ("f32", "f64") else None
+
+
+def simplify_region(region: Region, *, seconds: float = 3.0) -> Region:
+    """The cheapest accurate region found, or ``region`` itself."""
+    text = _as_text(region)
+    key = hashlib.blake2b(f"{_VERSION}\n{text}".encode(), digest_size=16).hexdigest()
+    known = _CACHE.get(key)
+    if known is None:
+        found = _search(region, seconds)
+        _CACHE.put(key, _KEEP if found is None else _as_text(found).encode())
+        return found or region
+    return region if known == _KEEP else _from_text(known.decode(), region)
+
+
+# -- text, for the cache -------------------------------------------------------------------
+
+
+def _as_text(region: Region) -> str:
+    """A region as a function; the facts that it was built upon are part of the name."""
+    facts = "_".join(str(p.facts) for p in region.params)
+    names = Builder(locations=False)
+    params = region_params(names, region)
+    return print_func(names.build(inline(names, region, params), f"r{facts}"), locations=False)
+
+
+def _from_text(text: str, like: Region) -> Region:
+    func = parse(text)
+    builder = Builder(locations=False)
+    params = region_params(builder, like)
+    return builder.region(params, inline(builder, func, params))
+
+
+# -- strategies ------------------------------------------------------------------------------
+
+
+def _search(region: Region, seconds: float) -> Region | None:
+    from symgrad.ir.passes.accuracy import Judge, has_truth
+
+    dtype = _dtype(region)
+    if dtype is None or not has_truth(region):
+        return None
+    found = []
+    for new in _proposals(region, dtype, time.perf_counter() + seconds):
+        price = op_cost.cost(new)
+        if price < op_cost.cost(region) and op_cost.count(new.ops) <= op_cost.count(region.ops):
+            found.append((price, len(found), new))
+    judge = Judge(region) if found else None
+    ordered = (new for _, _, new in sorted(found, key=lambda item: item[:2]))
+    return next((new for new in ordered if judge is not None and judge.accepts(new)), None)
+
+
+def _proposals(region: Region, dtype: DType, deadline: float) -> Iterator[Region]:
+    """Regions equal to the given one, as mathematics has it."""
+    from symgrad.ir.passes import sympy_bridge as bridge
+
+    merged = rewrite_region(region, SCALE_RULES)
+    scaled = _depends_on_scale(merged)
+    plain = (merged, _with_shared_exponentials(merged))
+    bases = list(plain)
+    if any(scaled):
+        opened = rewrite_region(merged, (scale_as_product,))
+        bases += [opened, _with_shared_exponentials(opened)]
+    yield from plain
+    analytic = op_cost.transcendental(region) > 1
+    for transparent in (bridge.ARITHMETIC, bridge.ANALYTIC) if analytic else (bridge.ARITHMETIC,):
+        for base in dict.fromkeys(bases):
+            formulas = bridge.to_sympy(base, dtype, transparent)
+            for strategy in _strategies(formulas, transparent is bridge.ANALYTIC):
+                if time.perf_counter() > deadline:
+                    return
+                new = _attempt(formulas, strategy)
+                if new is not None and (base in plain or _is_closed(new, scaled)):
+                    yield new
+
+
+def _strategies(formulas: Formulas, analytic: bool) -> list[Callable[[Any], Any]]:
+    import sympy
+    from symgrad.ir.passes.factoring import distributed, factored
+    from sympy.codegen.rewriting import optimize, optims_c99
+
+    def is_constant(e: Any) -> bool:
+        return bool(e.free_symbols <= formulas.constants.keys())
+
+    def fold(e: Any) -> Any:
+        return distributed(factored(e), is_constant)
+
+    def if_small(change: Callable[[Any], Any], nodes: int = _MAX_NODES) -> Callable[[Any], Any]:
+        return lambda e: change(e) if e.count_ops() <= nodes else e
+
+    strategies: list[Callable[[Any], Any]] = [
+        lambda e: e,
+        lambda e: distributed(sympy.factor_terms(e), is_constant),
+        fold,
+        lambda e: fold(sympy.expand(e)),
+        if_small(lambda e: distributed(sympy.factor(e), is_constant)),
+        if_small(lambda e: fold(sympy.cancel(e))),
+        if_small(lambda e: fold(sympy.expand(sympy.cancel(e)))),
+    ]
+    if analytic:
+        exact = if_small(lambda e: optimize(sympy.simplify(e), optims_c99), _MAX_NODES // 2)
+        strategies.append(lambda e: fold(exact(e)))
+    return strategies
+
+
+def _attempt(formulas: Formulas, strategy: Callable[[Any], Any]) -> Region | None:
+    from symgrad.ir.passes.sympy_bridge import to_region
+
+    try:
+        return to_region(formulas.with_roots([strategy(e) for e in formulas.roots()]))
+    except Exception:  # whatever SymPy stumbles over: one proposal less
+        return None
+
+
+# -- scale: 0 times infinity is 0 --------------------------------------------------------------
+
+
+@rule("scale")
+def scale_of_scale(op: Op, x: Value, slope: Value) -> Value | None:
+    """scale(scale(x, a), b) = scale(x, a b)"""
+    inner = made_by(x, "scale")
+    if inner is None:
+        return None
+    result: Value = ew.scale(inner.operands[0], inner.operands[1] * slope)
+    return result
+
+
+@rule("add", "sub")
+def sum_of_scales(op: Op, x: Value, y: Value) -> Value | None:
+    """scale(x, a) + scale(x, b) = scale(x, a + b)"""
+    left, right = made_by(x, "scale"), made_by(y, "scale")
+    if left is None or right is None or left.operands[0] is not right.operands[0]:
+        return None
+    result: Value = ew.scale(left.operands[0], op.opdef(left.operands[1], right.operands[1]))
+    return result
+
+
+@rule("neg")
+def neg_of_scale(op: Op, x: Value) -> Value | None:
+    """-scale(x, a) = scale(x, -a)"""
+    inner = made_by(x, "scale")
+    if inner is None:
+        return None
+    result: Value = ew.scale(inner.operands[0], -inner.operands[1])
+    return result
+
+
+SCALE_RULES: tuple[Rule, ...] = (scale_of_scale, sum_of_scales, neg_of_scale)
+
+
+@rule("scale")
+def scale_as_product(op: Op, x: Value, slope: Value) -> Value:
+    """scale(x, a) = x a, but for 0 times infinity"""
+    return x * slope
+
+
+def _depends_on_scale(region: Region) -> list[bool]:
+    """For each result, whether a ``scale`` goes into it."""
+    touched: set[int] = set()
+    for op in region.ops:
+        if op.name == "scale" or any(id(v) in touched for v in op.operands):
+            touched.add(id(op.result))
+    return [id(v) in touched for v in region.results]
+
+
+def _is_closed(region: Region, scaled: Sequence[bool]) -> bool:
+    """Whether no result that ``scale`` went into can be infinite or nan for finite input:
+    then 0 times infinity does not occur in it, and plain products do."""
+    return all(
+        is_tame(v) for v, touched in zip(region.results, scaled, strict=True) if touched
+    )
+
+
+# -- one exponential for sigmoid and softplus -------------------------------------------------
+
+
+def _with_shared_exponentials(region: Region) -> Region:
+    """sigmoid(x) from exp(-|x|), where that is computed anyway."""
+    shared = set()
+    for op in region.ops:
+        negated = made_by(op.operands[0], "neg") if op.name == "exp" else None
+        inner = made_by(negated.operands[0], "abs") if negated else None
+        if inner:
+            shared.add(id(inner.operands[0]))
+    wanted = {
+        id(op.result) for op in region.ops if op.name == "sigmoid" and id(op.operands[0]) in shared
+    }
+    if not wanted:
+        return region
+    builder = Builder(locations=False)
+    params = region_params(builder, region)
+    new = dict(zip(map(id, region.params), params, strict=True))
+    with builder:
+        for op in region.ops:
+            operands = [new[id(v)] for v in op.operands]
+            if id(op.result) in wanted:
+                new[id(op.result)] = _sigmoid_from_exp(operands[0])
+            else:
+                new[id(op.result)] = builder.copy(op, operands)
+    return builder.region(params, [new[id(v)] for v in region.results])
+
+
+def _sigmoid_from_exp(x: Value) -> Value:
+    """sigmoid(x) = (1 or t) / (1 + t) with t = exp(-|x|) for x not below or below 0"""
+    t = ew.exp(-ew.abs(x))
+    return ew.where(ew.lt(x, ew.zeros_like(x)), t, 1.0) / (1 + t)
