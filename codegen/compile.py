@@ -135,12 +135,20 @@ class Executable:
             fixed=fixed,
             threads=lowered.threads,
         )
+        self._direct = self.direct()
+
+    def direct(self, *, unwrap: bool = False) -> Callable[..., Any] | None:
+        """The program as a builtin function of its arguments, tens of nanoseconds a call.
+
+        ``None`` where results are large or overwrite donated arrays; a call gives
+        ``NotImplemented`` for arguments that it cannot take as they are.  ``unwrap`` gives a
+        single result without its tuple.
+        """
         # Large results come from recycled memory, which the direct call does not know.
-        self._direct: Callable[..., Any] | None = None
-        if not lowered.homes and all(t.bytes < SMALL for t in func.result_types):
-            self._direct = self._program.bind(
-                self._params, [(dtype, shape) for shape, dtype in self._results]
-            )
+        if self.lowered.homes or any(t.bytes >= SMALL for t in self.result_types):
+            return None
+        results = [(dtype, shape) for shape, dtype in self._results]
+        return self._program.bind(self._params, results, unwrap=unwrap)
 
     def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
         """Runs the program; results are fresh C-contiguous arrays, NumPy scalars where 0-d.

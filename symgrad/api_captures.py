@@ -21,6 +21,7 @@ from symgrad.tracing import Capture
 
 Place = Callable[[], Any]
 _DEPTH = 4
+_WIDTH = 256  # containers larger than this are data, not places to look into
 _MISSING = object()
 _WATCHED = (bool, int, float, complex, str)
 
@@ -53,6 +54,11 @@ class Environment:
                 self._rebindable.append((places[id(array)], array.dtype, array.shape))
             else:
                 self._reads.append(functools.partial(_itself, array))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the program depends on its arguments alone."""
+        return not (self._watched or self._guards or self._reads)
 
     def arrays(self) -> list[Array]:
         """The captured arrays as they are now."""
@@ -125,6 +131,8 @@ def _of_value(place: Place, value: Any, seen: set[int], depth: int) -> Iterator[
     if isinstance(value, np.ndarray) or type(value) in _WATCHED:
         yield place, value
     elif not depth or id(value) in seen or isinstance(value, (type, types.ModuleType)):
+        return
+    elif isinstance(value, (dict, list, tuple)) and len(value) > _WIDTH:
         return
     elif isinstance(value, dict):
         seen.add(id(value))

@@ -147,6 +147,23 @@ class Program:
         self.environment = Environment(function, traced.captures, traced.guards)
         self._hidden = bool(traced.captures)
         self._single = traced.outputs == [0] and traced.spec.is_leaf()
+        self._fixed = self.environment.is_empty
+
+    def holds(self) -> bool:
+        """Whether the surroundings are still what the program was traced in."""
+        return self._fixed or self.environment.holds()
+
+    def quick(self) -> Callable[..., Any] | None:
+        """The program as a builtin function from arrays to the result, if it can be one."""
+        traced, direct = self.traced, getattr(self.executable, "direct", None)
+        in_order = traced.outputs == list(range(len(traced.func.results)))
+        is_tuple = traced.spec.type is tuple and all(c.is_leaf() for c in traced.spec.children())
+        if direct is None or not self._fixed or not in_order or not (self._single or is_tuple):
+            return None
+        if any(not t.shape for t in traced.func.param_types) and _has_narrow_floats(traced.func):
+            return None  # Python floats and float64 scalars, which it takes alike, promote apart
+        quick: Callable[..., Any] | None = direct(unwrap=self._single)
+        return quick
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """Runs on the flat arguments and puts the result together."""
@@ -157,6 +174,15 @@ class Program:
             return results[0]
         filled = [x.value if isinstance(x, Constant) else results[x] for x in self.traced.outputs]
         return tree.unflatten(self.traced.spec, filled)
+
+
+def _has_narrow_floats(func: Func) -> bool:
+    dtypes = {v.type.dtype for op in func.ops for v in op.results}
+    return any(t.kind in "fc" and t.name != "f64" for t in dtypes)
+
+
+def _no_program(*args: Any) -> Any:
+    return NotImplemented
 
 
 # -- the callable --------------------------------------------------------------------------
@@ -187,14 +213,20 @@ class Function:
         numbers = [donate_argnums] if isinstance(donate_argnums, int) else donate_argnums
         self._donated = frozenset(numbers)
         self._programs: OrderedDict[Any, Program] = OrderedDict()
+        self._quick: Callable[..., Any] = _no_program
+        """The latest program on flat arguments, if nothing around it can change."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if current_trace() is not None:
             return self.body(*args, **kwargs)
-        if not kwargs and not self._statics:
-            program = self._programs.get(_flat_key(args))
-            if program is not None and program.environment.holds():
-                return program(args)
+        if not kwargs:
+            result = self._quick(*args)
+            if result is not NotImplemented:
+                return result
+            if not self._statics:
+                program = self._programs.get(_flat_key(args))
+                if program is not None and program.holds():
+                    return program(args)
         program, leaves = self._find(args, kwargs)
         return program(leaves)
 
@@ -213,10 +245,12 @@ class Function:
             leaves, spec = tree.flatten(dynamic)
             key = spec, tuple([_signature(x) for x in leaves]), fixed
         program = self._programs.get(key)
-        if program is not None and program.environment.holds():
+        if program is not None and program.holds():
             self._programs.move_to_end(key)
         else:
             program = self._compile(key, args, kwargs)
+            if leaves is args:
+                self._quick = program.quick() or _no_program
         return program, leaves
 
     def _compile(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:

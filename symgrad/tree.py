@@ -19,7 +19,7 @@ Spec = optree.PyTreeSpec
 def flatten(tree: Any) -> tuple[list[Any], Spec]:
     """The leaves in order, and the structure to put them back."""
     leaves, spec = optree.tree_flatten(tree, namespace=NAMESPACE)
-    unknown = {type(x) for x in leaves if dataclasses.is_dataclass(x) and not isinstance(x, type)}
+    unknown = {kind for kind in set(map(type, leaves)) if dataclasses.is_dataclass(kind)}
     if not unknown:
         return leaves, spec
     for kind in unknown:

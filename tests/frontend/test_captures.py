@@ -183,6 +183,24 @@ def test_signatures() -> None:
     assert len(runs) == 7
 
 
+def test_numbers_and_scalars_promote_apart_whatever_came_first() -> None:
+    single = np.ones(2, np.float32)
+    for order in ((2.0, np.float64(2.0)), (np.float64(2.0), 2.0)):
+        f = sg.jit(lambda s: s * single)
+        g = sg.jit(lambda s: s * np.float32(3.0))
+        for s in order:
+            assert f(s).dtype == (s * single).dtype
+            assert g(s).dtype == np.asarray(s * np.float32(3.0)).dtype
+
+
+def test_nested_tuples_of_results() -> None:
+    f = sg.jit(lambda x: ((x, x + 1), ()))
+    for _ in range(2):
+        (a, b), empty = f(np.ones(2))
+        np.testing.assert_array_equal(b - a, np.ones(2))
+        assert empty == ()
+
+
 def test_static_arguments() -> None:
     def power(x: Any, n: int, mode: str = "plain") -> Any:
         if mode == "negated":
