@@ -172,7 +172,9 @@ def lookup(name: str) -> OpDef:
     raise UsageError(f"there is no op {name!r}{hint}")
 
 
-def op(name: str, *, samples: Sequence[Sample] = (), differentiable: Any = True) -> Any:
+def op(
+    name: str, *, samples: Sequence[Sample] = (), differentiable: tuple[bool, ...] | bool = True
+) -> Callable[[TypeRule], OpDef]:
     """Declares an op: decorates its type rule and turns it into the ``OpDef``."""
 
     def declare(infer: TypeRule) -> OpDef:

@@ -70,7 +70,8 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bf16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     t = DTYPES[name]
     return np.dtype("bool" if t.kind == "b" else f"{_NUMPY_NAMES[t.kind]}{8 * t.bytes}")
 

@@ -4,6 +4,7 @@ apply, implicit matrix products for everything else."""
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from symgrad.codegen.kernels import conv_direct, conv_direct_grad, implicit_gemm
 from symgrad.codegen.kernels.blocked import Blocked, Weights
@@ -14,7 +15,7 @@ from symgrad.codegen.storage import Storage
 from symgrad.ir.graph import Op, Value
 
 
-def _geometry(op: Op) -> dict[str, object]:
+def _geometry(op: Op) -> dict[str, Any]:
     """The attributes the direct kernels take."""
     padding = tuple(low for low, _ in op.attrs["padding"])
     return {
@@ -25,7 +26,7 @@ def _geometry(op: Op) -> dict[str, object]:
     }
 
 
-def _work(op: Op, weight: Value | None) -> dict[str, float]:
+def _work(op: Op, weight: Value | None) -> dict[str, Any]:
     """Nominal flops and bytes of a convolution or one of its gradients."""
     values = (*op.operands, op.result)
     kernel = (weight or op.result).shape[2:]
@@ -59,13 +60,13 @@ def conv(scope: Scope, op: Op) -> None:
     source = scope.blocked(x, forward_halo(op, x.shape[2:], w.shape[2:]))
     weights, plain = _weights(scope, w)
     fused = scope.epilogue(op)
-    result = scope.allocate(fused.result if fused else op.result)
+    result = scope.allocate(fused.result if fused else op.result, plain=False)
     spec = conv_direct.forward(
         _blocked(source),
         _blocked(result),
         plain.kernel,
         epilogue=fused.build(scope, op.result.shape, block=True) if fused else None,
-        **_geometry(op),  # type: ignore[arg-type]
+        **_geometry(op),
     )
     packing = conv_direct.PackWeightsSpec(plain, op.attrs["groups"])
     scope.choose("direct blocked")
@@ -87,12 +88,12 @@ def conv_input_grad(scope: Scope, op: Op) -> None:
     dy, w = op.operands
     source = scope.blocked(dy, backward_halo(op, dy.shape[2:], w.shape[2:]))
     weights, plain = _weights(scope, w)
-    result = scope.allocate(op.result)
+    result = scope.allocate(op.result, plain=False)
     spec, packing = conv_direct.input_grad(
         _blocked(source),
         _blocked(result),
         plain,
-        **_geometry(op),  # type: ignore[arg-type]
+        **_geometry(op),
     )
     scope.choose("direct blocked")
     lowering = conv_direct.lower_conv(spec, packing, scope.target, scope.threads)
@@ -115,7 +116,7 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
         _blocked(source),
         _blocked(cotangent),
         Weights.plain(x.type.dtype.name, shape[0], shape[1], (shape[2], shape[3])),
-        **_geometry(op),  # type: ignore[arg-type]
+        **_geometry(op),
     )
     scope.choose("direct blocked")
     lowering = conv_direct_grad.lower_weight_grad(spec, scope.target, scope.threads)
@@ -129,7 +130,7 @@ def implicit(scope: Scope, op: Op) -> None:
     result = scope.allocate(fused.result if fused else op.result)
     accesses = left.access, right.access, result.access
     if op.name == "conv":
-        geometry = _convolution(op, *op.operands, op.result)
+        geometry = _convolution(op, op.operands[0], op.operands[1], op.result)
         epilogue = fused.build(scope, op.result.shape, block=False) if fused else None
         spec = implicit_gemm.forward(geometry, *accesses, epilogue)
     elif op.name == "conv_input_grad":

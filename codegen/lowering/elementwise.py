@@ -25,7 +25,7 @@ def fused(scope: Scope, op: Op) -> None:
     ]
     outputs, results = [], []
     for value, how in zip(op.results, op.attrs["reduce"], strict=True):
-        storage = scope.allocate(value)
+        storage = scope.allocate(value, plain=False)
         results.append(storage)
         kind, gone = how or (None, ())
         kept = tuple(a for a in range(len(space)) if a not in gone)

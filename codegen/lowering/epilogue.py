@@ -111,7 +111,8 @@ def find_epilogues(func: Func) -> dict[int, AttachedRegion]:
             anchor = value.op
             if anchor is None or anchor.name not in ANCHORS or id(anchor) in attached:
                 continue
-            if axes == whole and uses[id(value)] == 1 and op.operands.count(value) == 1:
+            same = anchor.name != "conv" or op.result.type == value.type
+            if same and axes == whole and uses[id(value)] == 1 and op.operands.count(value) == 1:
                 attached[id(anchor)] = AttachedRegion(op, position)
                 break
     return attached

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
@@ -23,7 +24,7 @@ def dot_general(scope: Scope, op: Op) -> None:
     left, right = scope.plain(x), scope.plain(y)
     fused = scope.epilogue(op)
     result = scope.allocate(fused.result if fused else op.result)
-    sizes = {
+    sizes: dict[str, Any] = {
         "batch": tuple(x.shape[a] for a in attrs["lhs_batch"]),
         "m": tuple(x.shape[a] for a in lhs_free),
         "n": tuple(y.shape[a] for a in rhs_free),

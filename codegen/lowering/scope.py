@@ -165,9 +165,9 @@ class Scope:
         self._home[id(value)] = storage
         return storage
 
-    def allocate(self, value: Value) -> Storage:
-        """A new buffer for a value, in the layout chosen for it."""
-        halo = self.layouts.halo_of(value)
+    def allocate(self, value: Value, *, plain: bool = True) -> Storage:
+        """A new buffer for a value: row-major, or unless ``plain`` in its chosen layout."""
+        halo = None if plain else self.layouts.halo_of(value)
         new = dense(value.type) if halo is None else channel_blocked(value.type, halo)
         return self.define(value, new)
 

@@ -19,7 +19,7 @@ _NO_HALO = ((0, 0), (0, 0))
 )
 def pool(scope: Scope, op: Op) -> None:
     """One kernel for every pooling op and layout."""
-    result = scope.allocate(op.result)
+    result = scope.allocate(op.result, plain=False)
     blocked = result.blocked is not None
     operands = [scope.blocked(v, _NO_HALO) if blocked else scope.plain(v) for v in op.operands]
     scatters = op.name in ("window_max_scatter", "window_sum_grad")

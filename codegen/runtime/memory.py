@@ -50,8 +50,8 @@ def _take(size: int) -> Any:
         _free_bytes -= size
         return _free[size].pop()
     raw = aligned_bytes(size)
-    memory = (ctypes.c_char * size).from_address(raw.ctypes.data)
-    memory.raw_bytes = raw  # keeps it alive
+    memory: Any = (ctypes.c_char * size).from_address(raw.ctypes.data)
+    memory.owner = raw  # keeps it alive
     return memory
 
 

@@ -23,6 +23,7 @@ from symgrad.ir.opdef import (
     NUMERIC,
     ORDERED,
     Array,
+    OpDef,
     Sample,
     elementwise,
     op,
@@ -120,7 +121,7 @@ def _scale(ct: Array, slope: Array) -> Array:
         return np.asarray(np.where(ct == 0, ct, ct * slope))
 
 
-scale = elementwise(
+scale: OpDef = elementwise(
     "scale", "ct slope", FLOAT, _scale, sympy="x * y",
     adjoint=lambda ct, r, x, y: (scale(ct, y), scale(ct, x)),
     doc="``ct * slope``, and 0 where ``ct`` is 0 even if the slope is infinite or nan.",
@@ -241,7 +242,7 @@ logaddexp = elementwise(
     "logaddexp", "x y", FLOAT, np.logaddexp, sympy="log(exp(x) + exp(y))", commutative=True,
     adjoint=lambda ct, r, x, y: (scale(ct, sigmoid(x - y)), scale(ct, sigmoid(y - x))),
 )
-sigmoid = elementwise(
+sigmoid: OpDef = elementwise(
     "sigmoid", "x", FLOAT, _quiet(_sigmoid), sympy="1 / (1 + exp(-x))",
     adjoint=lambda ct, y, x: (ct * (y * (1 - y)),),
 )
@@ -251,7 +252,7 @@ sigmoid = elementwise(
 sin = elementwise(
     "sin", "x", FLOAT, _quiet(np.sin), sympy="sin(x)", adjoint=lambda ct, y, x: (ct * cos(x),)
 )
-cos = elementwise(
+cos: OpDef = elementwise(
     "cos", "x", FLOAT, _quiet(np.cos), sympy="cos(x)", adjoint=lambda ct, y, x: (-(ct * sin(x)),)
 )
 tan = elementwise(
@@ -285,7 +286,7 @@ sinh = elementwise(
     "sinh", "x", FLOAT, _quiet(np.sinh), sympy="sinh(x)",
     adjoint=lambda ct, y, x: (scale(ct, cosh(x)),),
 )
-cosh = elementwise(
+cosh: OpDef = elementwise(
     "cosh", "x", FLOAT, _quiet(np.cosh), sympy="cosh(x)",
     adjoint=lambda ct, y, x: (scale(ct, sinh(x)),),
 )
@@ -321,7 +322,7 @@ abs = elementwise(
     "abs", "x", NUMERIC, np.abs, sympy="Abs(x)", sample=(0.5, 2),
     adjoint=lambda ct, y, x: (ct * sign(x),),
 )
-sign = elementwise("sign", "x", NUMERIC, np.sign, sympy="sign(x)")
+sign: OpDef = elementwise("sign", "x", NUMERIC, np.sign, sympy="sign(x)")
 floor = elementwise("floor", "x", "f", np.floor, sympy="floor(x)")
 ceil = elementwise("ceil", "x", "f", np.ceil, sympy="ceiling(x)")
 round = elementwise("round", "x", "f", np.rint)
@@ -357,7 +358,7 @@ fmod = elementwise(
     adjoint=lambda ct, r, x, y: (ct, -scale(ct, trunc(x / y))),
     doc="Remainder with the sign of the dividend, as C's ``fmod``.",
 )
-floor_div = elementwise(
+floor_div: OpDef = elementwise(
     "floor_div", "x y", ORDERED, _quiet(np.floor_divide), sample=((-2, 2), (0.5, 2))
 )
 copysign = elementwise(
@@ -367,13 +368,13 @@ copysign = elementwise(
 
 # -- comparison and logic --------------------------------------------------------------
 
-eq = elementwise("eq", "x y", ANY + "c", np.equal, result=bool_, commutative=True, sympy="Eq(x, y)")
+eq: OpDef = elementwise("eq", "x y", ANY + "c", np.equal, result=bool_, commutative=True, sympy="Eq(x, y)")
 ne = elementwise(
     "ne", "x y", ANY + "c", np.not_equal, result=bool_, commutative=True, sympy="Ne(x, y)"
 )
 lt = elementwise("lt", "x y", ANY, np.less, result=bool_, sympy="x < y")
 le = elementwise("le", "x y", ANY, np.less_equal, result=bool_, sympy="x <= y")
-gt = elementwise("gt", "x y", ANY, np.greater, result=bool_, sympy="x > y")
+gt: OpDef = elementwise("gt", "x y", ANY, np.greater, result=bool_, sympy="x > y")
 ge = elementwise("ge", "x y", ANY, np.greater_equal, result=bool_, sympy="x >= y")
 isnan = elementwise("isnan", "x", FLOAT, np.isnan, result=bool_)
 isfinite = elementwise("isfinite", "x", FLOAT, np.isfinite, result=bool_)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value, insertion
-from symgrad.ir.opdef import Array, Sample, op
+from symgrad.ir.opdef import Array, OpDef, Sample, op
 from symgrad.ir.ops import elementwise as ew
 from symgrad.ir.ops import shape as sh
 from symgrad.ir.types import TensorType, i64
@@ -154,7 +154,7 @@ def _scatter_adjoint(
     return to_x, to_updates, *nothing
 
 
-def _batch_indexed(opdef: Any, arrays: int) -> None:
+def _batch_indexed(opdef: OpDef, arrays: int) -> None:
     @opdef.batch
     def _(size: int, operands: Sequence[Value], batched: Sequence[bool], *, axes: Axes) -> Any:
         if not any(batched[arrays:]) and arrays == 1:

@@ -66,7 +66,7 @@ def _dot_general(
 
     left, (batch, lhs_free, _) = arrange(x, lhs_batch, lhs_contract, last=True)
     right, (_, rhs_free, _) = arrange(y, rhs_batch, rhs_contract, last=False)
-    return np.matmul(left, right).reshape((*batch, *lhs_free, *rhs_free))
+    return np.asarray(np.matmul(left, right)).reshape((*batch, *lhs_free, *rhs_free))
 
 
 @dot_general.adjoint

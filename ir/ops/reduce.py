@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value, insertion
-from symgrad.ir.opdef import Array, Sample, op
+from symgrad.ir.opdef import Array, OpDef, Sample, op
 from symgrad.ir.ops import elementwise as ew
 from symgrad.ir.ops import shape as sh
 from symgrad.ir.types import TensorType, i64
@@ -74,7 +74,7 @@ def _reduction(infer: Any, name: str, kinds: str, reducer: Any) -> Any:
     return opdef
 
 
-def batch_shifted(opdef: Any) -> None:
+def batch_shifted(opdef: OpDef) -> None:
     """Batching for ops with one ``axes`` or ``axis`` attribute: it moves right by one."""
 
     @opdef.batch
@@ -97,7 +97,7 @@ reduce_any.differentiable = reduce_all.differentiable = False
 reduce_sum.adjoint(lambda ct, y, x, *, axes: (spread(ct, x, axes),))
 
 
-def _declare_extremum_adjoint(opdef: Any, position: str) -> None:
+def _declare_extremum_adjoint(opdef: OpDef, position: str) -> None:
     @opdef.adjoint
     def _(ct: Value, y: Value, x: Value, *, axes: Axes, ties: str) -> tuple[Value]:
         if ties == "first":
@@ -150,7 +150,7 @@ def _shifted(x: Value, axis: int) -> Value:
     return result
 
 
-def _declare_arg(name: str, evaluate: Any) -> Any:
+def _declare_arg(name: str, evaluate: Any) -> OpDef:
     def infer(x: TensorType, *, axis: int) -> TensorType:
         if x.dtype.kind not in "biuf" or not 0 <= axis < x.rank or x.shape[axis] == 0:
             raise ShapeError(f"{name}: no axis {axis} to search in {x}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from symgrad.ir.errors import DTypeError, ShapeError
 from symgrad.ir.graph import Value
-from symgrad.ir.opdef import Array, Sample, op
+from symgrad.ir.opdef import Array, OpDef, Sample, op
 from symgrad.ir.ops import shape as sh
 from symgrad.ir.ops.conv import Axes, Padding, _merge, _spatial, _split, windows
 from symgrad.ir.types import TensorType
@@ -122,7 +122,7 @@ def _first_maximum(x: Array, **attrs: Any) -> Array:
     view = _views(x, -np.inf, **attrs)
     flat = view.reshape(*view.shape[: x.ndim], -1)
     first = np.argmax(flat, axis=-1)[..., None]
-    return (np.arange(flat.shape[-1]) == first).reshape(view.shape)
+    return np.asarray(np.arange(flat.shape[-1]) == first).reshape(view.shape)
 
 
 @op(
@@ -177,7 +177,7 @@ def _window_max_gather_adjoint(ct: Value, y: Value, x: Value, v: Value, **attrs:
     return None, window_max_scatter(x, ct, **attrs)
 
 
-def _batch_windows(opdef: Any) -> None:
+def _batch_windows(opdef: OpDef) -> None:
     @opdef.batch
     def _(size: int, operands: Sequence[Value], batched: Sequence[bool], **attrs: Any) -> Any:
         merged = [_merge(v, 0) for v in sh.add_batch(size, operands, batched)]

@@ -67,7 +67,8 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                module.weight = nn.Parameter(nn.init.kaiming_normal_fan_out(module.weight.shape))
+                shape = module.state_dict()["weight"].shape
+                module.weight = nn.Parameter(nn.init.kaiming_normal_fan_out(shape))
 
     def forward(self, x: Array) -> Array:
         """Images ``[N, C, H, W]`` to logits ``[N, num_classes]``."""

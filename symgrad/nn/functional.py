@@ -246,11 +246,8 @@ def adaptive_avg_pool2d(x: Array, output_size: int | Sequence[int | None]) -> Ar
     """
     if x.ndim != 4:
         raise ShapeError(f"adaptive_avg_pool2d: needs [N, C, H, W], got {x.shape}")
-    if not isinstance(output_size, int):
-        output_size = [
-            n if m is None else m for m, n in zip(output_size, x.shape[2:], strict=True)
-        ]
-    out = per_axis(output_size, 2)
+    wanted = (output_size,) * 2 if isinstance(output_size, int) else output_size
+    out = tuple(n if m is None else m for m, n in zip(wanted, x.shape[2:], strict=True))
     if out == (1, 1):
         return snp.mean(x, axis=(2, 3), keepdims=True)
     if all(n % m == 0 for n, m in zip(x.shape[2:], out, strict=True)):

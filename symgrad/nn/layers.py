@@ -86,9 +86,9 @@ class BatchNorm2d(Module):
             x, self.running_mean, self.running_var, self.weight, self.bias,
             self.training, self.momentum, self.eps,
         )  # fmt: skip
-        if self.training and self.running_mean is not None:
-            self.running_mean, self.running_var = mean, variance
-            self.num_batches_tracked = self.num_batches_tracked + 1
+        if self.training and mean is not None:
+            self._buffers["running_mean"], self._buffers["running_var"] = mean, variance
+            self._buffers["num_batches_tracked"] = self._buffers["num_batches_tracked"] + 1
         return y
 
 
@@ -160,4 +160,5 @@ class Sequential(Module):
         return len(self._modules)
 
     def __getitem__(self, index: int) -> Module:
-        return list(self._modules.values())[index]
+        module: Module = list(self._modules.values())[index]
+        return module
