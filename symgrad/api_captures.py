@@ -130,9 +130,7 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
 def _of_value(place: Place, value: Any, seen: set[int], depth: int) -> Iterator[tuple[Place, Any]]:
     if isinstance(value, np.ndarray) or type(value) in _WATCHED:
         yield place, value
-    elif not depth or id(value) in seen or isinstance(value, (type, types.ModuleType)):
-        return
-    elif isinstance(value, (dict, list, tuple)) and len(value) > _WIDTH:
+    elif not depth or id(value) in seen or isinstance(value, (type, types.ModuleType)) or (isinstance(value, (dict, list, tuple)) and len(value) > _WIDTH):
         return
     elif isinstance(value, dict):
         seen.add(id(value))

@@ -50,7 +50,9 @@ def lower_func(scope: Scope, func: Func) -> list[Call]:
 def _is_whole(home: Storage, value: Value) -> bool:
     """Whether a value's buffer can be the caller's result array itself."""
     own = home.buffer.slot is None and home.buffer.data is None
-    return own and home.is_dense and home.access.offset == 0 and home.buffer.bytes == value.type.bytes
+    return (
+        own and home.is_dense and home.access.offset == 0 and home.buffer.bytes == value.type.bytes
+    )
 
 
 def reuse_donated(func: Func, calls: Sequence[Call], donated: Sequence[int]) -> dict[int, int]:
@@ -61,24 +63,24 @@ def reuse_donated(func: Func, calls: Sequence[Call], donated: Sequence[int]) -> 
     """
     last_read: dict[int, int] = {}
     written: dict[int, tuple[int, Buffer]] = {}
-    for index, call in enumerate(calls):
+    for at, call in enumerate(calls):
         for buffer in call.reads:
             if buffer.slot is not None and buffer not in call.writes:
-                last_read[buffer.slot] = index
+                last_read[buffer.slot] = at
         for buffer in call.writes:
             if buffer.slot is not None:
-                written.setdefault(buffer.slot, (index, buffer))
+                written.setdefault(buffer.slot, (at, buffer))
     homes: dict[int, int] = {}
     free = set(donated)
     for number, type in enumerate(func.result_types):
         slot = len(func.params) + number
         if slot not in written:
             continue
-        index, buffer = written[slot]
-        overwritten = {source.slot for target, source in calls[index].in_place if target is buffer}
+        first, buffer = written[slot]
+        overwritten = {source.slot for target, source in calls[first].in_place if target is buffer}
         for param in sorted(free, key=lambda p: p not in overwritten):
             last = last_read.get(param, -1)
-            harmless = last < index or (last == index and param in overwritten)
+            harmless = last < first or (last == first and param in overwritten)
             if func.params[param].type == type and harmless:
                 homes[slot] = param
                 free.discard(param)

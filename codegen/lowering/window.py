@@ -14,9 +14,7 @@ from symgrad.ir.graph import Op
 _NO_HALO = ((0, 0), (0, 0))
 
 
-@lowers(
-    "window_sum", "window_sum_grad", "window_max", "window_max_scatter", "window_max_gather"
-)
+@lowers("window_sum", "window_sum_grad", "window_max", "window_max_scatter", "window_max_gather")
 def pool(scope: Scope, op: Op) -> None:
     """One kernel for every pooling op and layout."""
     result = scope.allocate(op.result, plain=False)

@@ -14,7 +14,6 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-
 from symgrad.codegen.runtime.native import aligned_bytes
 
 Array = np.ndarray[Any, Any]
@@ -25,9 +24,39 @@ LIMIT = 1 << 30
 """Bytes of free memory kept at most."""
 _PAGE = 1 << 12
 
-_free: defaultdict[int, list[Any]] = defaultdict(list)
-_live: dict[int, weakref.ref[Array]] = {}
-_free_bytes = 0
+
+class _Pool:
+    """Free memory by size, and the arrays whose memory will come back."""
+
+    def __init__(self) -> None:
+        self.free: defaultdict[int, list[Any]] = defaultdict(list)
+        self.free_bytes = 0
+        self.live: dict[int, weakref.ref[Array]] = {}
+
+    def take(self, size: int) -> Any:
+        """Memory as a ctypes array, which is no NumPy array on purpose."""
+        if self.free[size]:
+            self.free_bytes -= size
+            return self.free[size].pop()
+        raw = aligned_bytes(size)
+        memory: Any = (ctypes.c_char * size).from_address(raw.ctypes.data)
+        memory.owner = raw  # keeps it alive
+        return memory
+
+    def recycle(self, memory: Any, owner: Array) -> None:
+        """Takes the memory back when its array dies."""
+        key, size = id(owner), len(memory)
+
+        def back(_: object) -> None:
+            del self.live[key]
+            if self.free_bytes + size <= LIMIT:
+                self.free_bytes += size
+                self.free[size].append(memory)
+
+        self.live[key] = weakref.ref(owner, back)
+
+
+_pool = _Pool()
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -35,33 +64,9 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     size = math.prod(shape) * dtype.itemsize
     if size < SMALL:
         return np.empty(shape, dtype)
-    memory = _take(-(-size // _PAGE) * _PAGE)
+    memory = _pool.take(-(-size // _PAGE) * _PAGE)
     # NumPy lets views of views refer to the array below them, down to the first whose
     # memory no array owns: this one.  It dies when no view is left.
     owner = np.frombuffer(memory, np.uint8)
-    _live[id(owner)] = weakref.ref(owner, _recycle(id(owner), memory))
+    _pool.recycle(memory, owner)
     return owner[:size].view(dtype).reshape(shape)
-
-
-def _take(size: int) -> Any:
-    """Memory as a ctypes array, which is no NumPy array on purpose."""
-    global _free_bytes
-    if _free[size]:
-        _free_bytes -= size
-        return _free[size].pop()
-    raw = aligned_bytes(size)
-    memory: Any = (ctypes.c_char * size).from_address(raw.ctypes.data)
-    memory.owner = raw  # keeps it alive
-    return memory
-
-
-def _recycle(key: int, memory: Any) -> Any:
-    def recycle(_: object) -> None:
-        global _free_bytes
-        del _live[key]
-        size = len(memory)
-        if _free_bytes + size <= LIMIT:
-            _free_bytes += size
-            _free[size].append(memory)
-
-    return recycle

@@ -77,11 +77,15 @@ class ResNet(nn.Module):
         return self.fc(F.flatten(self.avgpool(x), 1))
 
 
-def resnet18(num_classes: int = 1000, in_channels: int = 3, *, small_images: bool = False) -> ResNet:
+def resnet18(
+    num_classes: int = 1000, in_channels: int = 3, *, small_images: bool = False
+) -> ResNet:
     """The network of 18 layers: 11,689,512 parameters for 1,000 classes."""
     return ResNet((2, 2, 2, 2), num_classes, in_channels, small_images=small_images)
 
 
-def resnet34(num_classes: int = 1000, in_channels: int = 3, *, small_images: bool = False) -> ResNet:
+def resnet34(
+    num_classes: int = 1000, in_channels: int = 3, *, small_images: bool = False
+) -> ResNet:
     """The network of 34 layers."""
     return ResNet((3, 4, 6, 3), num_classes, in_channels, small_images=small_images)

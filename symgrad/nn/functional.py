@@ -207,9 +207,7 @@ def avg_pool2d(
     if divisor_override is not None:
         return total * (1 / divisor_override)
     given = per_axis(padding, 2)
-    counted = [
-        (n, p if count_include_pad else 0) for n, p in zip(x.shape[2:], given, strict=True)
-    ]
+    counted = [(n, p if count_include_pad else 0) for n, p in zip(x.shape[2:], given, strict=True)]
     counts = window_counts(counted, total.shape[2:], window, steps, given)
     if (counts == counts.flat[0]).all():
         return total * (1 / float(counts.flat[0]))

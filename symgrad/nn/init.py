@@ -8,23 +8,27 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-_generator = np.random.default_rng()
+
+
+class _Source:
+    """Where the initialisers' random numbers come from."""
+
+    generator = np.random.default_rng()
 
 
 def manual_seed(seed: int) -> None:
     """Makes the initialisers repeatable."""
-    global _generator
-    _generator = np.random.default_rng(seed)
+    _Source.generator = np.random.default_rng(seed)
 
 
 def uniform(shape: tuple[int, ...], bound: float, dtype: Any = np.float32) -> Array:
     """Uniform in [-bound, bound)."""
-    return _generator.uniform(-bound, bound, shape).astype(dtype)
+    return _Source.generator.uniform(-bound, bound, shape).astype(dtype)
 
 
 def normal(shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Array:
     """Normal with mean 0."""
-    return (_generator.standard_normal(shape) * std).astype(dtype)
+    return (_Source.generator.standard_normal(shape) * std).astype(dtype)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -33,7 +37,9 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[1] * taps, shape[0] * taps
 
 
-def kaiming_uniform(shape: tuple[int, ...], a: float = math.sqrt(5), dtype: Any = np.float32) -> Array:
+def kaiming_uniform(
+    shape: tuple[int, ...], a: float = math.sqrt(5), dtype: Any = np.float32
+) -> Array:
     """Uniform with the variance ``2 / ((1 + a^2) fan_in)``; torch's default for layers.
 
     K. He et al., "Delving deep into rectifiers" (2015).

@@ -211,9 +211,7 @@ def _check_names(what: str, given: Mapping[str, Array], own: Mapping[str, Array]
 
 
 @contextmanager
-def _lent(
-    model: Module, params: Mapping[str, Array], state: Mapping[str, Array]
-) -> Iterator[None]:
+def _lent(model: Module, params: Mapping[str, Array], state: Mapping[str, Array]) -> Iterator[None]:
     """Puts other values in the module's places for a while."""
     with _lending:
         own = [(m, dict(m._parameters), dict(m._buffers)) for m in model.modules()]

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import samples
-
-from symgrad import ir
 from symgrad.codegen.compile import compile_func
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.ir import Builder, DType, Func, TensorType
@@ -17,6 +15,8 @@ from symgrad.ir.adjoint import value_and_grad
 from symgrad.ir.opdef import REGISTRY, OpDef, Sample
 from symgrad.ir.passes import optimize
 from symgrad.ir.types import f32, f64
+
+from symgrad import ir
 
 TOLERANCE = {f32: 2e-5, f64: 1e-12}
 Case = tuple[OpDef, Sample]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from references import LayerCase, layer_cases, layer_ops
-from symgrad.nn import functional as F
 
 import symgrad as sg
+from symgrad.nn import functional as F
 
 Array = np.ndarray[Any, Any]
 CASES = [case for op in layer_ops() if hasattr(F, op) for case in layer_cases(op)]
