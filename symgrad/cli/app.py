@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand
 
 from symgrad.cli.exits import exit_codes
 
 
-class _Commands(TyperGroup):
-    """Commands in the order of their definition, their exceptions as exit codes."""
+class _Command(TyperCommand):
+    """A command whose exceptions become exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
         with exit_codes():
@@ -20,20 +20,148 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Commands,
     help="Compiles Python functions to native forward and gradient code.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
+Target = Annotated[
+    str | None,
+    typer.Argument(help="file.py:func, module:func, file.sgir, or - for IR text on stdin."),
+]
+Code = Annotated[str | None, typer.Option("-c", help='A lambda in place of TARGET: "lambda x: …".')]
+Args = Annotated[
+    list[str] | None,
+    typer.Option("--arg", "-a", help="x:f64[3,4] (random), w=@w.npy, n=5 or v=[1.0,2.0]."),
+]
+Wrt = Annotated[
+    str | None,
+    typer.Option(help="Parameters to differentiate by, as x,w; all floating ones by default."),
+]
+Order = Annotated[int, typer.Option(min=1, max=4, help="Order of the derivative.")]
 
-@app.callback()
-def commands() -> None:
-    """Compiles Python functions to native forward and gradient code."""
+
+@app.command(cls=_Command)
+def trace(target: Target = None, code: Code = None, arg: Args = None) -> None:
+    """Print a function's IR."""
+    from symgrad.cli.target import resolve
+
+    typer.echo(str(resolve(target, code, arg or []).own), nl=False)
 
 
-@app.command()
+@app.command(cls=_Command)
+def grad(
+    target: Target = None, code: Code = None, arg: Args = None, wrt: Wrt = None, order: Order = 1
+) -> None:
+    """Print a function's IR, and that of its value and gradient."""
+    from symgrad.cli.derivative import differentiate
+    from symgrad.cli.target import resolve
+
+    subject = resolve(target, code, arg or [])
+    typer.echo(str(subject.own))
+    typer.echo(str(differentiate(subject.own, wrt, order)), nl=False)
+
+
+@app.command(cls=_Command)
+def opt(
+    target: Annotated[str, typer.Argument(help="file.sgir, or - for stdin.")] = "-",
+    passes: Annotated[
+        str | None, typer.Option("-p", "--passes", help="Passes with options: a,b{x=1}.")
+    ] = None,
+    print_after: Annotated[
+        str | None, typer.Option(help="Print the IR after these passes (a,b or all).")
+    ] = None,
+    print_changed: Annotated[
+        bool, typer.Option("--print-changed", help="Print the IR after passes that changed it.")
+    ] = False,
+    time_passes: Annotated[
+        bool, typer.Option("--time-passes", help="Print each pass's time and op counts.")
+    ] = False,
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Check the IR after every pass.")
+    ] = False,
+    dump_dir: Annotated[
+        Path | None, typer.Option(help="Write the IR after every pass to numbered files.")
+    ] = None,
+) -> None:
+    """Run passes on IR text: the default pipeline, or the one a reproducer names."""
+    from symgrad.cli.passes import optimize_text
+    from symgrad.ir.passes import Hooks
+
+    hooks = Hooks(
+        verify_each=verify_each,
+        print_after=frozenset((print_after or "").replace("-", "_").split(",")) - {""},
+        print_changed=print_changed,
+        time=time_passes,
+        dump_dir=dump_dir,
+    )
+    typer.echo("\n".join(map(str, optimize_text(target, passes, hooks))), nl=False)
+
+
+@app.command(cls=_Command)
+def show(
+    target: Target = None,
+    code: Code = None,
+    arg: Args = None,
+    emit: Annotated[
+        str,
+        typer.Option(
+            help="Stages, by comma: source, ir, adjoint, optimized, symbolic, latex, kernels, "
+            "llvm, asm, dot, svg, json."
+        ),
+    ] = "source,ir,adjoint,optimized",
+    gradient: Annotated[
+        bool,
+        typer.Option("--grad", help="What follows `adjoint` is of value and gradient."),
+    ] = False,
+    wrt: Wrt = None,
+) -> None:
+    """Print stages of compilation, from source to assembly."""
+    from symgrad.cli.show import show as show_stages
+    from symgrad.cli.target import resolve
+
+    subject = resolve(target, code, arg or [])
+    typer.echo(show_stages(subject, emit, wrt, gradient=gradient or wrt is not None), nl=False)
+
+
+@app.command(cls=_Command)
+def run(
+    target: Target = None,
+    code: Code = None,
+    arg: Args = None,
+    gradient: Annotated[bool, typer.Option("--grad", help="The gradient as well.")] = False,
+    wrt: Wrt = None,
+    save: Annotated[Path | None, typer.Option(help="Write the results to a .npz file.")] = None,
+) -> None:
+    """Compile a function, run it and print its results."""
+    from symgrad.cli.execute import run as run_subject
+    from symgrad.cli.target import resolve
+
+    subject = resolve(target, code, arg or [])
+    run_subject(subject, wrt, save, gradient=gradient or wrt is not None)
+
+
+@app.command(cls=_Command)
+def check(
+    target: Target = None,
+    code: Code = None,
+    arg: Args = None,
+    wrt: Wrt = None,
+    order: Order = 1,
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference.")] = 1e-6,
+) -> None:
+    """Compare the compiled gradient with finite differences, complex steps and mpmath.
+
+    Exit code 3 when they differ.
+    """
+    from symgrad.cli.check import check as check_subject
+    from symgrad.cli.target import resolve
+
+    check_subject(resolve(target, code, arg or []), wrt, order, tolerance)
+
+
+@app.command(cls=_Command)
 def train(
     data: Annotated[
         Path | None,
@@ -69,3 +197,49 @@ def train(
         "threads": threads,
     }
     train_run(out, resume, {name: x for name, x in options.items() if x is not None})
+
+
+@app.command(cls=_Command)
+def ops(name: Annotated[str | None, typer.Argument(help="One op, in full.")] = None) -> None:
+    """List the operations of the IR."""
+    from symgrad.cli.listing import list_ops
+
+    list_ops(name)
+
+
+@app.command(cls=_Command)
+def passes() -> None:
+    """List the passes in order, with their options."""
+    from symgrad.cli.listing import list_passes
+
+    list_passes()
+
+
+@app.command(cls=_Command)
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Describe the installation and the machine, and test a small gradient."""
+    from symgrad.cli.doctor import doctor as examine
+
+    examine(as_json=as_json)
+
+
+cache = typer.Typer(help="Show or empty the cache of compiled code.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
+
+
+@cache.command("info", cls=_Command)
+def cache_info() -> None:
+    """Folder and size of the cache."""
+    from symgrad.cli.listing import cache_info as info
+
+    info()
+
+
+@cache.command("clear", cls=_Command)
+def cache_clear() -> None:
+    """Remove everything from the cache."""
+    from symgrad.cli.listing import cache_clear as clear
+
+    clear()

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-import symgrad as sg
 from symgrad import nn
+from symgrad.api import jit, value_and_grad
 from symgrad.models import resnet18
 from symgrad.nn import functional as F
 from symgrad.optim import SGD
@@ -41,28 +41,26 @@ class Network:
             correct = np.sum(np.argmax(logits, axis=1) == labels)
             return F.cross_entropy(logits, labels), (state, correct)
 
-        value_and_grad = sg.value_and_grad(loss_of, has_aux=True)
+        gradient_of = value_and_grad(loss_of, has_aux=True)
 
-        @sg.jit(donate_argnums=(0, 1, 2))
         def training_step(
             parameters: Arrays, momentum: Arrays, state: Arrays, images: Array, labels: Array,
             rate: Array,
         ) -> Any:  # fmt: skip
-            (loss, (state, correct)), grads = value_and_grad(parameters, state, images, labels)
+            (loss, (state, correct)), grads = gradient_of(parameters, state, images, labels)
             parameters, momentum = optimizer.apply(parameters, grads, momentum, rate)
             return loss, correct, parameters, momentum, state
 
-        return training_step
+        return jit(training_step, donate_argnums=(0, 1, 2))
 
     def _compiled_evaluation(self) -> Any:
-        @sg.jit
         def evaluation(parameters: Arrays, state: Arrays, images: Array, labels: Array) -> Any:
             model = self._model.eval()
             logits, _ = nn.functional_call(model, parameters, state, images)
             losses = F.cross_entropy(logits, labels, reduction="none")
             return losses, np.argmax(logits, axis=1) == labels
 
-        return evaluation
+        return jit(evaluation)
 
     def compile(self, images: Array, labels: Array) -> None:
         """Makes both programs for batches like this one; runs nothing."""

@@ -21,9 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import numpy as np
-
-import symgrad as sg
+from symgrad.codegen.runtime.threads import set_num_threads
 from symgrad.io import load, save, state_dict
 from symgrad.io.errors import FileError, WeightsError
 from symgrad.ir.errors import UsageError
@@ -107,7 +105,7 @@ class Run:
 
     @classmethod
     def _prepared(cls, settings: Settings, folder: Path) -> Self:
-        sg.set_num_threads(settings.threads)
+        set_num_threads(settings.threads)
         data = settings.read_data()
         optimizer = SGD(settings.lr, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
         network = Network(
@@ -125,8 +123,8 @@ class Run:
         """Tells other images from those the run began with."""
         digest = hashlib.blake2b(digest_size=16)
         for images in (self.data.train, self.data.test):
-            digest.update(np.ascontiguousarray(images.pixels))
-            digest.update(images.labels)
+            digest.update(images.pixels.tobytes())
+            digest.update(images.labels.tobytes())
         return digest.hexdigest()
 
     def _identity(self) -> dict[str, Any]:
