@@ -10,7 +10,7 @@ constant strides and bounds in the addressing modes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from symgrad.codegen.target import Target
@@ -117,6 +117,10 @@ class Emitter:
         if text not in self._globals:
             self._globals.append(text)
         return Reg(f"@{name}", "ptr")
+
+    def misses(self, name: str) -> bool:
+        """Whether no function ``name`` has been written yet; a shared helper then should be."""
+        return not any(f" @{name}(" in text for text in self._functions)
 
     @contextmanager
     def function(
@@ -402,9 +406,14 @@ class Emitter:
     def lane_mask(self, count: Int, lanes: int) -> Reg:
         """Mask of the first ``count`` lanes; a constant where ``count`` is one."""
         if isinstance(count, int):
-            body = ", ".join(f"i1 {int(lane < count)}" for lane in range(lanes))
-            return Reg(f"<{body}>" if lanes > 1 else body[3:], vec("i1", lanes))
+            return self.mask(range(count), lanes)
         return self.icmp("ult", self.lane_index("i64", lanes), self.splat(count, lanes))
+
+    @staticmethod
+    def mask(chosen: Container[int], lanes: int) -> Reg:
+        """The constant mask of some lanes."""
+        body = ", ".join(f"i1 {int(lane in chosen)}" for lane in range(lanes))
+        return Reg(f"<{body}>" if lanes > 1 else body[3:], vec("i1", lanes))
 
     @staticmethod
     def as_reg(value: Int, type: str = "i64") -> Reg:

@@ -282,7 +282,9 @@ class _Result:
         if spec.epilogue is None:
             value = convert(k, value, self.partial, spec.c.dtype)
         else:
-            inner: list[Int] = [0] * (len(self.plan.inner) - 1) + [col] if self.plan.inner else []
+            inner: list[Int] = [0 for _ in self.plan.inner]
+            if inner:  # merged: the position along the last one tells all
+                inner[-1] = col
             rows = split_index(k, row, spec.m)
             point = [*self.head[:batch], *rows, *self.head[batch:], *inner]
             value = spec.epilogue.emit(k, value, self.operands, point, mask)

@@ -279,6 +279,11 @@ class Source:
         """Rows and columns exchanged."""
         return Source(self.matrix.transposed, self.base, self.shift)
 
+    @property
+    def runs(self) -> bool:
+        """Whether neighbouring columns are mostly neighbours in memory."""
+        return self.matrix.run(self.matrix.cols) > 0
+
     def lanes(self, k: Emitter, index: Int, lanes: int, count: Int) -> Lanes:
         """The places of ``count`` columns from ``index`` on."""
         return self.matrix.lanes(k, self.matrix.cols, index, lanes, count)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, scalar_of, vec
+from symgrad.codegen.emitter import Emitter, Int, Reg, vec
 from symgrad.codegen.kernels.lanes import transpose
 from symgrad.codegen.kernels.matrix import Source
 from symgrad.codegen.scalar import to_memory
@@ -53,7 +53,8 @@ def pack_lines(
                 value = source.load(k, k.add(first[0], row), places)
                 _put(k, source, value, dst, k.add(k.mul(row, pitch), start))
 
-    if isinstance(cols, int) and cols <= pitch <= 8 * lanes:  # a panel: its rows are short
+    # A panel has short rows; several vectors share the work of finding a row.
+    if isinstance(cols, int) and cols <= pitch <= 8 * lanes and source.runs:
         starts = range(0, cols, lanes)
         copy(starts, [min(lanes, cols - start) for start in starts])
         return
@@ -77,24 +78,32 @@ def pack_transposed(
     written in multiples of ``lanes``.
     """
     rows, cols = shape
-    flipped = source.transposed
-    type = vec(MEMORY_TYPES[packed_dtype(source.matrix.dtype)], lanes)
-    for start, count in vectors(k, rows, lanes):
-        with start as row:
-            along = flipped.lanes(k, k.add(first[0], row), lanes, count)
-            for col in range(0, cols, lanes):
-                used = min(lanes, cols - col)
-                square = k.alloca(type, lanes)
-                with k.loop(0, used) as i:
-                    value = flipped.load(k, k.add(k.add(first[1], col), i), along)
-                    _put(k, source, value, square, k.mul(i, lanes))
-                columns = [
-                    k.load(type, k.gep(square, i, type)) if i < used else k.zero(type)
-                    for i in range(lanes)
-                ]
-                for line, vector in enumerate(transpose(k, columns)):
-                    at = k.add(k.mul(k.add(row, line), pitch), col)
-                    k.store(vector, k.gep(dst, at, scalar_of(type)))
+    flipped, dtype = source.transposed, packed_dtype(source.matrix.dtype)
+    square = k.alloca(vec(MEMORY_TYPES[dtype], lanes), lanes)
+    for down, height in vectors(k, rows, lanes):
+        with down as row:
+            along = flipped.lanes(k, k.add(first[0], row), lanes, height)
+            for across, width in vectors(k, cols, lanes):
+                with across as col:
+                    with k.loop(0, width) as i:
+                        value = flipped.load(k, k.add(k.add(first[1], col), i), along)
+                        _put(k, source, value, square, k.mul(i, lanes))
+                    at = k.add(k.mul(row, pitch), col)
+                    _transpose(k, square, k.gep(dst, at, MEMORY_TYPES[dtype]), dtype, pitch, lanes)
+
+
+def _transpose(k: Emitter, square: Reg, dst: Reg, dtype: str, pitch: int, lanes: int) -> None:
+    """Stores a square's columns as rows ``pitch`` apart; out of line, for it is long."""
+    scalar = MEMORY_TYPES[dtype]
+    name = f"transpose_{dtype}_{lanes}_{pitch}"
+    if k.misses(name):
+        with k.function(name, ("ptr noalias", "ptr noalias"), internal=True) as (source, target):
+            rows = [
+                k.load(vec(scalar, lanes), k.gep(source, i * lanes, scalar)) for i in range(lanes)
+            ]
+            for i, row in enumerate(transpose(k, rows)):
+                k.store(row, k.gep(target, i * pitch, scalar))
+    k.call(name, "void", (square, dst))
 
 
 def vectors(

@@ -6,12 +6,20 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from symgrad.codegen.kernels import conv_direct, conv_direct_grad, implicit_gemm
+from symgrad.codegen.access import Access, Epilogue
+from symgrad.codegen.kernels import (
+    Lowering,
+    conv_direct,
+    conv_direct_grad,
+    depthwise,
+    implicit_gemm,
+)
 from symgrad.codegen.kernels.blocked import Blocked, Weights
 from symgrad.codegen.kernels.gemm import lower_gemm
 from symgrad.codegen.layout import backward_halo, channels, forward_halo, refusal
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage
+from symgrad.codegen.target import Target
 from symgrad.ir.graph import Op, Value
 
 
@@ -124,25 +132,45 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
 
 
 def implicit(scope: Scope, op: Op) -> None:
-    """Any convolution as a matrix product that gathers its patches while packing."""
+    """Any convolution: depthwise, or as a matrix product that gathers its patches."""
     left, right = (scope.plain(v) for v in op.operands)
     fused = scope.epilogue(op)
     result = scope.allocate(fused.result if fused else op.result)
-    accesses = left.access, right.access, result.access
-    if op.name == "conv":
-        geometry = _convolution(op, op.operands[0], op.operands[1], op.result)
-        epilogue = fused.build(scope, op.result.shape, block=False) if fused else None
-        spec = implicit_gemm.forward(geometry, *accesses, epilogue)
-    elif op.name == "conv_input_grad":
-        dy, w = op.operands
-        spec = implicit_gemm.input_grad(_convolution(op, op.result, w, dy), *accesses)
-    else:
-        x, dy = op.operands
-        spec = implicit_gemm.weight_grad(_convolution(op, x, op.result, dy), *accesses)
+    epilogue = fused.build(scope, op.result.shape, block=False) if fused else None
     work = _work(op, op.operands[1] if op.name != "conv_weight_grad" else None)
     threads = scope.threads_for(work["flops"], work["bytes"])
-    operands = [right, left, *(fused.storages if fused else ())]  # the patches are B
-    scope.run(lower_gemm(spec, scope.target, threads), operands, [result], **work)
+    accesses = left.access, right.access, result.access
+    lowering = _lower_implicit(op, accesses, epilogue, scope.target, threads)
+    operands = [right, left, *(fused.storages if fused else ())]  # the image comes second
+    scope.run(lowering, operands, [result], **work)
+
+
+def _lower_implicit(
+    op: Op,
+    accesses: tuple[Access, Access, Access],
+    epilogue: Epilogue | None,
+    target: Target,
+    threads: int,
+) -> Lowering:
+    if op.name == "conv":
+        x, w = op.operands
+        conv = _convolution(op, x, w, op.result)
+        if depthwise.suits(conv):
+            return depthwise.lower_depthwise(depthwise.forward(conv, *accesses, epilogue))
+        return lower_gemm(implicit_gemm.forward(conv, *accesses, epilogue), target, threads)
+    if op.name == "conv_input_grad":
+        dy, w = op.operands
+        conv = _convolution(op, op.result, w, dy)
+        if depthwise.suits_input_grad(conv):
+            return depthwise.lower_depthwise(depthwise.input_grad(conv, *accesses))
+        return lower_gemm(implicit_gemm.input_grad(conv, *accesses), target, threads)
+    x, dy = op.operands
+    conv = _convolution(op, x, op.result, dy)
+    if depthwise.suits(conv):
+        x_access, dy_access, dw_access = accesses
+        spec = depthwise.forward(conv, x_access, dw_access, dy_access)
+        return depthwise.lower_depthwise_weight_grad(spec)
+    return lower_gemm(implicit_gemm.weight_grad(conv, *accesses), target, threads)
 
 
 def _convolution(op: Op, x: Value, w: Value, y: Value) -> implicit_gemm.Convolution:

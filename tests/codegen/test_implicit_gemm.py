@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access, row_major
-from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
+from symgrad.codegen.kernels import Lowering, depthwise
+from symgrad.codegen.kernels.gemm import lower_gemm
 from symgrad.codegen.kernels.implicit_gemm import Convolution, forward, input_grad, weight_grad
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
 
@@ -107,22 +108,44 @@ class Case:
                 dpadded[part] += np.einsum(f"no{pixels},oc->nc{pixels}", dy[:, o], w[at])
         return y, dpadded[self.interior()], dw
 
-    def check(self, threads: int) -> None:
-        x, w, dy = self.sample()
-        expected = self.references(x, w, dy)
-        ax, aw, ay = (dense(a, self.dtype) for a in (x, w, dy))
-        conv = self.convolution
-        runs: list[tuple[GemmSpec, list[Array], Array]] = [
-            (forward(conv, ax, aw, ay), [w, x], np.empty_like(dy)),
-            (input_grad(conv, ay, aw, ax), [w, dy], np.empty_like(x)),
-            (weight_grad(conv, ax, ay, aw), [dy, x], np.empty_like(w)),
+    def products(self, threads: int) -> list[Lowering]:
+        """Forward, input and weight gradient as matrix products."""
+        ax, aw, ay = (Access(self.dtype, row_major(shape)) for shape in self.shapes())
+        conv, target = self.convolution, target_named(self.target)
+        specs = (
+            forward(conv, ax, aw, ay),
+            input_grad(conv, ay, aw, ax),
+            weight_grad(conv, ax, ay, aw),
+        )
+        return [lower_gemm(spec, target, threads) for spec in specs]
+
+    def depthwise(self) -> list[Lowering | None]:
+        """The same as depthwise kernels, as far as there are any."""
+        ax, aw, ay = (Access(self.dtype, row_major(shape)) for shape in self.shapes())
+        spec = depthwise.forward(self.convolution, ax, aw, ay)
+        back = depthwise.input_grad(self.convolution, ay, aw, ax)
+        return [
+            depthwise.lower_depthwise(spec),
+            depthwise.lower_depthwise(back)
+            if depthwise.suits_input_grad(self.convolution)
+            else None,
+            depthwise.lower_depthwise_weight_grad(spec),
         ]
+
+    def check(self, threads: int, lowerings: list[Lowering | None] | None = None) -> None:
+        x, w, dy = self.sample()
+        arrays = [w, x, np.empty_like(dy)], [w, dy, np.empty_like(x)], [dy, x, np.empty_like(w)]
         target = target_named(self.target)
-        for (spec, operands, result), reference in zip(runs, expected, strict=True):
-            run_lowering(lower_gemm(spec, target, threads), [*operands, result], threads, target)
+        runs = zip(
+            lowerings or self.products(threads), arrays, self.references(x, w, dy), strict=True
+        )
+        for lowering, buffers, reference in runs:
+            if lowering is None:
+                continue
+            run_lowering(lowering, buffers, threads, target)
             tolerance = {"f32": 3e-6, "f64": 1e-14, "i32": 0.0}[self.dtype]
             scale = np.abs(reference).max() + 1
-            np.testing.assert_allclose(result, reference, rtol=0, atol=tolerance * scale)
+            np.testing.assert_allclose(buffers[-1], reference, rtol=0, atol=tolerance * scale)
 
 
 def dense(array: Array, dtype: str) -> Access:
@@ -217,3 +240,41 @@ def test_strided_operands() -> None:
     spec = forward(case.convolution, strided(x), strided(w), strided(y))
     run_lowering(lower_gemm(spec, target_named("host"), 2), [w, x, y], 2)
     np.testing.assert_allclose(y, case.references(x, w, dy)[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("seed", range(6))
+def test_random_depthwise(seed: int, target: str) -> None:
+    dtype = ("f32", "f64", "i32")[seed % 3]
+    case = random_case(1000 + 10 * TARGETS.index(target) + seed, dtype, target)
+    channels, rank = 1 + seed, len(case.size)
+    case = replace(
+        case, inputs=channels, outputs=channels * (1 + seed % 2), groups=channels,
+        lhs_dilation=(1,) * rank, stride=(1 + seed // 4,) * rank,
+    )  # fmt: skip
+    case.check(1 + seed % 3, case.depthwise())
+
+
+@pytest.mark.parametrize("width", [1, 7, 16, 150])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_rows(width: int, stride: int) -> None:
+    """Rows shorter than a vector, and long enough for a loop."""
+    case = Case(2, 3, 3, (9, width), (5, 3), (stride, stride), ((2, 2), (1, 1)), **PLAIN, groups=3)
+    assert depthwise.suits(case.convolution)
+    case.check(2, case.depthwise())
+
+
+def test_depthwise_epilogue() -> None:
+    case = Case(2, 4, 8, (9, 150), (3, 3), (1, 1), ((1, 1), (1, 1)), **PLAIN, groups=4)
+    x, w, residual = case.sample()
+    y = np.zeros_like(residual)
+
+    def body(build: Any, total: Any, residual: Any) -> Any:
+        return build.emit("maximum", build.emit("add", total, residual), residual)
+
+    epilogue = RegionEpilogue((dense(residual, "f32"),), region(body, "f32", "f32"), 0, "f32")
+    accesses = (dense(a, "f32") for a in (x, w, y))
+    lowering = depthwise.lower_depthwise(depthwise.forward(case.convolution, *accesses, epilogue))
+    run_lowering(lowering, [w, x, residual, y], 3)
+    total = case.references(x, w, residual)[0] + residual
+    np.testing.assert_allclose(y, np.maximum(total, residual), atol=2e-5)
