@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from symgrad.codegen.access import REGISTER_TYPES, Access
 from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels.loop_spec import Indirect, LoopSpec
+from symgrad.codegen.vecmath import FUNCTIONS
 
 if TYPE_CHECKING:
     from symgrad.codegen.target import Target
@@ -32,12 +33,8 @@ LARGE_BODY = 64
 INLINE_MATH = 16
 """Transcendental operations that are inlined in one body; more of them are called."""
 _BALANCED = 0.9
-_COSTS = {"div": 4, "sqrt": 4, "rem": 8, "fmod": 8, "floor_div": 8}
-_CHEAP = frozenset(
-    """neg abs sign floor ceil round trunc isnan isfinite logical_not bitwise_not add sub mul
-    maximum minimum copysign eq ne lt le gt ge and or xor shift_left shift_right select convert
-    stop_gradient constant""".split()
-)
+_COSTS = {"div": 4, "sqrt": 4, "rsqrt": 6, **dict.fromkeys(("rem", "fmod", "floor_div"), 8)}
+_CHEAP_MATH = frozenset(("round", "floor", "ceil", "trunc"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +163,15 @@ def merged(dims: list[Dim]) -> list[Dim]:
 # -- choices -------------------------------------------------------------------
 
 
-def _is_cheap(op: Op) -> bool:
-    return op.name in _CHEAP
+def _is_math(op: Op) -> bool:
+    """Whether an op is a polynomial or the like, not a few instructions."""
+    return op.name in FUNCTIONS and op.name not in _CHEAP_MATH and op.name not in _COSTS
 
 
 def operation_cost(body: Region) -> int:
     """Instructions that one evaluation of a region takes, roughly."""
     return sum(
-        1 if _is_cheap(op) else _COSTS.get(op.name, 16) for op in body.ops if op.name != "constant"
+        16 if _is_math(op) else _COSTS.get(op.name, 1) for op in body.ops if op.name != "constant"
     )
 
 
@@ -275,7 +273,7 @@ def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
     lanes = _fit(dims[vector].extent, full, target)
     tiles = (_tile_dim(spec, dims, vector, n, lanes) for n in range(len(offsets)))
     tile = next((t for t in tiles if t is not None), None)
-    outline = sum(not _is_cheap(op) for op in spec.body.ops) > INLINE_MATH
+    outline = sum(map(_is_math, spec.body.ops)) > INLINE_MATH
     if tile is None:
         lanes = _fit(dims[vector].extent, full * _widening(spec, target, outline), target)
     unroll = _unrolling(spec, dims, vector, lanes, tile, target)
