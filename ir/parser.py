@@ -14,7 +14,7 @@ from symgrad.ir.types import DTYPES, TensorType, parse_type
 _TOKEN = re.compile(
     rf"""(?P<space>[ \t\r\n]+) | (?P<comment>\#[^\n]*)
       | (?P<type>(?:{"|".join(DTYPES)})\[[\d,\s]*\])
-      | (?P<number>[+-]?(?:\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?j?|\.\d+|inf|nan)(?![\w.]))
+      | (?P<number>[+-]?(?:\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+|inf|nan)j?(?![\w.]))
       | (?P<string>"[^"\n]*") | (?P<value>%\w+) | (?P<func>@[\w.]+)
       | (?P<arrow>->) | (?P<name>[A-Za-z_][\w.]*) | (?P<punct>[{{}}()=:,])
     """,
@@ -54,10 +54,11 @@ class _Parser:
         self._builders: list[Builder] = []
 
     def fail(self, message: str, offset: int | None = None) -> NoReturn:
-        offset = self.tokens[self.at][2] if offset is None else offset
+        if offset is None:
+            offset = self.tokens[min(self.at, len(self.tokens) - 1)][2]
         line = self.text.count("\n", 0, offset) + 1
         column = offset - (self.text.rfind("\n", 0, offset) + 1) + 1
-        source = self.text.splitlines()[line - 1] if self.text.splitlines() else ""
+        source = (self.text.splitlines() + [""])[line - 1]
         raise ParseError(
             f"line {line}, column {column}: {message}\n  {source}\n  {' ' * (column - 1)}^"
         )
@@ -110,7 +111,8 @@ class _Parser:
         self.expect("}")
         self.take("end")
         if [r.type for r in results] != types:
-            self.fail(f"the function returns {[str(r.type) for r in results]}, declared {types}")
+            actual, declared = (", ".join(map(str, t)) for t in ([r.type for r in results], types))
+            self.fail(f"the function returns ({actual}), declared ({declared})")
         return builder.build(results, name)
 
     def declaration(self) -> tuple[str, TensorType]:
@@ -192,6 +194,10 @@ class _Parser:
             return tuple(self.separated(self.literal, ")"))
         self.at += 1
         if kind == "number":
+            imaginary = self.tokens[self.at]
+            if imaginary[0] == "number" and imaginary[1].endswith("j"):
+                self.at += 1
+                return complex(float(text), float(imaginary[1][:-1]))
             return _number(text)
         if kind == "string":
             return text[1:-1]

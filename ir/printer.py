@@ -82,6 +82,9 @@ def format_attr(value: Any) -> str:
         return f'"{value}"'
     if isinstance(value, (DType, TensorType, bool)) or value is None:
         return str(value)
+    if isinstance(value, complex):
+        sign = "" if repr(value.imag).startswith("-") else "+"
+        return f"{value.real!r} {sign}{value.imag!r}j"
     return repr(value)
 
 

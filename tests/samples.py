@@ -28,6 +28,9 @@ def cases(*, differentiable: bool = False) -> Iterator[tuple[OpDef, Sample]]:
             yield opdef, sample
 
 
+Case = tuple[OpDef, Sample]
+
+
 def label(case: tuple[OpDef, Sample]) -> str:
     """A test id: the op and its operands' shapes."""
     opdef, sample = case
