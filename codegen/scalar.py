@@ -38,9 +38,7 @@ def from_memory(k: Emitter, value: Reg, dtype: str) -> Reg:
     if dtype == "f16":
         return _extend_half(k, value)
     if dtype == "bf16":
-        lanes = lanes_of(value.type)
-        bits = k.cast("zext", k.cast("bitcast", value, vec("i16", lanes)), vec("i32", lanes))
-        return k.cast("bitcast", k.bits("shl", bits, 16), vec("float", lanes))
+        return k.cast("fpext", value, vec("float", lanes_of(value.type)))
     return value
 
 
