@@ -8,6 +8,7 @@ maximum from its runner-up, in units of the channel's float32 error.  The result
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -171,12 +172,12 @@ def search(case: str, seeds: int, finalists: int) -> tuple[int, list[Run]]:
 
 
 def stored(key: str, value: Tensor, precision: Any) -> Any:
-    """What is kept of one result: a fingerprint of large arrays, else the array."""
+    """What is kept of one result: a fingerprint of large or numerous arrays, else the array."""
     array = value.detach().numpy()
-    small = array.size <= WHOLE if "gradients" in key else array.ndim < 2
-    if "logits" in key or (small and "parameters" not in key and "momentum" not in key):
-        return array
-    return R.fingerprint(array).astype(precision)
+    of_a_step = re.search(r"/\d/(parameters|momentum)/", key)
+    if of_a_step or ("gradients" in key and array.size > WHOLE):
+        return R.fingerprint(array).astype(precision)
+    return array
 
 
 def main() -> None:
