@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from references import LayerCase, layer_cases
+from symgrad.ir import interpret
 
 import symgrad as sg
 from symgrad import tree
 from symgrad.api_function import Constant
-from symgrad.ir import interpret
 from symgrad.nn import functional as F
 
 Arrays = Mapping[str, Any]
