@@ -98,7 +98,7 @@ def write_chart(path: Path, cases: Sequence[Case], found: Mapping[str, Sequence[
     axes.set_xscale("log")
     axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], minor=False)
     axes.minorticks_off()
-    axes.set_xlim(0.8 * min(0.8, *factors), 1.3 * max(2.0, *factors))
+    axes.set_xlim(0.8 * min([0.8, *factors]), 1.3 * max([2.0, *factors]))
     axes.axvline(1, color="#333333", linewidth=1)
     axes.set_yticks(range(len(bars)), [f"{title} — {side}" for title, side, _ in bars], fontsize=8)
     axes.set_xlabel("peer's figure by symgrad's (above 1: in our favour)")
