@@ -58,7 +58,7 @@ class _Parser:
             offset = self.tokens[min(self.at, len(self.tokens) - 1)][2]
         line = self.text.count("\n", 0, offset) + 1
         column = offset - (self.text.rfind("\n", 0, offset) + 1) + 1
-        source = (self.text.splitlines() + [""])[line - 1]
+        source = [*self.text.splitlines(), ""][line - 1]
         raise ParseError(
             f"line {line}, column {column}: {message}\n  {source}\n  {' ' * (column - 1)}^"
         )

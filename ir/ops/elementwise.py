@@ -368,7 +368,9 @@ copysign = elementwise(
 
 # -- comparison and logic --------------------------------------------------------------
 
-eq: OpDef = elementwise("eq", "x y", ANY + "c", np.equal, result=bool_, commutative=True, sympy="Eq(x, y)")
+eq: OpDef = elementwise(
+    "eq", "x y", ANY + "c", np.equal, result=bool_, commutative=True, sympy="Eq(x, y)"
+)
 ne = elementwise(
     "ne", "x y", ANY + "c", np.not_equal, result=bool_, commutative=True, sympy="Ne(x, y)"
 )
