@@ -1,9 +1,10 @@
-"""Arrays a compiled function reads from its surroundings, found again at every call.
+"""Arrays and numbers a compiled function reads from its surroundings.
 
 A captured array is passed by reference, so later changes in place are seen.  Where it
 was reached through a closure cell, a global name, a container or an attribute, that
-place is read at every call, so rebinding is seen too; Python numbers found in such
-places are watched.  What cannot be followed makes the function trace again.
+place is read at every call, so rebinding is seen too.  Python numbers found in such
+places under names that the code mentions are watched: the trace holds while they are
+what they were.  So it does for the contents of arrays that shaped it, masks and indices.
 """
 
 from __future__ import annotations
@@ -12,48 +13,139 @@ import functools
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from symgrad.ir.opdef import Array
 from symgrad.tracing import Capture
 
-Place = Callable[[], Any]
 _DEPTH = 4
 _WIDTH = 256  # containers larger than this are data, not places to look into
 _MISSING = object()
-_WATCHED = (bool, int, float, complex, str)
+_NUMBERS = (bool, int, float, complex, str)
+_FOREIGN = ("numpy", "scipy", "symgrad", "builtins")
+
+
+class Place(NamedTuple):
+    """Where a value was found, how to read it again, and what it was."""
+
+    read: Callable[[], Any]
+    value: Any
+    name: str | None
+    """The last name on the way, if the way ends in one."""
+
+
+class Surroundings:
+    """Everything a function can see, noted before it is traced."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._seen: set[int] = set()
+        self._names: set[str] = set()
+        self._places = list(self._of_callable(function, _DEPTH))
+
+    def arrays(self) -> dict[int, Callable[[], Any]]:
+        """How to read each array again, by its identity."""
+        found: dict[int, Callable[[], Any]] = {}
+        for place in self._places:
+            if isinstance(place.value, np.ndarray):
+                found.setdefault(id(place.value), place.read)
+        return found
+
+    def numbers(self) -> list[Place]:
+        """The numbers under names that the code mentions, except those it changes itself."""
+        return [
+            p
+            for p in self._places
+            if not isinstance(p.value, np.ndarray)
+            and p.name in self._names
+            and _unchanged(p.read(), p.value)
+        ]
+
+    # -- the walk --------------------------------------------------------------------------
+
+    def _of_callable(self, f: Any, depth: int) -> Iterator[Place]:
+        if id(f) in self._seen or not depth:
+            return
+        self._seen.add(id(f))
+        for inner in ("__wrapped__", "func", "__func__"):
+            value = getattr(f, inner, None)
+            if callable(value):
+                yield from self._of_callable(value, depth)
+        if isinstance(f, functools.partial):
+            for value in (*f.args, *f.keywords.values()):
+                yield from self._of_value(_constantly(value), value, None, depth - 1)
+        if isinstance(f, types.FunctionType):
+            yield from self._of_function(f, depth)
+        else:
+            self._names.add("__call__")
+            owner = getattr(f, "__self__", f)
+            yield from self._of_value(_constantly(owner), owner, None, depth - 1)
+
+    def _of_function(self, f: types.FunctionType, depth: int) -> Iterator[Place]:
+        names = set(_names(f.__code__))
+        self._names |= names
+        for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
+            read = functools.partial(getattr, cell, "cell_contents", _MISSING)
+            yield from self._of_value(read, read(), name, depth)
+        for name in names & f.__globals__.keys():
+            read = functools.partial(f.__globals__.get, name)
+            yield from self._of_value(read, read(), name, depth)
+
+    def _of_value(
+        self, read: Callable[[], Any], value: Any, name: str | None, depth: int
+    ) -> Iterator[Place]:
+        if isinstance(value, np.ndarray) or type(value) in _NUMBERS:
+            yield Place(read, value, name)
+        elif not depth or isinstance(value, (type, types.ModuleType)) or _is_foreign(value):
+            return
+        elif isinstance(value, (dict, list, tuple)):
+            if id(value) in self._seen or len(value) > _WIDTH:
+                return
+            self._seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, item in list(items):
+                label = key if isinstance(key, str) else None
+                step = functools.partial(_item, read, key)
+                yield from self._of_value(step, item, label, depth - 1)
+        elif isinstance(
+            value, (types.FunctionType, types.MethodType, functools.partial)
+        ) or hasattr(value, "__wrapped__"):
+            yield from self._of_callable(value, depth - 1)
+        elif hasattr(value, "__dict__") and id(value) not in self._seen:
+            self._seen.add(id(value))
+            yield from self._of_object(read, value, depth)
+
+    def _of_object(self, read: Callable[[], Any], value: Any, depth: int) -> Iterator[Place]:
+        for name, item in list(vars(value).items()):
+            step = functools.partial(_attribute, read, name)
+            yield from self._of_value(step, item, name, depth - 1)
+        for kind in type(value).__mro__:
+            for name, method in vars(kind).items():
+                if name in self._names and isinstance(method, types.FunctionType):
+                    yield from self._of_callable(method, depth - 1)
 
 
 class Environment:
-    """The surroundings one traced program depends on."""
+    """What one traced program depends on besides its arguments."""
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        surroundings: Surroundings,
         captures: Sequence[Capture],
         guards: Sequence[tuple[weakref.ref[Array], Array]],
     ) -> None:
-        wanted = {id(c.array) for c in captures}
-        places: dict[int, Place] = {}
-        watched: list[tuple[Place, Any]] = []
-        for place, value in surroundings(function):
-            if id(value) in wanted:
-                places.setdefault(id(value), place)
-            elif type(value) in _WATCHED:
-                watched.append((place, value))
-        self._watched = watched
+        self._watched = [(p.read, p.value) for p in surroundings.numbers()]
         self._guards = [(ref, contents) for ref, contents in guards if ref() is not None]
-        self._reads: list[Place] = []
-        self._rebindable: list[tuple[Place, np.dtype[Any], tuple[int, ...]]] = []
+        self._reads: list[Callable[[], Any]] = []
+        self._rebindable: list[tuple[Callable[[], Any], np.dtype[Any], tuple[int, ...]]] = []
+        places = surroundings.arrays() if captures else {}
         for capture in captures:
             array = capture.current()
+            read = places.get(id(array), _constantly(array))
+            self._reads.append(read)
             if id(array) in places:
-                self._reads.append(places[id(array)])
-                self._rebindable.append((places[id(array)], array.dtype, array.shape))
-            else:
-                self._reads.append(functools.partial(_itself, array))
+                self._rebindable.append((read, array.dtype, array.shape))
 
     @property
     def is_empty(self) -> bool:
@@ -66,12 +158,11 @@ class Environment:
 
     def holds(self) -> bool:
         """Whether the trace is still right: numbers, guarded contents, dtypes and shapes."""
-        for place, value in self._watched:
-            now = place()
-            if now is not value and (type(now) is not type(value) or now != value):
+        for read, value in self._watched:
+            if not _unchanged(read(), value):
                 return False
-        for place, dtype, shape in self._rebindable:
-            now = place()
+        for read, dtype, shape in self._rebindable:
+            now = read()
             if type(now) is not np.ndarray or now.dtype != dtype or now.shape != shape:
                 return False
         for ref, contents in self._guards:
@@ -81,88 +172,39 @@ class Environment:
         return True
 
 
-def _itself(array: Array) -> Array:
-    return array
+def _unchanged(now: Any, before: Any) -> bool:
+    return now is before or (type(now) is type(before) and bool(now == before))
 
 
-def surroundings(function: Callable[..., Any]) -> Iterator[tuple[Place, Any]]:
-    """Every place a function reads values from, with the present value.
-
-    Follows wrappers, bound methods, and the user's own functions it refers to, and looks
-    into containers and objects a few levels deep.
-    """
-    seen: set[int] = set()
-    yield from _of_callable(function, seen, _DEPTH)
+def _constantly(value: Any) -> Callable[[], Any]:
+    return lambda: value
 
 
-def _of_callable(f: Any, seen: set[int], depth: int) -> Iterator[tuple[Place, Any]]:
-    if id(f) in seen or not depth:
-        return
-    seen.add(id(f))
-    for inner in ("__wrapped__", "func", "__func__", "wrapped"):
-        if isinstance(value := getattr(f, inner, None), Callable):  # type: ignore[arg-type]
-            yield from _of_callable(value, seen, depth)
-    if isinstance(f, functools.partial):
-        for value in (*f.args, *f.keywords.values()):
-            yield from _of_value(functools.partial(_itself, value), value, seen, depth - 1)
-    if (owner := getattr(f, "__self__", None)) is not None:
-        yield from _of_value(lambda: owner, owner, seen, depth - 1)
-    if not isinstance(f, types.FunctionType):
-        if callable(f) and not isinstance(f, type) and hasattr(f, "__dict__"):
-            yield from _of_value(lambda: f, f, seen, depth - 1)
-        return
-    for cell in f.__closure__ or ():
-        place = functools.partial(getattr, cell, "cell_contents", _MISSING)
-        yield from _of_value(place, place(), seen, depth)
-    for name in _global_names(f.__code__):
-        if name in f.__globals__:
-            place = functools.partial(f.__globals__.get, name)
-            yield from _of_value(place, place(), seen, depth)
-
-
-def _global_names(code: types.CodeType) -> Iterator[str]:
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Names and texts that code mentions: globals, attributes, keys, closure variables."""
     yield from code.co_names
+    yield from code.co_freevars
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _global_names(constant)
-
-
-def _of_value(place: Place, value: Any, seen: set[int], depth: int) -> Iterator[tuple[Place, Any]]:
-    if isinstance(value, np.ndarray) or type(value) in _WATCHED:
-        yield place, value
-    elif not depth or id(value) in seen or isinstance(value, (type, types.ModuleType)) or (isinstance(value, (dict, list, tuple)) and len(value) > _WIDTH):
-        return
-    elif isinstance(value, dict):
-        seen.add(id(value))
-        for key, item in value.items():
-            yield from _of_value(functools.partial(_item, place, key), item, seen, depth - 1)
-    elif isinstance(value, (list, tuple)):
-        seen.add(id(value))
-        for key, item in enumerate(value):
-            yield from _of_value(functools.partial(_item, place, key), item, seen, depth - 1)
-    elif _is_foreign(value):
-        return
-    elif callable(value):
-        yield from _of_callable(value, seen, depth - 1)
-    elif hasattr(value, "__dict__"):
-        seen.add(id(value))
-        for name, item in vars(value).items():
-            yield from _of_value(functools.partial(_attribute, place, name), item, seen, depth - 1)
+            yield from _names(constant)
+        elif isinstance(constant, str):
+            yield constant
 
 
 def _is_foreign(value: Any) -> bool:
-    """Whether a value belongs to NumPy, SciPy or symgrad itself."""
+    """Whether a value belongs to NumPy, SciPy or symgrad itself, and not to the user."""
+    if isinstance(value, (dict, list, tuple)) or hasattr(value, "__wrapped__"):
+        return False
     module = getattr(value, "__module__", None) or type(value).__module__
-    is_wrapper = hasattr(value, "__wrapped__")
-    return module.partition(".")[0] in ("numpy", "scipy", "symgrad", "builtins") and not is_wrapper
+    return module.partition(".")[0] in _FOREIGN
 
 
-def _item(place: Place, key: Any) -> Any:
+def _item(read: Callable[[], Any], key: Any) -> Any:
     try:
-        return place()[key]
+        return read()[key]
     except (KeyError, IndexError, TypeError):
         return _MISSING
 
 
-def _attribute(place: Place, name: str) -> Any:
-    return getattr(place(), name, _MISSING)
+def _attribute(read: Callable[[], Any], name: str) -> Any:
+    return getattr(read(), name, _MISSING)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy as np
 
 import symgrad.numpy  # noqa: F401  (declares the traced forms)
 from symgrad import tree
-from symgrad.api_captures import Environment
+from symgrad.api_captures import Environment, Surroundings
 from symgrad.ir import Func, TensorType, Value, dtype_of, interpret
 from symgrad.ir.errors import DTypeError, TraceError, UsageError
 from symgrad.tracer import NUMBERS, Tracer
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_PROGRAMS = 128
 """Signatures a function keeps compiled; the one used longest ago goes first."""
+MAX_VARIANTS = 8
+"""Programs it keeps for one signature, traced under different surroundings."""
 
 
 class Traced:
@@ -140,11 +143,11 @@ class Program:
     """One signature of a function, compiled."""
 
     def __init__(
-        self, traced: Traced, function: Callable[..., Any], donate: Sequence[int] = ()
+        self, traced: Traced, surroundings: Surroundings, donate: Sequence[int] = ()
     ) -> None:
         self.traced = traced
         self.executable = compile_func(traced.func, donate)
-        self.environment = Environment(function, traced.captures, traced.guards)
+        self.environment = Environment(surroundings, traced.captures, traced.guards)
         self._hidden = bool(traced.captures)
         self._single = traced.outputs == [0] and traced.spec.is_leaf()
         self._fixed = self.environment.is_empty
@@ -212,7 +215,8 @@ class Function:
         self._statics = _Statics(wrapped, static_argnums, static_argnames)
         numbers = [donate_argnums] if isinstance(donate_argnums, int) else donate_argnums
         self._donated = frozenset(numbers)
-        self._programs: OrderedDict[Any, Program] = OrderedDict()
+        self._programs: OrderedDict[Any, list[Program]] = OrderedDict()
+        """Per signature the programs for different surroundings, the latest first."""
         self._quick: Callable[..., Any] = _no_program
         """The latest program on flat arguments, if nothing around it can change."""
 
@@ -224,9 +228,9 @@ class Function:
             if result is not NotImplemented:
                 return result
             if not self._statics:
-                program = self._programs.get(_flat_key(args))
-                if program is not None and program.holds():
-                    return program(args)
+                for program in self._programs.get(_flat_key(args), ()):
+                    if program.holds():
+                        return program(args)
         program, leaves = self._find(args, kwargs)
         return program(leaves)
 
@@ -244,18 +248,20 @@ class Function:
             dynamic, fixed = self._statics.split(args, kwargs)
             leaves, spec = tree.flatten(dynamic)
             key = spec, tuple([_signature(x) for x in leaves]), fixed
-        program = self._programs.get(key)
-        if program is not None and program.holds():
-            self._programs.move_to_end(key)
-        else:
-            program = self._compile(key, args, kwargs)
-            if leaves is args:
-                self._quick = program.quick() or _no_program
+        for program in self._programs.get(key, ()):
+            if program.holds():
+                self._programs.move_to_end(key)
+                return program, leaves
+        program = self._compile(key, args, kwargs)
+        if leaves is args:
+            self._quick = program.quick() or _no_program
         return program, leaves
 
     def _compile(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
-        program = Program(self.traced(*args, **kwargs), self.wrapped, self._donated_leaves(args))
-        self._programs[key] = program
+        surroundings = Surroundings(self.wrapped)
+        traced = self.traced(*args, **kwargs)
+        program = Program(traced, surroundings, self._donated_leaves(args))
+        self._programs[key] = [program, *self._programs.get(key, ())][:MAX_VARIANTS]
         while len(self._programs) > MAX_PROGRAMS:
             self._programs.popitem(last=False)
         return program
@@ -291,8 +297,19 @@ class Function:
             lambda: self._statics.leaf_names(args, kwargs),
         )
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
+    def __get__(self, instance: Any, owner: type | None = None) -> Function:
+        """A decorated method, bound: the instance is part of the surroundings."""
+        if instance is None:
+            return self
+        bound = Function(
+            functools.partial(self.body, instance),
+            types.MethodType(self.wrapped, instance),
+            static_argnames=self._statics.names,
+            donate_argnums=[n - 1 for n in self._donated],
+            derivative=self.is_derivative,
+        )
+        vars(instance)[self.name] = bound  # found there from now on
+        return bound
 
     def __repr__(self) -> str:
         return f"<symgrad function {self.name}>"

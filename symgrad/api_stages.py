@@ -11,7 +11,7 @@ from symgrad.ir.adjoint import value_and_grad
 from symgrad.ir.errors import DifferentiationError
 
 if TYPE_CHECKING:
-    from symgrad.api_function import Function
+    from symgrad.api_function import Function, Traced
 
 
 class Stages:
@@ -35,8 +35,12 @@ class Stages:
             return f"# the source of {self._function.name} is not available\n"
 
     @functools.cached_property
+    def _traced(self) -> Traced:
+        return self._function.traced(*self._args, **self._kwargs)
+
+    @property
     def _own(self) -> Func:
-        return self._function.traced(*self._args, **self._kwargs).func
+        return self._traced.func
 
     @functools.cached_property
     def ir(self) -> Func:
@@ -52,8 +56,8 @@ class Stages:
         """The function with its derivative."""
         if self._function.is_derivative:
             return self._own
-        own = self._own
-        wrt = [i for i, p in enumerate(own.params) if p.type.dtype.is_float]
+        own, arguments = self._own, len(self._own.params) - len(self._traced.captures)
+        wrt = [i for i in range(arguments) if own.params[i].type.dtype.is_float]
         if not wrt:
             raise DifferentiationError(f"{self._function.name} has no floating argument")
         return value_and_grad(own, wrt)

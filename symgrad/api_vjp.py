@@ -20,7 +20,7 @@ from symgrad.api import (
     floating_leaves,
     matched_leaves,
 )
-from symgrad.api_captures import Environment
+from symgrad.api_captures import Environment, Surroundings
 from symgrad.api_function import MAX_PROGRAMS, Traced, compile_func, leaf_type, trace_body
 from symgrad.ir import Builder, Func, TensorType, Value
 from symgrad.ir.adjoint import pull_back
@@ -100,9 +100,10 @@ class _Pair:
         def names() -> list[str]:
             return [n for i, x in enumerate(primals) for n in tree.names(x, f"arg{i}")]
 
+        surroundings = Surroundings(f)
         traced = trace_body(joint, name, primals, {}, names)
         self.out_types, self.out_spec = shapes, specs[0]
-        self.environment = Environment(f, traced.captures, traced.guards)
+        self.environment = Environment(surroundings, traced.captures, traced.guards)
         forward, backward = _cut(traced, len(shapes))
         self.forward, self.backward = compile_func(forward), compile_func(backward)
 

@@ -70,7 +70,10 @@ def test_containers_objects_and_methods() -> None:
             self.state = types.SimpleNamespace(scale=2.0)
 
         def loss(self, x: Any) -> Any:
-            return np.sum(self.w * x + TABLE["w"] + TABLE["more"][0]) * self.state.scale
+            return np.sum(self.w * x + TABLE["w"] + TABLE["more"][0]) * self.factor()
+
+        def factor(self) -> float:
+            return self.state.scale
 
     model = Model()
     f, x = sg.jit(model.loss), np.ones(3)
@@ -83,6 +86,29 @@ def test_containers_objects_and_methods() -> None:
     ):
         change()
         np.testing.assert_allclose(f(x), model.loss(x))
+
+
+def test_switching_back_and_forth_traces_once_each() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.training, self.steps, self.log = True, 0, [0.0]
+
+        def loss(self, x: Any) -> Any:
+            runs.append(1)
+            return np.sum(x) if self.training else self.mean(x)
+
+        def mean(self, x: Any) -> Any:
+            return np.mean(x)
+
+    runs: list[int] = []
+    model = Model()
+    f = sg.jit(model.loss)
+    for step in range(6):
+        model.training = step % 2 == 0
+        model.steps = step  # not read by the traced code: no reason to trace again
+        model.log.append(float(step))
+        assert f(np.ones(4)) == (4.0 if model.training else 1.0)
+    assert len(runs) == 2
 
 
 def test_through_helper_functions_and_transforms() -> None:
@@ -152,6 +178,30 @@ def test_default_arguments_and_partial() -> None:
     np.testing.assert_array_equal(f(np.ones(2)), [1, 1])
     w[:] = 3
     np.testing.assert_array_equal(f(np.ones(2)), [3, 3])
+
+
+def test_decorated_methods() -> None:
+    class Model:
+        def __init__(self, w: Any) -> None:
+            self.w = w
+
+        @sg.jit(static_argnames="n")
+        def scaled(self, x: Any, n: int) -> Any:
+            return x * self.w * n
+
+        @sg.grad(argnums=1)
+        def slope(self, x: Any) -> Any:
+            return np.sum(self.w * x**2)
+
+    one, two = Model(np.ones(3)), Model(np.full(3, 2.0))
+    x = np.arange(3.0)
+    for _ in range(2):
+        np.testing.assert_array_equal(one.scaled(x, 2), 2 * x)
+        np.testing.assert_array_equal(two.scaled(x, n=3), 6 * x)
+        np.testing.assert_array_equal(two.slope(x), 4 * x)
+    two.w = np.ones(3)
+    np.testing.assert_array_equal(two.slope(x), 2 * x)
+    assert one.scaled.__name__ == "scaled"
 
 
 def test_dropping_the_function_frees_what_it_captured() -> None:

@@ -376,6 +376,7 @@ def test_stages_are_readable() -> None:
     assert "reduce_sum" in str(f.ir(X))
     assert str(f.ir(X)) == str(sg.trace(cube, X))
     assert len(f.adjoint(X).results) == 2
+    assert len(sg.jit(lambda x: np.sum(A @ x)).adjoint(X).results) == 2
     assert "fused" in str(f.optimized(X))
     assert "define" in f.llvm(X)
     assert f.asm(X)
