@@ -220,6 +220,7 @@ def _ordinary_points(region: Region) -> tuple[list[Array], Array]:
     columns = []
     for param in region.params:
         dtype = param.type.dtype
+        column: Array
         if dtype.kind == "b":
             column = rng.random(_PER_CLASS * len(_CLASSES)) < 0.5
         elif dtype.is_integer:

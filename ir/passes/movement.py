@@ -85,7 +85,8 @@ def broadcast_to_small_axes(op: Op, x: Value) -> Value | None:
 @rule(*(name for name, opdef in REGISTRY.items() if opdef.elementwise))
 def elementwise_of_broadcasts(op: Op, *operands: Value) -> Value | None:
     """f(broadcast(x), broadcast(y)) = broadcast(f(x, y)), computed for fewer elements"""
-    shape, used = op.result.shape, set()
+    shape = op.result.shape
+    used: set[int] = set()
     for value in operands:
         inner = made_by(value, "broadcast_to")
         if inner is None and scalar_constant(value) is None:
@@ -237,7 +238,8 @@ def add_of_neighbouring_pads(op: Op, x: Value, y: Value) -> Value | None:
 @rule("concatenate")
 def concatenate_of_concatenate(op: Op, *parts: Value) -> Value | None:
     """Concatenations along one axis join into one."""
-    axis, flat = op.attrs["axis"], []
+    axis = op.attrs["axis"]
+    flat: list[Value] = []
     for part in parts:
         inner = made_by(part, "concatenate")
         flat += inner.operands if inner and inner.attrs["axis"] == axis else [part]

@@ -21,17 +21,21 @@ from symgrad.ir.types import TensorType, f64
 
 def gelu_tanh(x: Value) -> Value:
     """The approximation of D. Hendrycks and K. Gimpel, arXiv:1606.08415."""
-    return 0.5 * x * (1 + ew.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * ew.power(x, 3))))
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * ew.power(x, 3))
+    result: Value = 0.5 * x * (1 + ew.tanh(inner))
+    return result
 
 
 def gelu_erf(x: Value) -> Value:
     """x times the normal distribution function."""
-    return 0.5 * x * (1 + ew.erf(x / math.sqrt(2)))
+    result: Value = 0.5 * x * (1 + ew.erf(x / math.sqrt(2)))
+    return result
 
 
 def silu(x: Value) -> Value:
     """x times its sigmoid."""
-    return x * ew.sigmoid(x)
+    result: Value = x * ew.sigmoid(x)
+    return result
 
 
 def softplus(x: Value) -> Value:
@@ -43,19 +47,22 @@ def softplus(x: Value) -> Value:
 def sigmoid_cross_entropy(x: Value, label: Value) -> Value:
     """Minus the log-likelihood of a label in [0, 1], as one would write it."""
     p = ew.sigmoid(x)
-    return -(label * ew.log(p) + (1 - label) * ew.log(1 - p))
+    result: Value = -(label * ew.log(p) + (1 - label) * ew.log(1 - p))
+    return result
 
 
 def black_scholes(spot: Value, strike: Value, rate: Value, volatility: Value, time: Value) -> Value:
     """Price of a European call (F. Black and M. Scholes, 1973)."""
 
     def normal(d: Value) -> Value:
-        return 0.5 * (1 + ew.erf(d / math.sqrt(2)))
+        probability: Value = 0.5 * (1 + ew.erf(d / math.sqrt(2)))
+        return probability
 
     spread = volatility * ew.sqrt(time)
     drift = (rate + volatility * volatility / 2) * time
     d1 = (ew.log(spot / strike) + drift) / spread
-    return spot * normal(d1) - strike * ew.exp(-rate * time) * normal(d1 - spread)
+    price: Value = spot * normal(d1) - strike * ew.exp(-rate * time) * normal(d1 - spread)
+    return price
 
 
 FUNCTIONS: tuple[Callable[..., Value], ...] = (

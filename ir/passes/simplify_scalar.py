@@ -122,7 +122,7 @@ def _search(region: Region, seconds: float) -> Region | None:
     dtype = _dtype(region)
     if dtype is None or not has_truth(region):
         return None
-    found = []
+    found: list[tuple[float, int, Region]] = []
     for new in _proposals(region, dtype, time.perf_counter() + seconds):
         price = op_cost.cost(new)
         if price < op_cost.cost(region) and op_cost.count(new.ops) <= op_cost.count(region.ops):
@@ -285,4 +285,5 @@ def _with_shared_exponentials(region: Region) -> Region:
 def _sigmoid_from_exp(x: Value) -> Value:
     """sigmoid(x) = (1 or t) / (1 + t) with t = exp(-|x|) for x not below or below 0"""
     t = ew.exp(-ew.abs(x))
-    return ew.where(ew.lt(x, ew.zeros_like(x)), t, 1.0) / (1 + t)
+    result: Value = ew.where(ew.lt(x, ew.zeros_like(x)), t, 1.0) / (1 + t)
+    return result

@@ -79,7 +79,8 @@ def log_of_exp(op: Op, x: Value) -> Value | None:
     if inner := made_by(x, "exp"):
         return inner.operands[0]
     if (quotient := made_by(x, "div")) and (inner := made_by(quotient.operands[0], "exp")):
-        return inner.operands[0] - ew.log(quotient.operands[1])
+        difference: Value = inner.operands[0] - ew.log(quotient.operands[1])
+        return difference
     return None
 
 
@@ -168,7 +169,8 @@ def logistic(op: Op, x: Value, y: Value) -> Value | None:
     inner = made_by(rest, "exp") if rest is not None else None
     if inner is None or not y.type.dtype.is_float:
         return None
-    return x * ew.sigmoid(-inner.operands[0])
+    result: Value = x * ew.sigmoid(-inner.operands[0])
+    return result
 
 
 def _factors(value: Value) -> tuple[Value | None, Value]:
@@ -223,7 +225,7 @@ def sigmoid_cancels(op: Op, x: Value, y: Value) -> Value | None:
             if one is s:
                 rest = _beside_one(t)
                 if rest is not None and _are_opposite(rest, s):
-                    return c * ew.sigmoid(-sigmoid.operands[0])
+                    t = ew.sigmoid(-sigmoid.operands[0])  # noqa: PLW2901
                 return c * t
     return None
 

@@ -228,7 +228,8 @@ class _Writer:
         return Fraction(int(number.p), int(number.q))
 
     def _sum(self, e: Any) -> Value:
-        plus, minus = [], []
+        plus: list[Any] = []
+        minus: list[Any] = []
         for term in e.as_ordered_terms():
             if (number := self._number(term)) is not None:
                 (plus if number > 0 else minus).append(abs(number))
