@@ -223,7 +223,7 @@ def polynomial(x: Lanes, coefficients: Sequence[float]) -> Lanes:
             value = fma(value, z, term)
         return value
 
-    if len(coefficients) < 5:
+    if len(coefficients) < 6:
         return horner(x, coefficients)
     z = x * x
     return fma(horner(z, coefficients[1::2]), x, horner(z, coefficients[::2]))
