@@ -18,7 +18,7 @@ from symgrad.codegen.runtime.native import aligned_bytes
 
 Array = np.ndarray[Any, Any]
 
-SMALL = 1 << 16
+SMALL = 1 << 20
 """Bytes below which NumPy's own allocation is as fast."""
 LIMIT = 1 << 30
 """Bytes of free memory kept at most."""
