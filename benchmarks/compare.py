@@ -31,6 +31,8 @@ from report import Table, write_chart
 from results import Result, ratio
 
 HERE = Path(__file__).resolve().parent
+BUSY = 0.5
+"""Average number of waiting processes above which figures are not to be trusted."""
 
 
 class Worker:
@@ -147,7 +149,7 @@ def fresh_process(case: Case, result: Result, options: argparse.Namespace) -> No
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """Where the figures come from, and how busy it was."""
     import platform
 
     model = platform.processor() or platform.machine()
@@ -158,6 +160,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model, "cpus": os.cpu_count(), "system": platform.system(),
         "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
     }  # fmt: skip
 
 
@@ -183,6 +186,8 @@ def main() -> int:
     ]
     if not chosen:
         sys.exit(f"no case matches {options.only!r}; there are: {', '.join(c.name for c in CASES)}")
+    if (load := machine()["load"]) > BUSY:
+        print(f"the machine is busy (load {load:.1f}): the figures will be off", file=sys.stderr)
     table, found = Table(), {}
     with tempfile.TemporaryDirectory(prefix="compare-") as cache, table.live():
         for case in chosen:
@@ -193,7 +198,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "compare.json", found)
     write_chart(options.out / "compare.png", chosen, found)
-    print(f"wrote {options.out / 'compare.json'} and compare.png")
+    print(f"\nwrote {options.out / 'compare.json'} and compare.png")
     return int(any(result.error for results in found.values() for result in results))
 
 
