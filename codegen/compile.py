@@ -19,7 +19,7 @@ from symgrad.codegen.runtime.program import ARENA, NativeProgram, Step
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.storage import Buffer
 from symgrad.codegen.target import Target
-from symgrad.ir.errors import UsageError
+from symgrad.ir.errors import NoKernelError, UsageError
 from symgrad.ir.graph import Func
 from symgrad.ir.types import type_of_array
 
@@ -65,6 +65,7 @@ def lower(
     """
     target = target or Target.host()
     threads = threads or get_num_threads()
+    _check_dtypes(func)
     scope = Scope(target, threads, Layouts(func), find_epilogues(func))
     calls = lower_func(scope, func)
     homes = reuse_donated(func, calls, donate)
@@ -78,6 +79,17 @@ def lower(
             modules[name] = kernel_text(call.phase.emit, call.phase.spec, name, target)
     used = tuple(names[c.phase.emit, c.phase.spec] for c in calls)
     return Lowered(func, target, threads, tuple(calls), used, modules, arena, homes)
+
+
+def _check_dtypes(func: Func) -> None:
+    for op in func.ops:
+        for value in (*op.operands, *op.results):
+            if value.type.dtype.kind == "c":
+                raise NoKernelError(
+                    f"{op.name} of {value.type}: complex numbers are traced and interpreted "
+                    "(SYMGRAD_BACKEND=interp) but not compiled; split them into real parts",
+                    loc=op.loc,
+                )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -191,6 +203,8 @@ class Executable:
         arrays = []
         for argument, (dtype, shape) in zip(arguments, self._params, strict=True):
             array = argument if isinstance(argument, np.ndarray) else np.asarray(argument)
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
             if array.dtype != dtype or array.shape != shape:
                 expected = ", ".join(map(str, self.param_types))
                 raise UsageError(

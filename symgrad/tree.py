@@ -13,17 +13,20 @@ from typing import Any
 import optree
 
 NAMESPACE = "symgrad"
+_leaf_types: set[type] = set()  # seen before, and no dataclasses
 Spec = optree.PyTreeSpec
 
 
 def flatten(tree: Any) -> tuple[list[Any], Spec]:
     """The leaves in order, and the structure to put them back."""
     leaves, spec = optree.tree_flatten(tree, namespace=NAMESPACE)
-    unknown = {kind for kind in set(map(type, leaves)) if dataclasses.is_dataclass(kind)}
+    unknown = set(map(type, leaves)) - _leaf_types
     if not unknown:
         return leaves, spec
-    for kind in unknown:
+    dataclass_types = {kind for kind in unknown if dataclasses.is_dataclass(kind)}
+    for kind in dataclass_types:
         _register(kind)
+    _leaf_types.update(unknown - dataclass_types)
     return flatten(tree)
 
 

@@ -88,7 +88,7 @@ def astype(x: Any, dtype: Any) -> Tracer:
     return result
 
 
-HANDLERS["astype"] = astype
+HANDLERS["astype"] = HANDLERS[np.astype] = astype
 
 
 def dtype_key(x: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from symgrad.ir.errors import DTypeError
+from symgrad.ir.errors import DTypeError, UnsupportedError
 from symgrad.ir.graph import Value, scalar_constant
 from symgrad.numpy.core import (
     astype,
@@ -85,7 +85,12 @@ def _declare(ufunc: np.ufunc, op: str) -> None:
     @implements(ufunc)
     def apply(*operands: Any, dtype: Any = None, where: Any = True, casting: Any = None) -> Tracer:
         _masked(ufunc, where, casting)
-        result: Tracer = stage(op, *prepared(ufunc, operands, dtype))
+        dtypes = loop_dtypes(ufunc, operands, dtype)
+        result: Tracer = stage(op, *matched(ufunc.__name__, operands, dtypes[:-1]))
+        if result.dtype != dtypes[-1]:  # the absolute value of complex numbers
+            raise UnsupportedError(
+                f"np.{ufunc.__name__} of {types_text(operands)} cannot be traced"
+            )
         return result
 
 

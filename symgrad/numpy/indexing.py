@@ -64,6 +64,8 @@ def make_plan(x: Tracer, key: Any) -> Plan:
     before = 0  # result axes in front of the first index array
     for position, item in enumerate(items):
         axis = len(slices)
+        if item is Ellipsis:
+            continue
         if item is None:
             kept.append(None)
         elif isinstance(item, slice):
@@ -127,7 +129,8 @@ def _expand(x: Tracer, key: tuple[Any, ...]) -> list[Any]:
             items.append(part)
             consumed += part is not None
     at = len(items) if ellipsis is None else ellipsis
-    return items[:at] + [slice(None)] * (x.ndim - total) + items[at:]
+    # The ellipsis stays: even an empty one separates index arrays.
+    return [*items[:at], Ellipsis, *[slice(None)] * (x.ndim - total), *items[at:]]
 
 
 def _consumes(item: Any) -> int:

@@ -272,5 +272,6 @@ def test_static_arguments() -> None:
 def test_strides_and_order_do_not_matter() -> None:
     x = np.arange(24.0).reshape(4, 6)
     f = sg.jit(lambda x: x * 2 + x[0])
-    for view in (x, x.T, x[::2, ::3], x[::-1], np.asfortranarray(x)):
+    swapped = x.astype(x.dtype.newbyteorder())
+    for view in (x, x.T, x[::2, ::3], x[::-1], np.asfortranarray(x), swapped):
         np.testing.assert_array_equal(f(view), view * 2 + view[0])

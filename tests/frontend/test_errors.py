@@ -251,6 +251,18 @@ TABLE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str
         errors.DTypeError,
         r"negative: no loop for bool\[3\]",
     ),
+    "complex absolute value": (
+        abs,
+        (np.array([1j]),),
+        errors.UnsupportedError,
+        r"np\.absolute of c128\[1\] cannot be traced",
+    ),
+    "complex arithmetic": (
+        lambda z: z * 2,
+        (np.array([1j]),),
+        errors.NoKernelError,
+        r"of c128\[1\]: complex numbers .* not compiled",
+    ),
     "integer negative power": (
         lambda n: n**-2,
         (np.arange(3),),

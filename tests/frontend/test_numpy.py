@@ -185,6 +185,7 @@ TABLE: dict[str, Case] = {
     "diagonals": (lambda a: (np.diag(a), np.diagonal(a, 1), np.trace(a), a.diagonal(-2)), (A,)),
     "diag of vector": (lambda v: (np.diag(v), np.diag(v, 1), np.diag(v, -2)), (V,)),
     "diagonal axes": (lambda t: np.diagonal(t, 0, 1, 2), (T,)),
+    "astype": (lambda x: (np.astype(x, np.float32), x.astype(int), x.astype(bool)), (X,)),
     "flat copies": (lambda x: (x.flatten(), x.copy(), np.copy(x), x.astype(np.float32)), (X,)),
     "sizes": (lambda x: x * np.size(x) + np.shape(x)[0] + np.ndim(x) + len(x), (X,)),
     # products
@@ -331,6 +332,7 @@ TABLE: dict[str, Case] = {
             "np.ix_([0, 1], [0, 2], [1, 3])",
             "np.int64(1), np.array(2)",
             "slice(None, None, -1), 1",
+            "0, ..., np.array([[True, False, True, True, True]] * 3)",
         )
     },
     "traced index": (lambda t, i: (t[i], t[:, i], t[i, i], t[i[0]]), (T, np.array([1, -1, 0]))),
