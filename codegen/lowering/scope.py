@@ -89,7 +89,11 @@ class Scope:
         """What was chosen for each op and why, for ``explain``."""
 
     def lower(self, op: Op) -> None:
-        """Runs the rule of one op."""
+        """Runs the rule of one op; one without any element to compute needs no kernel."""
+        if not any(v.type.size for v in op.results):
+            for value in op.results:
+                self.define(value, dense(value.type))
+            return
         rule = RULES.get(op.name)
         if rule is None:
             raise NoKernelError(f"{op.name}: the code generator has no kernel for it", loc=op.loc)
