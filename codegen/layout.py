@@ -152,7 +152,7 @@ def refusal(op: Op) -> str | None:
         groups == 1 and inputs < BLOCK and op.name != "conv_input_grad"
     ):
         return f"{inputs // groups} input channels per group do not fill blocks of {BLOCK}"
-    if min(x.shape) == 0 or min(op.result.shape) == 0:
+    if 0 in (v.type.size for v in (*op.operands, op.result)):
         return "the operands are empty"
     return None
 

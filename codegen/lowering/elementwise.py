@@ -25,13 +25,13 @@ def fused(scope: Scope, op: Op) -> None:
     ]
     outputs, results = [], []
     for value, how in zip(op.results, op.attrs["reduce"], strict=True):
-        storage = scope.allocate(value, plain=False)
+        storage = scope.allocate(value, plain=how is not None or not block)
         results.append(storage)
         kind, gone = how or (None, ())
         kept = tuple(a for a in range(len(space)) if a not in gone)
         access = over_space(storage, kept, space, block)
         # Reducing an axis of one element is no reduction: nests must agree on the rest.
-        axes = _physical_axes([a for a in gone if space[a] > 1], block)
+        axes = _physical_axes([a for a in gone if space[a] != 1], block)
         outputs.append(Output(access, kind if axes else None, axes))
     extents = physical(space) if block else space
     spec = LoopSpec(extents, tuple(accesses), op.regions[0], tuple(outputs))

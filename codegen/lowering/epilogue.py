@@ -104,7 +104,7 @@ def find_epilogues(func: Func) -> dict[int, AttachedRegion]:
     uses.update(id(v) for v in func.results)
     attached: dict[int, AttachedRegion] = {}
     for op in func.ops:
-        if op.name != "fused" or op.attrs["reduce"] != (None,):
+        if op.name != "fused" or op.attrs["reduce"] != (None,) or not op.result.type.size:
             continue
         whole = tuple(range(len(op.attrs["space"])))
         for position, (value, axes) in enumerate(zip(op.operands, op.attrs["maps"], strict=True)):

@@ -84,7 +84,7 @@ def _shift(f: Any, fill_sign: bool) -> Any:
         bits = x.dtype.itemsize * 8
         fits = (n >= 0) & (n < bits)
         inside = f(x, np.where(fits, n, 0))
-        outside = np.where(x < 0, x.dtype.type(-1), x.dtype.type(0)) if fill_sign else 0
+        outside = -(x < 0).astype(x.dtype) if fill_sign else 0
         return np.asarray(np.where(fits, inside, outside), dtype=x.dtype)
 
     return evaluate

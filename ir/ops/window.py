@@ -6,6 +6,7 @@ array count as 0 for the sum and as minus infinity for the maximum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,7 +121,7 @@ def _window_max_adjoint(ct: Value, y: Value, x: Value, **attrs: Any) -> tuple[Va
 def _first_maximum(x: Array, **attrs: Any) -> Array:
     """One-hot mask ``[N, C, *out, *window]`` of each window's first maximum (or first nan)."""
     view = _views(x, -np.inf, **attrs)
-    flat = view.reshape(*view.shape[: x.ndim], -1)
+    flat = view.reshape(*view.shape[: x.ndim], math.prod(view.shape[x.ndim :]))
     first = np.argmax(flat, axis=-1)[..., None]
     return np.asarray(np.arange(flat.shape[-1]) == first).reshape(view.shape)
 
