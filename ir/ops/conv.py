@@ -185,9 +185,7 @@ def windows(
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     axes = tuple(range(2, x.ndim))
     if any(n < r for n, r in zip(x.shape[2:], reach, strict=True)):
-        out = [
-            max(0, (n - r) // s + 1) for n, r, s in zip(x.shape[2:], reach, stride, strict=True)
-        ]
+        out = [max(0, (n - r) // s + 1) for n, r, s in zip(x.shape[2:], reach, stride, strict=True)]
         return np.zeros((*x.shape[:2], *out, *kernel), x.dtype)
     view = np.lib.stride_tricks.sliding_window_view(x, reach, axes)
     index = (

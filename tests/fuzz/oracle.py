@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from programs import Program
 from symgrad.codegen.compile import compile_func
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.ir import Func
 from symgrad.ir.interp import evaluate, interpret
 from symgrad.ir.passes import DEFAULT, optimize
+
+from tests.fuzz.programs import Program
 
 Array = np.ndarray[Any, Any]
 
@@ -90,9 +91,9 @@ def assert_agrees(actual: Array, expected: Array, bound: Array, what: str) -> No
     assert actual.dtype == expected.dtype, f"{what}: {actual.dtype}, not {expected.dtype}"
     assert actual.shape == expected.shape, f"{what}: {actual.shape}, not {expected.shape}"
     with np.errstate(all="ignore"):
-        gap = np.abs(np.asarray(actual, np.float64) - np.asarray(expected, np.float64))
-        same = (actual == expected) | (np.isnan(actual.astype(float)) & np.isnan(expected.astype(float)))
-        wrong = ~(same | (gap <= bound) | np.isinf(bound))
+        a, e = actual.astype(np.float64), expected.astype(np.float64)
+        same = (actual == expected) | (np.isnan(a) & np.isnan(e))
+        wrong = ~(same | (np.abs(a - e) <= bound) | np.isinf(bound))
     if wrong.any():
         at = tuple(map(int, np.argwhere(wrong)[0]))
         raise AssertionError(

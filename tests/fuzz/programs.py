@@ -17,6 +17,7 @@ import samples
 from hypothesis import strategies as st
 from symgrad.ir import Builder, DType, Func, TensorType, Value
 from symgrad.ir.adjoint import value_and_grad
+from symgrad.ir.builder import inline
 from symgrad.ir.interp import evaluate
 from symgrad.ir.opdef import REGISTRY, OpDef
 from symgrad.ir.ops import shape as sh
@@ -508,18 +509,17 @@ def with_gradient(
 ) -> tuple[Func, list[Array]]:
     """The function's results and the gradient of a weighted sum of its floating ones."""
     wrt = [i for i, p in enumerate(func.params) if p.type.dtype.is_float]
-    dtypes = {v.type.dtype for v in func.results if v.type.dtype.is_float}
-    if not wrt or not dtypes:
+    dtype = max(
+        (v.type.dtype for v in func.results if v.type.dtype.is_float), key=str, default=None
+    )
+    if not wrt or dtype is None:
         return func, arguments
-    dtype = sorted(dtypes, key=str)[-1]
-    smooth = [i for i, v in enumerate(func.results) if v.type.dtype == dtype]
-    total = samples.projected(Func(func.name, func.params, func.ops, tuple(func.results[i] for i in smooth)))
+    smooth = tuple(v for v in func.results if v.type.dtype == dtype)
+    total = samples.projected(Func(func.name, func.params, func.ops, smooth))
     weights = samples.random_like(total.param_types[len(arguments) :], rng)
     builder = Builder(locations=False)
     params = [builder.param(p.type, p.name) for p in total.params]
-    from symgrad.ir.builder import inline
-
     (loss,) = inline(builder, total, params)
-    plain = inline(builder, func, params[: len(func.params)])
-    both = builder.build([loss, *plain], func.name)
+    results = inline(builder, func, params[: len(func.params)])
+    both = builder.build([loss, *results], func.name)
     return value_and_grad(both, wrt), [*arguments, *weights]

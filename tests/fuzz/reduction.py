@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from programs import Array, Program
 from symgrad.ir import Builder, Func, Value
 from symgrad.ir.graph import Op
 from symgrad.ir.interp import evaluate
+
+from tests.fuzz.programs import Array, Program
 
 Fails = Callable[[Program], bool]
 

@@ -15,14 +15,14 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
-sys.path.insert(0, str(Path(__file__).parent))
 
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from oracle import DISABLED, Oracle, share_everything  # noqa: E402
-from programs import Program, networks, programs  # noqa: E402
-from reduction import reduced  # noqa: E402
 from symgrad.codegen.lowering.scope import Scope  # noqa: E402
+
+from tests.fuzz.oracle import DISABLED, Oracle, share_everything  # noqa: E402
+from tests.fuzz.programs import Program, networks, programs  # noqa: E402
+from tests.fuzz.reduction import reduced  # noqa: E402
 
 
 def failure(program: Program, number: int) -> str | None:
