@@ -59,8 +59,8 @@ def grad(
     from symgrad.cli.target import resolve
 
     subject = resolve(target, code, arg or [])
-    typer.echo(str(subject.own))
-    typer.echo(str(differentiate(subject.own, wrt, order)), nl=False)
+    derivative = differentiate(subject.own, wrt, order)
+    typer.echo(f"{subject.own}\n{derivative}", nl=False)
 
 
 @app.command(cls=_Command)

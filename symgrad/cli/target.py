@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,9 @@ def read_ir(target: str) -> str:
 def functions_in(text: str) -> list[Func]:
     """The functions that IR text holds, one or several."""
     starts = [match.start() for match in re.finditer(r"^func @", text, re.MULTILINE)]
-    ends = [*starts[1:], len(text)]
+    spans = pairwise([*starts, len(text)])
     # Blank lines in place of what comes before keep the line numbers in messages right.
-    parts = ["\n" * text.count("\n", 0, i) + text[i:j] for i, j in zip(starts, ends, strict=True)]
+    parts = ["\n" * text.count("\n", 0, i) + text[i:j] for i, j in spans]
     return [parse(part) for part in parts or [text]]
 
 

@@ -74,10 +74,12 @@ class Run:
                 f"{folder}: holds an unfinished run; continue it with --resume or choose another "
                 "folder with --out"
             )
+        weights = None if settings.weights is None else state_dict(load(settings.weights))
         run = cls._prepared(settings, folder)
         run.progress = Progress(seed=settings.seed, settings=run._identity())
-        if settings.weights is not None:
-            run._start_from(Path(settings.weights))
+        if weights is not None:
+            run._start_from(Path(str(settings.weights)), weights)
+        _make_room(folder, run.network)
         return run
 
     @classmethod
@@ -101,6 +103,7 @@ class Run:
         run.network.state = dict(checkpoint.state)
         run.network.momentum = dict(checkpoint.momentum)
         run.progress = progress
+        _make_room(folder, run.network)
         return run
 
     @classmethod
@@ -115,7 +118,6 @@ class Run:
             small_images=settings.size <= SMALL,
             seed=settings.seed,
         )
-        _make_room(folder, network)
         return cls(settings, folder, data, network, Progress())
 
     @property
@@ -130,9 +132,8 @@ class Run:
     def _identity(self) -> dict[str, Any]:
         return {**asdict(self.settings), "fingerprint": self.data_fingerprint}
 
-    def _start_from(self, path: Path) -> None:
+    def _start_from(self, path: Path, found: dict[str, Any]) -> None:
         """Takes over weights; a classifier for other classes is left out, nothing else may be."""
-        found = state_dict(load(path))
         own: dict[str, Any] = {**self.network.parameters, **self.network.state}
         for name, value in own.items():
             if name.endswith("num_batches_tracked"):
