@@ -19,9 +19,10 @@ from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue, row_major
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm_schedule import Problem, schedule
-from symgrad.codegen.kernels.lanes import store_lanes
-from symgrad.codegen.kernels.matrix import Matrix, Operand, Source, load_run, permuted
+from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
+from symgrad.codegen.kernels.matrix import Matrix, Operand, Source, permuted
 from symgrad.codegen.kernels.microkernel import (
+    LATENCY_PRODUCTS,
     Accumulators,
     Feed,
     Piece,
@@ -122,11 +123,15 @@ def _runs_down(spec: GemmSpec) -> bool:
 
 
 def _splits(spec: GemmSpec, target: Target) -> int:
-    """Parts of the contraction: more than 1 where the result has too few tiles to share."""
+    """Parts of the contraction: more than 1 where the result is too small to share.
+
+    A thread needs about eight accumulators of its own to hide an addition's latency.
+    """
     lanes = target.lanes(bytes_of(MEMORY_TYPES[spec.accumulator]))
-    tiles = prod(spec.batch) * ceil(prod(spec.m) / 4) * ceil(prod(spec.n) / lanes)
+    accumulators = prod(spec.batch) * prod(spec.m) * ceil(prod(spec.n) / lanes)
     # The root keeps every part longer than a vector times the number of parts.
-    return max(1, min(spec.threads // max(1, tiles), isqrt(prod(spec.k) // 64)))
+    most = isqrt(prod(spec.k) // 64)
+    return max(1, min(spec.threads // max(1, accumulators // LATENCY_PRODUCTS), most))
 
 
 def _partial_sums(spec: GemmSpec, splits: int) -> Access:
@@ -209,7 +214,7 @@ class _Plan:
         c = replace(spec.c, strides=spec.c.strides[1:]) if spec.splits > 1 else spec.c
         self.a = Matrix.of(a, self.head, spec.m, spec.k)
         self.b, self.c = self._regrouped(spec.b, spec.k), self._regrouped(c, spec.m)
-        holds_partials = c.dtype == spec.accumulator and self.c.cols.strides[0] == 1
+        holds_partials = c.dtype == spec.accumulator
         sizes = self.batch, self.m, self.n, self.k
         problem = Problem(*sizes, self.a, self.b, holds_partials, spec.threads, spec.splits)
         self.schedule = s = schedule(problem, target)
@@ -267,8 +272,9 @@ class _Result:
 
     def load(self, row: Int, col: Int, piece: Piece) -> Reg:
         """Partial sums stored before."""
+        mask = None if piece.count == piece.lanes else self.k.lane_mask(piece.count, piece.lanes)
         start = self.address(row, col)
-        return load_run(self.k, self.partial, start, piece.lanes, piece.count)
+        return load_lanes(self.k, start, self.partial, self.stride, piece.lanes, mask)
 
     def store_partial(self, row: Int, col: Int, piece: Piece, value: Reg) -> None:
         """Stores sums that are not complete."""

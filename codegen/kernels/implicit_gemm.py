@@ -14,11 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from math import ceil, gcd
 
 from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg
-from symgrad.codegen.kernels.gemm import GemmSpec
+from symgrad.codegen.kernels import Lowering, Phase
+from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.matrix import PaddedAccess, Window
+from symgrad.codegen.target import Target
 
 Axes = tuple[int, ...]
 
@@ -118,6 +122,128 @@ def weight_grad(conv: Convolution, x: Access, dy: Access, dw: Access) -> GemmSpe
         a=replace(dy, strides=(y_group, output, y_image, *dy.strides[2:])),
         b=PaddedAccess(patches, windows),
         c=replace(dw, strides=(*_split(dw, conv.outputs // conv.groups, axis=0), *dw.strides[1:])),
+    )
+
+
+def lower_implicit(spec: GemmSpec, target: Target, threads: int) -> Lowering:
+    """The kernels of ``forward``, ``input_grad`` or ``weight_grad``, buffers as for a product.
+
+    Where the patches are dilated, most taps of a pixel meet no element.  The pixels
+    that meet the same taps lie on a grid; each grid is a product without dilation.
+    """
+    phases: list[Phase] = []
+    temporaries: list[int] = []
+    buffers = 3 + (len(spec.epilogue.operands) if spec.epilogue else 0)
+    for part in residue_classes(spec):
+        lowering = lower_gemm(part, target, threads)
+        for phase in lowering.phases:
+            moved = (i if i < buffers else i + len(temporaries) for i in phase.buffers)
+            phases.append(replace(phase, buffers=tuple(moved)))
+        temporaries += lowering.temporaries
+    return Lowering(tuple(phases), tuple(temporaries))
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Pixels along one axis that meet the same taps: pixel ``every * j + first + i``, for
+    ``i < count`` and ``j < pixels``, meets taps ``spacing * u + tap + i``, ``u < taps``."""
+
+    first: int
+    count: int
+    every: int
+    pixels: int
+    tap: int
+    spacing: int
+    taps: int
+    origin: int
+    """Index of the element that pixel ``first`` and tap ``tap`` meet."""
+
+
+def _classes(
+    window: Window, tap_step: int, pixel_step: int, taps: int, pixels: int
+) -> list[_Class]:
+    """The classes of an axis: residues of the pixel modulo the dilation, merged where alike."""
+    every = window.dilation // gcd(pixel_step, window.dilation)
+    spacing = window.dilation // gcd(tap_step, window.dilation)
+    found: list[_Class] = []
+    for first in range(min(every, pixels)):
+        base = pixel_step * first + window.origin
+        meeting = [
+            t for t in range(min(spacing, taps)) if (base + tap_step * t) % window.dilation == 0
+        ]
+        tap = meeting[0] if meeting else 0
+        origin = (base + tap_step * tap) // window.dilation if meeting else 0
+        met = ceil((taps - tap) / spacing) if meeting else 0
+        new = _Class(first, 1, every, ceil((pixels - first) / every), tap, spacing, met, origin)
+        last = found[-1] if found else new
+        after = last.first + last.count, last.tap + last.count * (met > 0)
+        if found and replace(last, first=first, tap=tap, count=1) == new and after == (first, tap):
+            found[-1] = replace(last, count=last.count + 1)
+        else:
+            found.append(new)
+    return found
+
+
+def residue_classes(spec: GemmSpec) -> list[GemmSpec]:
+    """Products without dilation that compute disjoint parts of ``spec``'s result.
+
+    ``spec`` is one of ``forward`` or ``input_grad``; it is returned as it is if its
+    windows are not dilated or it has an epilogue.
+    """
+    if not isinstance(spec.b, PaddedAccess) or isinstance(spec.a, PaddedAccess) or spec.epilogue:
+        return [spec]
+    windows, rank = spec.b.windows, len(spec.b.windows)
+    if all(w.dilation == 1 for w in windows) or len(spec.n) != rank:
+        return [spec]
+    axes = [
+        _classes(w, w.steps[3 + d], w.steps[3 + rank + d], spec.k[1 + d], spec.n[d])
+        for d, w in enumerate(windows)
+    ]
+    return [_part(spec, spec.b, parts) for parts in product(*axes)]
+
+
+def _part(spec: GemmSpec, patches: PaddedAccess, parts: Sequence[_Class]) -> GemmSpec:
+    """The product of one class along each axis; ``count`` becomes dimensions of the batch."""
+    flat = (0,) * len(parts)
+    taps = list(zip(parts, spec.a.strides[4:], strict=True))
+    pixels = list(zip(parts, spec.c.strides[3:], strict=True))
+    windows = []
+    for window, part in zip(patches.windows, parts, strict=True):
+        tap_steps = [n * part.spacing // window.dilation for n in window.steps[3 : 3 + len(parts)]]
+        pixel_steps = [n * part.every // window.dilation for n in window.steps[3 + len(parts) :]]
+        steps = (0, 0, *flat, 0, *tap_steps, *pixel_steps)
+        windows.append(replace(window, steps=steps, origin=part.origin, dilation=1))
+    image, group, output, channel = spec.a.strides[:4]
+    weights = replace(
+        spec.a,
+        strides=(
+            *(image, group),
+            *(stride if part.taps else 0 for part, stride in taps),
+            *(output, channel),
+            *(part.spacing * stride for part, stride in taps),
+        ),
+        offset=spec.a.offset + sum(part.tap * stride for part, stride in taps),
+    )
+    result = replace(
+        spec.c,
+        strides=(
+            *spec.c.strides[:2],
+            *(stride for _, stride in pixels),
+            spec.c.strides[2],
+            *(part.every * stride for part, stride in pixels),
+        ),
+        offset=spec.c.offset + sum(part.first * stride for part, stride in pixels),
+    )
+    access = patches.access
+    strides = (*access.strides[:2], *flat, access.strides[2], *flat, *flat)
+    return replace(
+        spec,
+        batch=(*spec.batch, *(part.count for part in parts)),
+        n=tuple(part.pixels for part in parts),
+        k=(spec.k[0], *(part.taps for part in parts)),
+        a=weights,
+        b=PaddedAccess(replace(access, strides=strides), tuple(windows)),
+        c=result,
     )
 
 

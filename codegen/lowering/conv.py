@@ -15,7 +15,6 @@ from symgrad.codegen.kernels import (
     implicit_gemm,
 )
 from symgrad.codegen.kernels.blocked import Blocked, Weights
-from symgrad.codegen.kernels.gemm import lower_gemm
 from symgrad.codegen.layout import backward_halo, channels, forward_halo, refusal
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage
@@ -152,25 +151,27 @@ def _lower_implicit(
     target: Target,
     threads: int,
 ) -> Lowering:
+    first, second, result = accesses
     if op.name == "conv":
         x, w = op.operands
         conv = _convolution(op, x, w, op.result)
         if depthwise.suits(conv):
             return depthwise.lower_depthwise(depthwise.forward(conv, *accesses, epilogue))
-        return lower_gemm(implicit_gemm.forward(conv, *accesses, epilogue), target, threads)
-    if op.name == "conv_input_grad":
+        spec = implicit_gemm.forward(conv, *accesses, epilogue)
+    elif op.name == "conv_input_grad":
         dy, w = op.operands
         conv = _convolution(op, op.result, w, dy)
         if depthwise.suits_input_grad(conv):
             return depthwise.lower_depthwise(depthwise.input_grad(conv, *accesses))
-        return lower_gemm(implicit_gemm.input_grad(conv, *accesses), target, threads)
-    x, dy = op.operands
-    conv = _convolution(op, x, op.result, dy)
-    if depthwise.suits(conv):
-        x_access, dy_access, dw_access = accesses
-        spec = depthwise.forward(conv, x_access, dw_access, dy_access)
-        return depthwise.lower_depthwise_weight_grad(spec)
-    return lower_gemm(implicit_gemm.weight_grad(conv, *accesses), target, threads)
+        spec = implicit_gemm.input_grad(conv, *accesses)
+    else:
+        x, dy = op.operands
+        conv = _convolution(op, x, op.result, dy)
+        if depthwise.suits(conv):
+            grad = depthwise.forward(conv, first, result, second)
+            return depthwise.lower_depthwise_weight_grad(grad)
+        spec = implicit_gemm.weight_grad(conv, *accesses)
+    return implicit_gemm.lower_implicit(spec, target, threads)
 
 
 def _convolution(op: Op, x: Value, w: Value, y: Value) -> implicit_gemm.Convolution:

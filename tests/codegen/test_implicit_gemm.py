@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 from symgrad.codegen.access import Access, row_major
 from symgrad.codegen.kernels import Lowering, depthwise
-from symgrad.codegen.kernels.gemm import lower_gemm
-from symgrad.codegen.kernels.implicit_gemm import Convolution, forward, input_grad, weight_grad
+from symgrad.codegen.kernels.implicit_gemm import (
+    Convolution,
+    forward,
+    input_grad,
+    lower_implicit,
+    weight_grad,
+)
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
 
 from tests.codegen.harness import TARGETS, Array, run_lowering, target_named
@@ -117,7 +122,7 @@ class Case:
             input_grad(conv, ay, aw, ax),
             weight_grad(conv, ax, ay, aw),
         )
-        return [lower_gemm(spec, target, threads) for spec in specs]
+        return [lower_implicit(spec, target, threads) for spec in specs]
 
     def depthwise(self) -> list[Lowering | None]:
         """The same as depthwise kernels, as far as there are any."""
@@ -194,6 +199,9 @@ PLAIN: dict[str, Any] = {"dilation": (1, 1), "lhs_dilation": (1, 1)}
         Case(3, 20, 33, (7, 7), (1, 1), (1, 1), ((0, 0), (0, 0)), **PLAIN),
         Case(2, 12, 12, (17, 19), (3, 3), (1, 1), ((1, 1), (1, 1)), **PLAIN, groups=12),
         Case(1, 6, 12, (15, 15), (5, 3), (2, 1), ((2, 2), (0, 2)), **PLAIN, groups=6),
+        Case(2, 5, 4, (16, 20), (4, 4), (4, 4), ((0, 0), (0, 0)), **PLAIN),  # taps never meet twice
+        Case(2, 5, 4, (15, 9), (1, 1), (2, 3), ((0, 0), (0, 0)), **PLAIN),  # pixels without a tap
+        Case(1, 3, 7, (13, 12), (3, 4), (3, 2), ((2, 1), (1, 3)), (2, 4), (4, 2), dtype="f64"),
         Case(2, 4, 6, (1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)), **PLAIN),
         Case(1, 40, 9, (30, 30), (3, 3), (1, 1), ((1, 1), (1, 1)), **PLAIN, dtype="f64"),
     ],
@@ -223,7 +231,7 @@ def test_epilogue(groups: int) -> None:
     accesses = (dense(a, "f32") for a in (x, w, y))
     spec = forward(case.convolution, *accesses, epilogue)
     target = target_named("host")
-    run_lowering(lower_gemm(spec, target, 2), [w, x, bias, residual, y], 2, target)
+    run_lowering(lower_implicit(spec, target, 2), [w, x, bias, residual, y], 2, target)
     total = case.references(x, w, residual)[0] + bias[:, None, None] + residual
     np.testing.assert_allclose(y, np.maximum(total, 0), atol=2e-5)
 
@@ -238,7 +246,7 @@ def test_strided_operands() -> None:
         return Access("f32", tuple(s // a.itemsize for s in a.strides))
 
     spec = forward(case.convolution, strided(x), strided(w), strided(y))
-    run_lowering(lower_gemm(spec, target_named("host"), 2), [w, x, y], 2)
+    run_lowering(lower_implicit(spec, target_named("host"), 2), [w, x, y], 2)
     np.testing.assert_allclose(y, case.references(x, w, dy)[0], atol=2e-5)
 
 
