@@ -33,8 +33,9 @@ def summed_products(spec: LoopSpec) -> dict[int, Op]:
 
 
 def moved_by(access: Access) -> tuple[tuple[int, int, int], ...]:
-    """Input, limit and stride of each run-time index of an access."""
-    return access.along if isinstance(access, Indirect) else ()
+    """Input, limit and stride of each run-time index that an access depends on."""
+    along = access.along if isinstance(access, Indirect) else ()
+    return tuple(each for each in along if each[2])
 
 
 class Levels:

@@ -90,7 +90,7 @@ def binary(rng: random.Random, pool: list[Value], params: list[Value]) -> Value:
     f: Callable[[Value, Value], Value] = rng.choice((
         ew.add, ew.sub, ew.maximum, ew.minimum, lambda a, b: ew.tanh(a) * b,
         lambda a, b: a / (b * b + 1), lambda a, b: ew.scale(a, ew.tanh(b)),
-        lambda a, b: ew.atan2(a, ew.abs(b) + 1), lambda a, b: ew.logaddexp(a, b),
+        lambda a, b: ew.atan2(a, ew.abs(b) + 1), ew.logaddexp,
         lambda a, b: ew.log(ew.exp(ew.tanh(a)) + ew.exp(ew.tanh(b))),
     ))  # fmt: skip
     return f(x, y)
