@@ -174,7 +174,7 @@ class Executable:
                 return results
         arrays = self._checked(arguments)
         made = self._results_for(arrays)
-        self._program.run([a.ctypes.data for a in (*arrays, *made)])
+        self._program.run([*arrays, *made])
         return [a[()] for a in made]
 
     def _pointer(self, buffer: Buffer, constants: dict[int, int]) -> tuple[int, int]:
