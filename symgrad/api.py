@@ -11,34 +11,26 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from symgrad import tree
-from symgrad.api_function import Function, leaf_type
-from symgrad.ir import Func, TensorType, Value
+from symgrad.api_function import Function
+from symgrad.api_staging import (
+    Callback,
+    call_on_inputs,
+    filled,
+    floating_leaves,
+    matched_leaves,
+    scalar_of,
+    this_trace,
+    transform,
+)
+from symgrad.ir import Func, Value
 from symgrad.ir.adjoint import pull_back
-from symgrad.ir.errors import DifferentiationError, DTypeError, ShapeError, UsageError
+from symgrad.ir.errors import UsageError
 from symgrad.tracer import Tracer
-from symgrad.tracing import Trace, current_trace, stage
-
-Callback = Callable[..., Any]
+from symgrad.tracing import stage
 
 
-def _decorator(transform: Callable[..., Function]) -> Callable[..., Any]:
-    """Lets ``@transform(option=...)`` work beside ``transform(f, option=...)``."""
-
-    @functools.wraps(transform)
-    def apply(f: Callback | None = None, *args: Any, **kwargs: Any) -> Any:
-        if f is None:
-            return lambda g: transform(g, *args, **kwargs)
-        if not callable(f):
-            raise UsageError(f"{transform.__name__}: needs a function, got {type(f).__name__}")
-        return transform(f, *args, **kwargs)
-
-    return apply
-
-
-@_decorator
+@transform
 def jit(
     f: Callback,
     *,
@@ -61,106 +53,6 @@ def jit(
     )
 
 
-# -- inside a trace ------------------------------------------------------------------------
-
-
-def _trace() -> Trace:
-    trace = current_trace()
-    if trace is None:
-        raise UsageError("a derivative was staged outside any trace")
-    return trace
-
-
-def _inputs(name: str, arg: Any, text: str) -> tuple[Any, list[Value]]:
-    """``arg`` with every leaf renamed by ``identity``, and those values."""
-    trace = _trace()
-    leaves, spec = tree.flatten(arg)
-    renamed = []
-    for x, where in zip(leaves, tree.names(arg, text), strict=True):
-        try:
-            type_, weak = leaf_type(x)
-        except DTypeError as error:
-            raise DTypeError(
-                f"{name}: argument {where} has no derivative: {error.message}; choose the "
-                "arguments to differentiate by argnums"
-            ) from None
-        if not type_.dtype.is_float:
-            remedy = "pass a float" if type_.shape == () else "convert it with astype(float)"
-            raise DifferentiationError(
-                f"{name}: argument {where} is {type_} and derivatives exist only for floating "
-                f"dtypes; {remedy} or choose other arguments by argnums"
-            )
-        value = trace.lift(x, np.dtype(float))
-        renamed.append(Tracer(trace, trace.builder.emit("identity", value), weak))
-    return tree.unflatten(spec, renamed), [x.value for x in renamed]
-
-
-def _numbers(name: str, argnums: int | Sequence[int], count: int) -> list[int]:
-    given = [argnums] if isinstance(argnums, int) else list(argnums)
-    for n in given:
-        if not -count <= n < count:
-            raise UsageError(
-                f"{name}: argnums={argnums} but the function was called with {count} positional "
-                "arguments; differentiated arguments are passed by position"
-            )
-    return [n % count for n in given]
-
-
-def _call_on_inputs(
-    name: str, f: Callback, argnums: int | Sequence[int], args: tuple[Any, ...], kwargs: Any
-) -> tuple[Any, list[Any], list[list[Value]]]:
-    """``f``'s result with the chosen arguments renamed; those arguments and their values."""
-    replaced = list(args)
-    values = []
-    numbers = _numbers(name, argnums, len(args))
-    for n in numbers:
-        replaced[n], leaves = _inputs(name, args[n], _parameter_name(f, n))
-        values.append(leaves)
-    originals = [replaced[n] for n in numbers]
-    specs = [tree.flatten(x)[1] for x in originals]
-    return f(*replaced, **kwargs), specs, values
-
-
-def _parameter_name(f: Callback, n: int) -> str:
-    import inspect
-
-    try:
-        return list(inspect.signature(f).parameters)[n]
-    except (TypeError, ValueError, IndexError):
-        return f"arg{n}"
-
-
-def _filled(values: Sequence[Value | None], like: Sequence[Value]) -> list[Tracer]:
-    """Cotangents as tracers, zeros where there is none."""
-    trace = _trace()
-    return [
-        Tracer(trace, trace.builder.constant(0, x.type) if v is None else v)
-        for v, x in zip(values, like, strict=True)
-    ]
-
-
-def _scalar(name: str, f: Callback, result: Any) -> Tracer:
-    """The result a gradient is taken of; refuses anything but a real scalar."""
-    called = getattr(f, "__name__", "the function")
-    leaves, spec = tree.flatten(result)
-    if not spec.is_leaf():
-        raise DifferentiationError(
-            f"{name}: {called} must return one scalar, got a {type(result).__name__}; return "
-            "(value, rest) and pass has_aux=True to carry more along"
-        )
-    try:
-        type_, weak = leaf_type(leaves[0])
-    except DTypeError as error:
-        raise DTypeError(f"{name}: {called} must return one scalar: {error.message}") from None
-    if type_.shape or not type_.dtype.is_float:
-        raise DifferentiationError(
-            f"{name}: {called} must return a floating scalar, got {type_}; reduce it (for example "
-            "with .sum() or .mean()) or use symgrad.jacobian"
-        )
-    trace = _trace()
-    return Tracer(trace, trace.lift(result), weak)
-
-
 # -- gradients -----------------------------------------------------------------------------
 
 
@@ -168,17 +60,17 @@ def _value_and_grad(
     name: str, f: Callback, argnums: int | Sequence[int], has_aux: bool
 ) -> Callable[..., tuple[Any, Any, Any]]:
     def body(*args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
-        result, specs, inputs = _call_on_inputs(name, f, argnums, args, kwargs)
+        result, specs, inputs = call_on_inputs(name, f, argnums, args, kwargs)
         aux = None
         if has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
                 raise UsageError(f"{name}: with has_aux=True the function must return (value, aux)")
             result, aux = result
-        out = _scalar(name, f, result)
-        trace = _trace()
+        out = scalar_of(name, f, result)
+        trace = this_trace()
         flat = [v for leaves in inputs for v in leaves]
         seed = trace.builder.constant(1, out.value.type)
-        grads = iter(_filled(pull_back(trace.builder, [out.value], [seed], flat), flat))
+        grads = iter(filled(pull_back(trace.builder, [out.value], [seed], flat), flat))
         trees = [
             tree.unflatten(spec, [next(grads) for _ in leaves])
             for spec, leaves in zip(specs, inputs, strict=True)
@@ -188,7 +80,7 @@ def _value_and_grad(
     return body
 
 
-@_decorator
+@transform
 def value_and_grad(
     f: Callback, argnums: int | Sequence[int] = 0, has_aux: bool = False
 ) -> Function:
@@ -206,7 +98,7 @@ def value_and_grad(
     return Function(body, f, derivative=True)
 
 
-@_decorator
+@transform
 def grad(f: Callback, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Function:
     """The gradient of a scalar function by the arguments ``argnums``, in their structure.
 
@@ -225,36 +117,11 @@ def grad(f: Callback, argnums: int | Sequence[int] = 0, has_aux: bool = False) -
 # -- products with the Jacobian ------------------------------------------------------------
 
 
-def floating_leaves(result: Any) -> tuple[list[Tracer], tree.Spec]:
-    """The leaves of a result as tracers of the current trace."""
-    trace = _trace()
-    leaves, spec = tree.flatten(result)
-    return [Tracer(trace, trace.lift(x)) for x in leaves], spec
-
-
-def matched_leaves(
-    name: str, what: str, given: Any, spec: tree.Spec, types: Sequence[TensorType]
-) -> list[Value]:
-    """The leaves of tangents or cotangents, which must fit ``spec`` and ``types``."""
-    leaves, own = tree.flatten(given)
-    if own.num_leaves != spec.num_leaves or (own != spec and not spec.is_leaf()):
-        raise UsageError(f"{name}: {what} must have the structure {spec}, got {own}")
-    trace = _trace()
-    values = []
-    for x, t in zip(leaves, types, strict=True):
-        kind, _ = leaf_type(x)
-        if kind.shape != t.shape:
-            raise ShapeError(f"{name}: {what} of {t} must have its shape, got {kind}")
-        lifted = Tracer(trace, trace.lift(x, t.dtype.numpy))
-        values.append(lifted.astype(t.dtype.numpy).value)
-    return values
-
-
 def stage_jvp(name: str, f: Callback, primals: Any, tangents: Any) -> tuple[Any, Any]:
     """Result and tangent of ``f``: the pull-back, which is linear, pulled back."""
-    trace = _trace()
+    trace = this_trace()
     builder = trace.builder
-    result, specs, inputs = _call_on_inputs(name, f, tuple(range(len(primals))), primals, {})
+    result, specs, inputs = call_on_inputs(name, f, tuple(range(len(primals))), primals, {})
     flat = [v for leaves in inputs for v in leaves]
     values: list[Value] = []
     if len(tangents) != len(primals):
@@ -272,7 +139,7 @@ def stage_jvp(name: str, f: Callback, primals: Any, tangents: Any) -> tuple[Any,
     wanted = [s for s in seeds if s is not None]
     pushed = iter(pull_back(builder, [b for b, _ in pairs], [t for _, t in pairs], wanted))
     tangent = [next(pushed) if s is not None else None for s in seeds]
-    return result, tree.unflatten(out_spec, _filled(tangent, [x.value for x in outs]))
+    return result, tree.unflatten(out_spec, filled(tangent, [x.value for x in outs]))
 
 
 def _tuple(x: Any) -> tuple[Any, ...]:

@@ -12,8 +12,15 @@ from typing import Any
 import numpy as np
 
 from symgrad import tree
-from symgrad.api import Callback, _call_on_inputs, _decorator, _filled, _trace, floating_leaves
 from symgrad.api_function import Function, leaf_type
+from symgrad.api_staging import (
+    Callback,
+    call_on_inputs,
+    filled,
+    floating_leaves,
+    this_trace,
+    transform,
+)
 from symgrad.ir import TensorType, Value, dtype_of
 from symgrad.ir.adjoint import pull_back
 from symgrad.ir.batching import batch_into
@@ -30,7 +37,7 @@ def _batched(
 
     ``params`` run along that axis of ``arguments``; values of outer traces do not.
     """
-    trace = _trace()
+    trace = this_trace()
     hidden = list(inner.outer.values())
     region = inner.builder.region([*params, *(p for _, p in hidden)], results)
     values = [*arguments, *(trace.lift(x) for x, _ in hidden)]
@@ -38,7 +45,7 @@ def _batched(
     return [Tracer(trace, v) for v in batch_into(trace.builder, region, values, flags, size)]
 
 
-@_decorator
+@transform
 def vmap(f: Callback, in_axes: Any = 0, out_axes: Any = 0) -> Function:
     """``f`` for one example as a function of a batch of them.
 
@@ -59,7 +66,7 @@ def vmap(f: Callback, in_axes: Any = 0, out_axes: Any = 0) -> Function:
         axes = [n for entry, arg in zip(per_argument, args, strict=True)
                 for n in tree.spread_prefix(entry, arg)]  # fmt: skip
         axes += [0] * (len(leaves) - len(axes))
-        trace = _trace()
+        trace = this_trace()
         lifted = [Tracer(trace, trace.lift(x), leaf_type(x)[1]) for x in leaves]
         size = _batch_size(lifted, axes)
         with Trace(getattr(f, "__name__", "f")) as inner:
@@ -145,7 +152,7 @@ def _blocks(
     return tree.unflatten(out_spec, per_output)
 
 
-@_decorator
+@transform
 def jacrev(f: Callback, argnums: int | Sequence[int] = 0) -> Function:
     """The Jacobian row by row, from pull-backs: best for fewer outputs than inputs.
 
@@ -154,13 +161,13 @@ def jacrev(f: Callback, argnums: int | Sequence[int] = 0) -> Function:
 
     def body(*args: Any, **kwargs: Any) -> Any:
         with Trace(getattr(f, "__name__", "f")) as inner:
-            result, specs, inputs = _call_on_inputs("jacrev", f, argnums, args, kwargs)
+            result, specs, inputs = call_on_inputs("jacrev", f, argnums, args, kwargs)
             flat = [v for leaves in inputs for v in leaves]
             outs, out_spec = floating_leaves(result)
             _real("jacrev", outs)
             params = [inner.parameter(x.value.type).value for x in outs]
             pulled = [
-                [g.value for g in _filled(pull_back(inner.builder, [x.value], [p], flat), flat)]
+                [g.value for g in filled(pull_back(inner.builder, [x.value], [p], flat), flat)]
                 for x, p in zip(outs, params, strict=True)
             ]
         rows = []
@@ -176,7 +183,7 @@ def jacrev(f: Callback, argnums: int | Sequence[int] = 0) -> Function:
     return Function(body, f, derivative=True)
 
 
-@_decorator
+@transform
 def jacfwd(f: Callback, argnums: int | Sequence[int] = 0) -> Function:
     """The Jacobian column by column, from tangents: best for fewer inputs than outputs.
 
@@ -186,7 +193,7 @@ def jacfwd(f: Callback, argnums: int | Sequence[int] = 0) -> Function:
     def body(*args: Any, **kwargs: Any) -> Any:
         with Trace(getattr(f, "__name__", "f")) as inner:
             builder = inner.builder
-            result, specs, inputs = _call_on_inputs("jacfwd", f, argnums, args, kwargs)
+            result, specs, inputs = call_on_inputs("jacfwd", f, argnums, args, kwargs)
             flat = [v for leaves in inputs for v in leaves]
             outs, out_spec = floating_leaves(result)
             _real("jacfwd", outs)
@@ -195,7 +202,7 @@ def jacfwd(f: Callback, argnums: int | Sequence[int] = 0) -> Function:
             bars = pull_back(builder, values, seeds, flat)
             params = [inner.parameter(v.type).value for v in flat]
             pushed = [
-                [t.value for t in _filled(pull_back(builder, [bar], [p], seeds), values)]
+                [t.value for t in filled(pull_back(builder, [bar], [p], seeds), values)]
                 if bar is not None else [builder.constant(0, v.type) for v in values]
                 for bar, p in zip(bars, params, strict=True)
             ]  # fmt: skip
@@ -220,7 +227,7 @@ jacobian: Callable[..., Any] = jacrev
 """The Jacobian, by pull-backs."""
 
 
-@_decorator
+@transform
 def hessian(f: Callback, argnums: int | Sequence[int] = 0) -> Function:
     """Second derivatives of ``f``: tangents of its pull-backs."""
     second = jacfwd(jacrev(f, argnums), argnums)

@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from symgrad import tree
-from symgrad.api import (
-    Callback,
-    _call_on_inputs,
-    _filled,
-    _trace,
-    floating_leaves,
-    matched_leaves,
-)
 from symgrad.api_captures import Environment, Surroundings
 from symgrad.api_function import MAX_PROGRAMS, Traced, compile_func, leaf_type, trace_body
+from symgrad.api_staging import (
+    Callback,
+    call_on_inputs,
+    filled,
+    floating_leaves,
+    matched_leaves,
+    this_trace,
+)
 from symgrad.ir import Builder, Func, TensorType, Value
 from symgrad.ir.adjoint import pull_back
 from symgrad.tracing import current_trace
@@ -36,9 +36,9 @@ def vjp(f: Callback, *primals: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...
 
 
 def _stage_vjp(f: Callback, primals: tuple[Any, ...]) -> tuple[Any, Any]:
-    trace = _trace()
+    trace = this_trace()
     numbers = tuple(range(len(primals)))
-    result, specs, inputs = _call_on_inputs("vjp", f, numbers, primals, {})
+    result, specs, inputs = call_on_inputs("vjp", f, numbers, primals, {})
     outs, out_spec = floating_leaves(result)
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
@@ -48,7 +48,7 @@ def _stage_vjp(f: Callback, primals: tuple[Any, ...]) -> tuple[Any, Any]:
         types = [x.value.type for x in outs]
         cts = matched_leaves("vjp", "the cotangent", cotangent, out_spec, types)
         flat = [v for leaves in inputs for v in leaves]
-        grads = iter(_filled(pull_back(trace.builder, [x.value for x in outs], cts, flat), flat))
+        grads = iter(filled(pull_back(trace.builder, [x.value for x in outs], cts, flat), flat))
         return tuple(
             tree.unflatten(spec, [next(grads) for _ in leaves])
             for spec, leaves in zip(specs, inputs, strict=True)
@@ -94,7 +94,7 @@ class _Pair:
             outs, spec = floating_leaves(result)
             shapes.extend(x.value.type for x in outs)
             specs.append(spec)
-            cts = [_trace().parameter(t, f"ct{i}") for i, t in enumerate(shapes)]
+            cts = [this_trace().parameter(t, f"ct{i}") for i, t in enumerate(shapes)]
             return [outs, pullback(tree.unflatten(spec, cts)), cts]
 
         def names() -> list[str]:

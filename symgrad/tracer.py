@@ -76,7 +76,7 @@ def _unary(ufunc: np.ufunc) -> Callable[[Any], Tracer]:
 
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Tracer, *args: Any, **kwargs: Any) -> Any:
-        return HANDLERS[function](self, *args, **kwargs)
+        return fresh(HANDLERS[function](self, *args, **kwargs), self)
 
     return call
 
@@ -233,7 +233,7 @@ class Tracer:
 
     def astype(self, dtype: Any, *args: Any, copy: bool = True, **kwargs: Any) -> Tracer:
         """The elements converted to another dtype."""
-        result: Tracer = HANDLERS["astype"](self, dtype)
+        result: Tracer = fresh(HANDLERS["astype"](self, dtype), self)
         return result
 
     def copy(self, order: str = "C") -> Tracer:
@@ -349,7 +349,7 @@ class Tracer:
         if handler is None:
             name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
             raise unsupported(name, inputs)
-        result = handler(*inputs, **kwargs)
+        result = fresh(handler(*inputs, **kwargs), self)
         return result if out is None else _store(out, result, ufunc.__name__)
 
     def __array_function__(
@@ -359,7 +359,7 @@ class Tracer:
         if handler is None:
             raise unsupported(function.__name__, [*args, *kwargs.values()])
         out = kwargs.pop("out", None) if "out" in kwargs else None
-        result = handler(*args, **kwargs)
+        result = fresh(handler(*args, **kwargs), self)
         return result if out is None else _store((out,), result, function.__name__)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
@@ -408,6 +408,11 @@ def is_traced(x: Any) -> bool:
     if isinstance(x, (list, tuple)):
         return any(is_traced(item) for item in x)
     return isinstance(x, Tracer)
+
+
+def fresh(result: Any, operand: Any) -> Any:
+    """A result that is the operand itself as an array of its own, as NumPy's would be."""
+    return result.copy() if result is operand and isinstance(result, Tracer) else result
 
 
 def weaken(result: Any, *operands: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer, is_traced
+from symgrad.tracer import HANDLERS, NUMBERS, Tracer, fresh, is_traced
 from symgrad.tracing import constant, current_trace, stage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,7 +39,7 @@ def _public(function: Callable[..., Any], original: Callable[..., Any]) -> Calla
     def public(*args: Any, **kwargs: Any) -> Any:
         if any(map(is_traced, args)) or any(map(is_traced, kwargs.values())):
             out = kwargs.pop("out", None)
-            result = function(*args, **kwargs)
+            result = fresh(function(*args, **kwargs), args[0] if args else None)
             if out is None:
                 return result
             out.assign(result, original.__name__)

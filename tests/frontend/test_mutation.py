@@ -103,6 +103,13 @@ def alias(x: Any, v: Any) -> Any:
     return x, y, z
 
 
+def results_are_fresh(x: Any, v: Any) -> Any:
+    for make in (lambda a: a.astype(float), np.positive, np.copy, abs, lambda a: np.clip(a, -9, 9)):
+        y = make(x)
+        y += 1
+    return x
+
+
 def buffer(x: Any, v: Any) -> Any:
     out = np.zeros_like(x)
     for i in range(4):
@@ -150,8 +157,8 @@ def integers(x: Any, v: Any) -> Any:
 
 CASES = [
     basic, stepped, new_axes, arrays, arrays_and_slices, repeated, masks, traced_positions,
-    augmented, row_view, chain_of_views, alias, buffer, scalars_do_not_alias, out_argument,
-    add_at, copy_to, fill, integers,
+    augmented, row_view, chain_of_views, alias, results_are_fresh, buffer,
+    scalars_do_not_alias, out_argument, add_at, copy_to, fill, integers,
 ]  # fmt: skip
 
 
