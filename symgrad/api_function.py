@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +18,9 @@ import numpy as np
 
 import symgrad.numpy  # noqa: F401  (declares the traced forms)
 from symgrad import tree
+from symgrad.api_backend import compile_func, register_owner
 from symgrad.api_captures import Environment, Surroundings
-from symgrad.ir import Func, TensorType, Value, dtype_of, interpret
+from symgrad.ir import Func, TensorType, Value, dtype_of
 from symgrad.ir.errors import DTypeError, TraceError, UsageError
 from symgrad.tracer import NUMBERS, Tracer
 from symgrad.tracing import Trace, current_trace
@@ -117,26 +117,7 @@ def _identifier(text: str) -> str:
     return word.strip("_") or "f"
 
 
-# -- from IR to a program ------------------------------------------------------------------
-
-
-def optimize(func: Func) -> Func:
-    """The default passes."""
-    from symgrad.ir.passes import optimize as run_passes
-
-    return run_passes(func)
-
-
-def compile_func(
-    func: Func, donate: Sequence[int] = ()
-) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """A callable from arrays to arrays: native code, or with ``SYMGRAD_BACKEND=interp`` the
-    interpreter on the function as traced.  Results may overwrite the parameters ``donate``."""
-    if os.environ.get("SYMGRAD_BACKEND") == "interp":
-        return lambda arrays: [np.array(x)[()] for x in interpret(func, arrays)]
-    from symgrad.codegen.compile import compile_func as compile_native
-
-    return compile_native(optimize(func), donate=donate)
+# -- running -------------------------------------------------------------------------------
 
 
 class Program:
@@ -219,6 +200,12 @@ class Function:
         """Per signature the programs for different surroundings, the latest first."""
         self._quick: Callable[..., Any] = _no_program
         """The latest program on flat arguments, if nothing around it can change."""
+        register_owner(self)
+
+    def forget(self) -> None:
+        """Drops the compiled programs."""
+        self._programs.clear()
+        self._quick = _no_program
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if current_trace() is not None:

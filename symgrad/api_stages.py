@@ -6,6 +6,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from symgrad.api_backend import optimize
 from symgrad.ir import Func
 from symgrad.ir.adjoint import value_and_grad
 from symgrad.ir.errors import DifferentiationError
@@ -65,8 +66,6 @@ class Stages:
     @functools.cached_property
     def optimized(self) -> Func:
         """After the passes."""
-        from symgrad.ir.passes import optimize
-
         return optimize(self._own)
 
     @functools.cached_property

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from symgrad import tree
+from symgrad.api_backend import compile_func, register_owner
 from symgrad.api_captures import Environment, Surroundings
-from symgrad.api_function import MAX_PROGRAMS, Traced, compile_func, leaf_type, trace_body
+from symgrad.api_function import MAX_PROGRAMS, Traced, leaf_type, trace_body
 from symgrad.api_staging import (
     Callback,
     call_on_inputs,
@@ -68,6 +69,11 @@ class _Halves:
     def __init__(self, f: Callback) -> None:
         self.f = f
         self.programs: OrderedDict[Any, _Pair] = OrderedDict()
+        register_owner(self)
+
+    def forget(self) -> None:
+        """Drops the compiled programs."""
+        self.programs.clear()
 
     def __call__(self, primals: tuple[Any, ...]) -> tuple[Any, Any]:
         leaves, spec = tree.flatten(primals)

@@ -251,6 +251,27 @@ def test_nested_tuples_of_results() -> None:
         assert empty == ()
 
 
+def test_another_number_of_threads_compiles_anew() -> None:
+    f = sg.jit(lambda x: np.sin(x).sum())
+    x = np.linspace(0, 1, 1000)
+    before = sg.get_num_threads()
+    try:
+        for threads in (1, 2, 1):
+            sg.set_num_threads(threads)
+            np.testing.assert_allclose(f(x), np.sin(x).sum())
+            np.testing.assert_allclose(sg.vjp(f, x)[1](1.0)[0], np.cos(x))
+    finally:
+        sg.set_num_threads(before)
+
+
+def test_debug_channels(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("SYMGRAD_DEBUG", "ir,llvm,asm")
+    sg.jit(lambda x: x * 3)(np.ones(3))
+    printed = capsys.readouterr().err
+    assert "func @lambda" in printed
+    assert "define" in printed
+
+
 def test_static_arguments() -> None:
     def power(x: Any, n: int, mode: str = "plain") -> Any:
         if mode == "negated":

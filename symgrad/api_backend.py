@@ -1,0 +1,72 @@
+"""From a traced function to something that runs: passes, native code, number of threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from symgrad.ir import Func, interpret
+
+
+def optimize(func: Func) -> Func:
+    """The default passes."""
+    from symgrad.ir.passes import optimize as run_passes
+
+    return run_passes(func)
+
+
+def compile_func(
+    func: Func, donate: Sequence[int] = ()
+) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A callable from arrays to arrays: native code, or with ``SYMGRAD_BACKEND=interp`` the
+    interpreter on the function as traced.
+
+    Results may overwrite the parameters ``donate``.  ``SYMGRAD_DEBUG=ir,llvm,asm`` prints
+    these stages to the standard error stream.
+    """
+    channels = os.environ.get("SYMGRAD_DEBUG", "").replace(" ", "").split(",")
+    if "ir" in channels:
+        print(func, file=sys.stderr)
+    if os.environ.get("SYMGRAD_BACKEND") == "interp":
+        return lambda arrays: [np.array(x)[()] for x in interpret(func, arrays)]
+    from symgrad.codegen.compile import compile_func as compile_native
+
+    executable = compile_native(optimize(func), donate=donate)
+    for channel in ("llvm", "asm"):
+        if channel in channels:
+            print(getattr(executable.lowered, channel)(), file=sys.stderr)
+    return executable
+
+
+class HasPrograms(Protocol):
+    """Something that keeps compiled programs."""
+
+    def forget(self) -> None:
+        """Drops them: they are compiled anew at the next call."""
+
+
+_owners: weakref.WeakSet[HasPrograms] = weakref.WeakSet()
+
+
+def register_owner(owner: HasPrograms) -> None:
+    """Has ``owner`` told when its programs are out of date."""
+    _owners.add(owner)
+
+
+def set_num_threads(threads: int) -> None:
+    """Sets the number of threads that run a program, from the next call on.
+
+    Programs are laid out for a number of threads, so functions compile anew for another.
+    """
+    from symgrad.codegen.runtime import threads as team
+
+    before = team.get_num_threads()
+    team.set_num_threads(threads)
+    if threads != before:
+        for owner in list(_owners):
+            owner.forget()
