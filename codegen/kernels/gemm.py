@@ -9,74 +9,18 @@ being packed.  Threads share nothing: each packs what its part of C needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import replace
 from math import ceil, isqrt, prod
 
-from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue, row_major
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.access import MEMORY_TYPES
+from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.gemm_schedule import Problem, schedule
-from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
-from symgrad.codegen.kernels.matrix import Matrix, Operand, Source, permuted
-from symgrad.codegen.kernels.microkernel import (
-    LATENCY_PRODUCTS,
-    Accumulators,
-    Feed,
-    Piece,
-    accumulator_type,
-    dot_tile,
-    outer_tile,
-    pieces,
-    sum_lanes,
-)
-from symgrad.codegen.kernels.pack import pack_lines, pack_transposed, packed_dtype, round_up
-from symgrad.codegen.scalar import convert, emit_op
+from symgrad.codegen.kernels.gemm_emit import Plan, emit_combine, emit_gemm
+from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums, runs_down, transposed
+from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS
 from symgrad.codegen.target import Target
 
-Range = tuple[Int, Int]
-
-
-@dataclass(frozen=True, slots=True)
-class GemmSpec:
-    """``C[b, m, n] = epilogue(sum over k of A[b, m, k] * B[b, k, n])``.
-
-    Each of the index groups may run over several dimensions.  ``a`` is an operand
-    over ``batch + m + k``, ``b`` over ``batch + k + n``, ``c`` and the epilogue's
-    operands are accesses over ``batch + m + n``.  A and B have one dtype; sums are
-    kept in it, those of half types in f32.  C overlaps no operand.
-    """
-
-    batch: tuple[int, ...]
-    m: tuple[int, ...]
-    n: tuple[int, ...]
-    k: tuple[int, ...]
-    a: Operand
-    b: Operand
-    c: Access
-    epilogue: Epilogue | None = None
-    threads: int = 1
-    splits: int = 1
-    """Parts of the contraction; if not 1, C has a leading dimension of that size."""
-
-    @property
-    def accumulator(self) -> str:
-        """IR dtype of the sums."""
-        return packed_dtype(self.a.dtype)
-
-    @property
-    def mergeable(self) -> int:
-        """How many of the last dimensions of ``n`` have one stride in C and the epilogue."""
-        accesses = (self.c, *(self.epilogue.operands if self.epilogue else ()))
-        count = min(1, len(self.n))
-        while count < len(self.n) and all(
-            access.strides[-count - 1] == access.strides[-count] * self.n[-count]
-            for access in accesses
-        ):
-            count += 1
-        return count
+__all__ = ["GemmSpec", "emit_combine", "emit_gemm", "gemm_scratch_bytes", "lower_gemm"]
 
 
 def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
@@ -88,14 +32,14 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
     """
     spec, order = replace(spec, threads=threads), (0, 1)
     extra = len(spec.epilogue.operands) if spec.epilogue else 0
-    if _runs_down(spec):
+    if runs_down(spec):
         spec, order = transposed(spec), (1, 0)
     splits = _splits(spec, target)
     if splits == 1:
         buffers = (*order, *range(2, 3 + extra))
         scratch = gemm_scratch_bytes(spec, target, threads)
         return Lowering((Phase("gemm", emit_gemm, spec, buffers, scratch),))
-    partial = _partial_sums(spec, splits)
+    partial = partial_sums(spec, splits)
     first = replace(spec, c=partial, epilogue=None, splits=splits)
     scratch = gemm_scratch_bytes(first, target, threads)
     temporary = 3 + extra
@@ -113,13 +57,9 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
     )
 
 
-def _runs_down(spec: GemmSpec) -> bool:
-    """Whether vectors should rather run along the columns of C than along its rows."""
-    if not spec.n or not spec.m:
-        return not spec.n  # then the rows are its last dimensions, also to the epilogue
-    rows, cols = prod(spec.m), prod(spec.n)
-    row_step, col_step = spec.c.strides[-1 - len(spec.n)], spec.c.strides[-1]
-    return not spec.epilogue and rows > 1 and row_step == 1 and (cols == 1 or col_step != 1)
+def gemm_scratch_bytes(spec: GemmSpec, target: Target, threads: int) -> int:
+    """Size of the packing area of all threads; 0 where nothing is packed."""
+    return threads * Plan(spec, target).scratch
 
 
 def _splits(spec: GemmSpec, target: Target) -> int:
@@ -132,359 +72,3 @@ def _splits(spec: GemmSpec, target: Target) -> int:
     # The root keeps every part longer than a vector times the number of parts.
     most = isqrt(prod(spec.k) // 64)
     return max(1, min(spec.threads // max(1, accumulators // LATENCY_PRODUCTS), most))
-
-
-def _partial_sums(spec: GemmSpec, splits: int) -> Access:
-    """Where the partial sums of a split contraction lie."""
-    shape = (splits, *spec.batch, *spec.m, *spec.n)
-    return Access(spec.accumulator, row_major(shape))
-
-
-def transposed(spec: GemmSpec) -> GemmSpec:
-    """The same product as transpose(C) = transpose(B) transpose(A).
-
-    The epilogue must not tell rows from columns: it is None, or ``m`` or ``n`` is empty.
-    """
-    batch, m, n, k = (len(dims) for dims in (spec.batch, spec.m, spec.n, spec.k))
-
-    def swapped(rows: int, cols: int) -> list[int]:
-        axes = list(range(batch + rows + cols))
-        return axes[:batch] + axes[batch + rows :] + axes[batch : batch + rows]
-
-    a, b = permuted(spec.b, swapped(k, n)), permuted(spec.a, swapped(m, k))
-    strides = tuple(spec.c.strides[axis] for axis in swapped(m, n))
-    return replace(spec, m=spec.n, n=spec.m, a=a, b=b, c=replace(spec.c, strides=strides))
-
-
-def gemm_scratch_bytes(spec: GemmSpec, target: Target, threads: int) -> int:
-    """Size of the packing area of all threads; 0 where nothing is packed."""
-    return threads * _Plan(spec, target).scratch
-
-
-def emit_gemm(k: Emitter, name: str, spec: GemmSpec) -> None:
-    """The product as a kernel: arguments A, B, the epilogue's operands, C, scratch.
-
-    With ``spec.splits`` of more than 1, C has a leading dimension of that size and
-    receives one partial sum per part of the contraction.
-    """
-    with k.function(name, ("ptr noalias", "i64", "i64")) as (args, tid, nth):
-        _Product(k, spec, args, tid).emit(tid, nth)
-
-
-def emit_combine(k: Emitter, name: str, spec: GemmSpec) -> None:
-    """Adds up ``spec.splits`` partial sums: arguments those, the epilogue's operands, C."""
-    plan = _Plan(replace(spec, splits=1), k.target)
-    lanes, rows = plan.schedule.lanes, plan.batch * plan.m
-    columns = ceil(plan.n / lanes)
-    sums = plan.partials(spec.splits)
-    with k.function(name, ("ptr noalias", "i64", "i64")) as (args, tid, nth):
-        operands = len(spec.epilogue.operands) if spec.epilogue else 0
-        buffers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(operands + 2)]
-        result = _Result(k, plan, buffers[-1], buffers[1:-1])
-        by_rows = rows >= columns
-        share = k.slice(max(rows, columns), tid, nth)
-        with k.loop(*(share if by_rows else (0, rows))) as line:
-            batch, row = k.divmod(line, plan.m)
-            result.at(batch)
-            source = Source.of(k, sums, buffers[0], line)
-            for loop, width in tiles(k, (0, columns) if by_rows else share, plan.n, lanes):
-                (piece,) = pieces(width, lanes)
-                with loop as tile:
-                    col = k.mul(tile, lanes)
-                    along = source.lanes(k, col, piece.lanes, piece.count)
-                    total = source.load(k, 0, along)
-                    for split in range(1, spec.splits):
-                        part = source.load(k, split, along)
-                        total = emit_op(k, "add", (total, part), (spec.accumulator,) * 2)
-                    result.store(row, col, piece, total)
-
-
-class _Plan:
-    """A spec's operands as matrices, its schedule, and the layout of packed blocks."""
-
-    def __init__(self, spec: GemmSpec, target: Target) -> None:
-        self.spec = spec
-        # Vectors run along the columns of C at one stride.  Where several of its
-        # column dimensions cannot be merged, all but the last join the batch.
-        batch, moved = len(spec.batch), len(spec.n) - spec.mergeable
-        self.head, self.inner = (*spec.batch, *spec.n[:moved]), spec.n[moved:]
-        self.batch, self.m, self.n, self.k = map(prod, (self.head, spec.m, self.inner, spec.k))
-        a_axes = list(range(batch + len(spec.m) + len(spec.k)))
-        a = permuted(spec.a, [*a_axes[:batch], *[None] * moved, *a_axes[batch:]])
-        c = replace(spec.c, strides=spec.c.strides[1:]) if spec.splits > 1 else spec.c
-        self.a = Matrix.of(a, self.head, spec.m, spec.k)
-        self.b, self.c = self._regrouped(spec.b, spec.k), self._regrouped(c, spec.m)
-        holds_partials = c.dtype == spec.accumulator
-        sizes = self.batch, self.m, self.n, self.k
-        problem = Problem(*sizes, self.a, self.b, holds_partials, spec.threads, spec.splits)
-        self.schedule = s = schedule(problem, target)
-        self.k_blocks = max(1, ceil(self.k / max(1, s.kc)))
-        self.a_lines = s.form == "dot" or self.a.run(self.a.cols) >= self.a.run(self.a.rows)
-        self.pitch = round_up(s.kc, s.lanes) + s.lanes
-        self.a_tile, self.b_tile = s.mr * self.pitch, s.nr * self.pitch
-        a_items = s.pack_a * s.mc // s.mr * self.a_tile
-        b_items = s.pack_b * s.nc // s.nr * self.b_tile
-        self.a_area = round_up(a_items * problem.bytes, 64)
-        self.scratch = self.a_area + round_up(b_items * problem.bytes, 64)
-
-    def _axes(self, rows: Sequence[int], lead: int = 0) -> tuple[list[int], list[int], list[int]]:
-        """Axes of the batch, the rows and the columns of an operand that has ``lead`` more."""
-        batch = len(self.spec.batch)
-        axes = list(range(lead, lead + batch + len(rows) + len(self.spec.n)))
-        cols = axes[batch + len(rows) :]
-        moved = len(self.head) - batch
-        return axes[:batch] + cols[:moved], axes[batch : batch + len(rows)], cols[moved:]
-
-    def _regrouped(self, operand: Operand, rows: Sequence[int]) -> Matrix:
-        """An operand over ``batch + rows + n`` as matrices."""
-        head, mid, cols = self._axes(rows)
-        return Matrix.of(permuted(operand, head + mid + cols), self.head, rows, self.inner)
-
-    def partials(self, splits: int) -> Matrix:
-        """For each row of C, its partial sums as a matrix of ``splits`` rows."""
-        head, rows, cols = self._axes(self.spec.m, lead=1)
-        operand = permuted(_partial_sums(self.spec, splits), [*head, *rows, 0, *cols])
-        return Matrix.of(operand, (*self.head, *self.spec.m), (splits,), self.inner)
-
-
-class _Result:
-    """Stores vectors of the result, through the epilogue."""
-
-    def __init__(self, k: Emitter, plan: _Plan, buffer: Reg, operands: Sequence[Reg]) -> None:
-        self.k, self.plan, self.buffer, self.operands = k, plan, buffer, operands
-        self.partial = plan.spec.accumulator
-        self.plain = plan.spec.epilogue is None and plan.spec.c.dtype == self.partial
-        self.stride = plan.c.cols.strides[0]
-
-    def at(self, batch: Int, split: Int = 0) -> None:
-        """Turns to one matrix of the batch, of a part of the contraction."""
-        k, plan = self.k, self.plan
-        source = Source.of(k, plan.c, self.buffer, batch)
-        skip = k.mul(split, plan.spec.c.strides[0]) if plan.spec.splits > 1 else 0
-        self.base = k.gep(source.base, skip, MEMORY_TYPES[plan.c.dtype])
-        self.head = split_index(k, batch, plan.head)
-
-    def address(self, row: Int, col: Int) -> Reg:
-        """Where an element lies."""
-        k, c = self.k, self.plan.c
-        offset = k.add(c.rows.at(k, row).offset, c.cols.at(k, col).offset)
-        return k.gep(self.base, offset, MEMORY_TYPES[c.dtype])
-
-    def load(self, row: Int, col: Int, piece: Piece) -> Reg:
-        """Partial sums stored before."""
-        mask = None if piece.count == piece.lanes else self.k.lane_mask(piece.count, piece.lanes)
-        start = self.address(row, col)
-        return load_lanes(self.k, start, self.partial, self.stride, piece.lanes, mask)
-
-    def store_partial(self, row: Int, col: Int, piece: Piece, value: Reg) -> None:
-        """Stores sums that are not complete."""
-        mask = None if piece.count == piece.lanes else self.k.lane_mask(piece.count, piece.lanes)
-        store_lanes(self.k, value, self.address(row, col), self.partial, self.stride, mask)
-
-    def store(self, row: Int, col: Int, piece: Piece, value: Reg) -> None:
-        """Stores complete sums."""
-        k, spec, batch = self.k, self.plan.spec, len(self.plan.spec.batch)
-        mask = None if piece.count == piece.lanes else k.lane_mask(piece.count, piece.lanes)
-        if spec.epilogue is None:
-            value = convert(k, value, self.partial, spec.c.dtype)
-        else:
-            inner: list[Int] = [0 for _ in self.plan.inner]
-            if inner:  # merged: the position along the last one tells all
-                inner[-1] = col
-            rows = split_index(k, row, spec.m)
-            point = [*self.head[:batch], *rows, *self.head[batch:], *inner]
-            value = spec.epilogue.emit(k, value, self.operands, point, mask)
-        store_lanes(k, value, self.address(row, col), spec.c.dtype, self.stride, mask)
-
-
-class _Product:
-    """Emits the blocked loops around the tiles."""
-
-    def __init__(self, k: Emitter, spec: GemmSpec, args: Reg, tid: Reg) -> None:
-        self.k, self.plan = k, _Plan(spec, k.target)
-        operands = 2 + (len(spec.epilogue.operands) if spec.epilogue else 0)
-        buffers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(operands + 1)]
-        self.a_buffer, self.b_buffer = buffers[:2]
-        self.result = _Result(k, self.plan, buffers[-1], buffers[2:-1])
-        if self.plan.scratch:
-            scratch = k.load("ptr", k.gep(args, operands + 1, "ptr"))
-            self.a_block = k.gep(scratch, k.mul(tid, self.plan.scratch), "i8")
-            self.b_block = k.gep(self.a_block, self.plan.a_area, "i8")
-
-    def emit(self, tid: Reg, nth: Reg) -> None:
-        """Deals out the shares: a grid over batch, M and N, times the splits."""
-        k, plan, s = self.k, self.plan, self.plan.schedule
-        splits = plan.spec.splits
-        shares = prod(s.grid) * splits
-        with k.loop(tid, shares, nth) as share:
-            rest, split = k.divmod(share if shares > 1 else 0, splits)
-            rest, n_share = k.divmod(rest, s.grid[2])
-            b_share, m_share = k.divmod(rest, s.grid[1])
-            rows = k.slice(ceil(plan.m / s.mr), m_share, s.grid[1])
-            cols = k.slice(ceil(plan.n / s.nr), n_share, s.grid[2])
-            steps = k.slice(plan.k_blocks, split, splits)
-            with span(k, *k.slice(plan.batch, b_share, s.grid[0])) as batch:
-                self.result.at(batch, split)
-                self.a = Source.of(k, plan.a, self.a_buffer, batch)
-                self.b = Source.of(k, plan.b, self.b_buffer, batch)
-                self._matrix(rows, cols, steps)
-
-    def _matrix(self, rows: Range, cols: Range, steps: Range) -> None:
-        """One matrix of the batch: tiles ``rows`` x ``cols``, blocks ``steps`` of K."""
-        k, plan, s = self.k, self.plan, self.plan.schedule
-        nc, mc = s.nc // s.nr, s.mc // s.mr
-        with span(k, *cols, nc) as n_block, span(k, *steps) as step:
-            some_cols = n_block, k.min(k.add(n_block, nc), cols[1])
-            start = k.mul(step, s.kc)
-            whole = plan.k == plan.k_blocks * s.kc
-            depth = s.kc if whole else k.min(s.kc, k.sub(plan.k, start))
-            last = k.sub(steps[1], 1)
-            part = _Part(start, depth, _equal(k, step, steps[0]), _equal(k, step, last))
-            if s.pack_b:
-                for loop, width in tiles(k, some_cols, plan.n, s.nr):
-                    with loop as j:
-                        self._pack_b(part, j, k.sub(j, n_block), width)
-            with span(k, *rows, mc) as m_block:
-                some_rows = m_block, k.min(k.add(m_block, mc), rows[1])
-                if s.pack_a:
-                    for loop, height in tiles(k, some_rows, plan.m, s.mr):
-                        with loop as i:
-                            self._pack_a(part, i, k.sub(i, m_block), height)
-                for outer, width in tiles(k, some_cols, plan.n, s.nr):
-                    with outer as j:
-                        b = self._feed_b(part, j, k.sub(j, n_block))
-                        for inner, height in tiles(k, some_rows, plan.m, s.mr):
-                            with inner as i:
-                                a = self._feed_a(part, i, k.sub(i, m_block))
-                                at = k.mul(i, s.mr), k.mul(j, s.nr)
-                                self._tile(part, a, b, at, (height, width))
-
-    def _pack_a(self, part: _Part, tile: Int, slot: Int, height: int) -> None:
-        k, plan, s = self.k, self.plan, self.plan.schedule
-        dst = self._slot(self.a_block, plan.a, slot, plan.a_tile)
-        row = k.mul(tile, s.mr)
-        if plan.a_lines:
-            pack_lines(k, self.a, dst, (row, part.start), (height, part.depth), plan.pitch, s.lanes)
-        else:
-            at, shape = (part.start, row), (part.depth, height)
-            pack_lines(k, self.a.transposed, dst, at, shape, s.mr, s.lanes)
-
-    def _pack_b(self, part: _Part, tile: Int, slot: Int, width: int) -> None:
-        k, plan, s = self.k, self.plan, self.plan.schedule
-        dst = self._slot(self.b_block, plan.b, slot, plan.b_tile)
-        at, shape = (part.start, k.mul(tile, s.nr)), (part.depth, width)
-        if s.form == "dot":
-            pack_lines(k, self.b.transposed, dst, at[::-1], shape[::-1], plan.pitch, s.lanes)
-        elif plan.b.run(plan.b.cols) >= plan.b.run(plan.b.rows):
-            pack_lines(k, self.b, dst, at, shape, s.nr, s.lanes)
-        else:
-            pack_transposed(k, self.b, dst, at, shape, s.nr, s.lanes)
-
-    def _feed_a(self, part: _Part, tile: Int, slot: Int) -> Feed:
-        k, plan, s = self.k, self.plan, self.plan.schedule
-        if s.pack_a:
-            base = self._slot(self.a_block, plan.a, slot, plan.a_tile)
-            pitch, step = (plan.pitch, 1) if plan.a_lines else (1, s.mr)
-            return Feed(packed_dtype(plan.a.dtype), base, pitch, step)
-        return _in_place(k, self.a, k.mul(tile, s.mr), part.start)
-
-    def _feed_b(self, part: _Part, tile: Int, slot: Int) -> Feed:
-        k, plan, s = self.k, self.plan, self.plan.schedule
-        if s.pack_b:
-            base = self._slot(self.b_block, plan.b, slot, plan.b_tile)
-            pitch, step = (plan.pitch, 1) if s.form == "dot" else (1, s.nr)
-            return Feed(packed_dtype(plan.b.dtype), base, pitch, step)
-        return _in_place(k, self.b.transposed, k.mul(tile, s.nr), part.start)
-
-    def _slot(self, block: Reg, matrix: Matrix, slot: Int, size: int) -> Reg:
-        return self.k.gep(block, self.k.mul(slot, size), MEMORY_TYPES[packed_dtype(matrix.dtype)])
-
-    def _tile(
-        self, part: _Part, a: Feed, b: Feed, at: tuple[Int, Int], shape: tuple[int, int]
-    ) -> None:
-        """A register tile of the result at ``at``."""
-        k, s, dtype, result = self.k, self.plan.schedule, self.plan.spec.accumulator, self.result
-        (row, col), (height, width) = at, shape
-        line = pieces(width, s.lanes)
-        if s.form == "dot":
-            sums = [
-                [sum_lanes(k, each[p.start : p.start + p.count], p.lanes, dtype) for p in line]
-                for each in dot_tile(k, a, b, height, width, s.lanes, part.depth)
-            ]
-        else:
-            acc = Accumulators(k, height, [accumulator_type(dtype, p.lanes) for p in line])
-            acc.clear()
-            if part.first is not None:
-                with k.if_(k.bits("xor", part.first, 1)):
-                    for i, v in product(range(height), range(len(line))):
-                        acc[i, v] = result.load(k.add(row, i), k.add(col, line[v].start), line[v])
-            outer_tile(k, a, b, acc, height, line, part.depth)
-            sums = [[acc[i, v] for v in range(len(line))] for i in range(height)]
-
-        def store(write: Callable[[Int, Int, Piece, Reg], None]) -> None:
-            for i, v in product(range(height), range(len(line))):
-                write(k.add(row, i), k.add(col, line[v].start), line[v], sums[i][v])
-
-        if part.last is None or result.plain:
-            store(result.store)
-            return
-        with k.if_else(part.last) as (then, otherwise):
-            with then:
-                store(result.store)
-            with otherwise:
-                store(result.store_partial)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A block of the contraction."""
-
-    start: Int
-    depth: Int
-    first: Reg | None
-    last: Reg | None
-    """Whether it begins or ends a sum; None where it surely does."""
-
-
-def _equal(k: Emitter, a: Int, b: Int) -> Reg | None:
-    """Whether two indices are equal; None where it is known that they are."""
-    return None if isinstance(a, int) else k.icmp("eq", a, b)
-
-
-def _in_place(k: Emitter, lines: Source, line: Int, start: Int) -> Feed:
-    """Reads ``lines`` (its columns run along the contraction) where they lie."""
-    matrix = lines.matrix
-    assert matrix.strides is not None
-    pitch, step = matrix.strides
-    offset = k.add(k.mul(line, pitch), k.mul(start, step))
-    return Feed(matrix.dtype, k.gep(lines.base, offset, MEMORY_TYPES[matrix.dtype]), pitch, step)
-
-
-@contextmanager
-def span(k: Emitter, start: Int, stop: Int, step: int = 1) -> Iterator[Int]:
-    """``for i in range(start, stop, step)``; a constant where it runs exactly once."""
-    if isinstance(start, int) and isinstance(stop, int) and start < stop <= start + step:
-        yield start
-    else:
-        with k.loop(start, stop, step) as index:
-            yield index
-
-
-def tiles(
-    k: Emitter, part: Range, total: int, size: int
-) -> Iterator[tuple[AbstractContextManager[Int], int]]:
-    """Covers tiles ``part`` of ``total`` elements: loops over tile numbers, and their extents."""
-    (low, high), (full, rest) = part, divmod(total, size)
-    if full:
-        yield span(k, low, k.min(high, full)), size
-    if rest:
-        yield span(k, k.max(low, full), high), rest
-
-
-def split_index(k: Emitter, index: Int, extents: Sequence[int]) -> list[Int]:
-    """A flat index as one position per dimension."""
-    digits: list[Int] = []
-    for extent in reversed(extents[1:]):
-        index, digit = k.divmod(index, extent)
-        digits.insert(0, digit)
-    return [index, *digits] if extents else []

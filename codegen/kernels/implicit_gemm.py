@@ -199,13 +199,15 @@ def residue_classes(spec: GemmSpec) -> list[GemmSpec]:
         _classes(w, w.steps[3 + d], w.steps[3 + rank + d], spec.k[1 + d], spec.n[d])
         for d, w in enumerate(windows)
     ]
-    return [_part(spec, spec.b, parts) for parts in product(*axes)]
+    return [_part(spec, spec.a, spec.b, parts) for parts in product(*axes)]
 
 
-def _part(spec: GemmSpec, patches: PaddedAccess, parts: Sequence[_Class]) -> GemmSpec:
+def _part(
+    spec: GemmSpec, weights: Access, patches: PaddedAccess, parts: Sequence[_Class]
+) -> GemmSpec:
     """The product of one class along each axis; ``count`` becomes dimensions of the batch."""
     flat = (0,) * len(parts)
-    taps = list(zip(parts, spec.a.strides[4:], strict=True))
+    taps = list(zip(parts, weights.strides[4:], strict=True))
     pixels = list(zip(parts, spec.c.strides[3:], strict=True))
     windows = []
     for window, part in zip(patches.windows, parts, strict=True):
@@ -213,16 +215,16 @@ def _part(spec: GemmSpec, patches: PaddedAccess, parts: Sequence[_Class]) -> Gem
         pixel_steps = [n * part.every // window.dilation for n in window.steps[3 + len(parts) :]]
         steps = (0, 0, *flat, 0, *tap_steps, *pixel_steps)
         windows.append(replace(window, steps=steps, origin=part.origin, dilation=1))
-    image, group, output, channel = spec.a.strides[:4]
+    image, group, output, channel = weights.strides[:4]
     weights = replace(
-        spec.a,
+        weights,
         strides=(
             *(image, group),
             *(stride if part.taps else 0 for part, stride in taps),
             *(output, channel),
             *(part.spacing * stride for part, stride in taps),
         ),
-        offset=spec.a.offset + sum(part.tap * stride for part, stride in taps),
+        offset=weights.offset + sum(part.tap * stride for part, stride in taps),
     )
     result = replace(
         spec.c,
