@@ -52,12 +52,18 @@ def lower_gather(
     """
     others = [a for a in range(len(shape)) if a not in axes]
     strides = (*(0 for _ in index_shape), *(source.strides[a] for a in others))
-    along = tuple((1 + n, shape[a] - 1, source.strides[a]) for n, a in enumerate(axes))
-    moved = Indirect(source.dtype, strides, source.offset, along)
+    along = [(1 + n, shape[a] - 1, source.strides[a]) for n, a in enumerate(axes)]
+    moved = _moved(Access(source.dtype, strides, source.offset), along)
     spread = [Access(i.dtype, (*i.strides, *(0 for _ in others)), i.offset) for i in indices]
     body = identity_body(source.dtype, *(i.dtype for i in indices), results=1)
     extents = (*index_shape, *(shape[a] for a in others))
     return lower_loop(LoopSpec(extents, (moved, *spread), body, (Output(result),)), target, threads)
+
+
+def _moved(access: Access, along: Sequence[tuple[int, int, int]]) -> Access:
+    """``access`` moved by indices; those into broadcast axes always find the same element."""
+    moving = tuple(index for index in along if index[2])
+    return Indirect(access.dtype, access.strides, access.offset, moving) if moving else access
 
 
 def lower_dynamic_slice(
@@ -70,10 +76,10 @@ def lower_dynamic_slice(
     threads: int,
 ) -> Lowering:
     """A block of ``sizes`` of an array of ``shape``; operands: the array, then the starts."""
-    along = tuple(
+    along = [
         (1 + a, n - m, source.strides[a]) for a, (n, m) in enumerate(zip(shape, sizes, strict=True))
-    )
-    moved = Indirect(source.dtype, source.strides, source.offset, along)
+    ]
+    moved = _moved(source, along)
     fixed = [Access(s.dtype, (0,) * len(sizes), s.offset) for s in starts]
     body = identity_body(source.dtype, *(s.dtype for s in starts), results=1)
     spec = LoopSpec(tuple(sizes), (moved, *fixed), body, (Output(result),))

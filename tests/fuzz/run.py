@@ -1,8 +1,8 @@
 """Runs many random programs: ``python tests/fuzz/run.py 10000 [--seed N] [--out DIR]``.
 
 Each is compiled for two threads and in one other way: with a pass switched off, or for
-one thread with donated parameters.  Failing programs are made small, grouped by their
-error and written as ``.sgir`` files; a program that kills the process is left in ``last.sgir``.
+one thread with donated parameters.  Failing programs are made small, grouped by the
+ops left and written as ``.sgir`` files; a program that kills the process is left in ``last.sgir``.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ def main() -> int:
         done += 1
         (options.out / "last.sgir").write_text(str(program.func))
         if (what := failure(program, done)) is not None:
-            found[what] = found.get(what, 0) + 1
-            if found[what] == 1:
-                kind = what.partition(":")[0]
-                small = program
-                with contextlib.suppress(Exception):  # a fault of the interpreter itself
-                    small = reduced(program, lambda p: (failure(p, done) or "").startswith(kind))
+            kind = what.partition(":")[0]
+            small = program
+            with contextlib.suppress(Exception):  # a fault of the interpreter itself
+                small = reduced(program, lambda p: (failure(p, done) or "").startswith(kind))
+            key = f"{kind}: {' '.join(op.name for op in small.func.ops)}"
+            found[key] = found.get(key, 0) + 1
+            if found[key] == 1:
                 path = options.out / f"{options.seed}-{done}.sgir"
                 path.write_text(f"# {what}\n{small.func}")
                 print(f"{path}: {what}\n{small.func}", flush=True)
