@@ -34,13 +34,13 @@ that the array is read once.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from symgrad.ir.builder import Builder
-from symgrad.ir.graph import Func, Op, Value, scalar_constant
-from symgrad.ir.types import TensorType
+from symgrad.ir.graph import Func, Op, Region, Value, scalar_constant
 
 ANCHORS = frozenset(("dot_general", "conv", "conv_input_grad", "conv_weight_grad"))
 """Ops whose kernels can apply an epilogue to their result."""
@@ -54,6 +54,7 @@ _REDUCE = "reduce_"
 
 Shape = tuple[int, ...]
 Axes = tuple[int | None, ...]
+_Key = tuple[int, Axes]
 
 
 def fuse(func: Func, *, max_operands: int = 24, max_ops: int = 200) -> Func:
@@ -75,7 +76,7 @@ class _View:
     axes: Axes  # None: an axis of size 1 that the reader does not have
 
     @property
-    def key(self) -> tuple[int, Axes]:
+    def key(self) -> _Key:
         return id(self.source), self.axes
 
 
@@ -373,38 +374,37 @@ class _Fusion:
 
     def _merge_siblings(self, nests: Iterable[_Nest]) -> list[_Nest]:
         """Makes one nest of those of a (level, phase) that read a common big array."""
-        kept: list[_Nest] = []
-        by_operand: dict[tuple[int, int, Shape, int], _Nest] = {}
+        kept: dict[_Nest, None] = {}
+        readers: dict[tuple[int, int, Shape, int], _Nest] = {}  # by what ``_reads`` says
         for nest in nests:
-            keys = [
-                (nest.level, nest.phase, points, source)
-                for points, source in self._big_operands(nest)
-            ]
-            hosts = (by_operand.get(key) for key in keys)
-            host = next((h for h in hosts if h is not None and self._fit(h, nest)), None)
-            if host is None:
-                kept.append(nest)
-            else:
-                for op in nest.ops:
-                    self._place(op, host)
-                host.ops.sort(key=self.order.__getitem__)
-                host.axes = nest.axes if host.axes is None else host.axes
-            for key in keys:
-                by_operand.setdefault(key, host or nest)
-        return kept
+            for key in self._reads(nest):
+                host = readers.get(key)
+                if host is not None and host in kept and self._fit(host, nest):
+                    nest = self._joined(host, nest)  # noqa: PLW2901
+                    del kept[host]
+            kept[nest] = None
+            readers.update(dict.fromkeys(self._reads(nest), nest))
+        return list(kept)
 
-    def _big_operands(self, nest: _Nest) -> list[tuple[Shape, int]]:
+    def _joined(self, first: _Nest, second: _Nest) -> _Nest:
+        axes = first.axes if second.axes is None else second.axes
+        both = _Nest(first.level, first.phase, axes=axes)
+        for op in sorted((*first.ops, *second.ops), key=self.order.__getitem__):
+            self._place(op, both)
+        return both
+
+    def _reads(self, nest: _Nest) -> list[tuple[int, int, Shape, int]]:
+        """The arrays that a nest reads at each point, with its level, phase and points."""
         points = _points(_space(nest.ops[0]))
-        size = TensorType(nest.ops[0].operands[0].type.dtype, points).size
+        size = math.prod(points)
         found: dict[int, None] = {}
-        if size == 1:
-            return []
         for op in nest.ops:
             for view in self.sources[op]:
                 source = view.source
-                if source.type.size == size and self.nest.get(source.op) is not nest:  # type: ignore[arg-type]
+                inside = source.op is not None and self.nest.get(source.op) is nest
+                if source.type.size == size > 1 and not inside and scalar_constant(source) is None:
                     found[id(source)] = None
-        return [(points, source) for source in found]
+        return [(nest.level, nest.phase, points, source) for source in found]
 
     def _fit(self, host: _Nest, nest: _Nest) -> bool:
         axes_agree = host.axes is None or nest.axes is None or host.axes == nest.axes
@@ -424,7 +424,7 @@ class _Fusion:
     def _bounded(self, nest: _Nest) -> list[_Nest]:
         """Cuts a nest into runs of program order that keep the bounds."""
         parts = [_Nest(nest.level, nest.phase, axes=nest.axes)]
-        operands: set[tuple[int, Axes]] = set()
+        operands: set[_Key] = set()
         inside: set[int] = set()
         for op in nest.ops:
             reads = {
@@ -490,11 +490,11 @@ class _Body:
         self.fusion = fusion
         self.nest = nest
         self.builder = Builder(locations=False)
-        self.operands: list[_View] = []
         self.outputs: list[Value] = []
         self.reduce: list[tuple[str, Shape] | None] = []
         self.space = _common(_space(op) for op in nest.ops)
-        self._params: dict[tuple[int, Axes], Value] = {}
+        self._params: dict[_Key, Value] = {}
+        self._views: dict[_Key, _View] = {}
         self._scalars: dict[int, Value] = {}
         results: list[Value] = []
         points = [op for op in nest.ops if not _is_reduce(op)]
@@ -508,11 +508,15 @@ class _Body:
                 axes = tuple(a for i in op.attrs["axes"] if (a := table[i]) is not None)
                 kind = op.name.removeprefix(_REDUCE)
                 self._output(op, self._scalar(op.operands[0], op), results, (kind, axes))
-        region = self.builder.region(list(self._params.values()), results)
-        used = {id(v) for inner in region.ops for v in inner.operands} | {id(v) for v in results}
-        kept = [i for i, p in enumerate(region.params) if id(p) in used]
-        self.operands = [self.operands[i] for i in kept]
-        self.region = self.builder.region([region.params[i] for i in kept], results)
+        self._close(results)
+
+    def _close(self, results: list[Value]) -> None:
+        """Makes the region, without the parameters that folding left unread."""
+        body = self.builder.region((), results)
+        used = {id(v) for inner in body.ops for v in inner.operands} | {id(v) for v in results}
+        kept = [key for key, param in self._params.items() if id(param) in used]
+        self.operands = [self._views[key] for key in kept]
+        self.region = Region(tuple(self._params[key] for key in kept), body.ops, body.results)
 
     def _output(
         self, op: Op, value: Value, results: list[Value], how: tuple[str, Shape] | None
@@ -544,7 +548,7 @@ class _Body:
         axes = tuple(None if a is None else table[a] for a in view.axes)
         view = _View(source, axes)
         if view.key not in self._params:
-            self.operands.append(view)
+            self._views[view.key] = view
             param = self.builder.param(source.type.with_shape(()))
             param.facts = source.facts
             self._params[view.key] = param
