@@ -77,26 +77,41 @@ class Builder:
         ``ShapeError``, ``DTypeError`` or ``UsageError`` from the op's type rule.
         """
         opdef = lookup(name)
-        bound = opdef.bind_attrs(attrs)
-        key = self._key(opdef, operands, bound, regions)
+        return self._insert(opdef, operands, opdef.bind_attrs(attrs), regions, loc)
+
+    def copy(self, op: Op, operands: Sequence[Value]) -> Any:
+        """Inserts an op of another function with new operands and its location."""
+        new = tuple(operands)
+        alike = all(a.type == b.type for a, b in zip(new, op.operands, strict=True))
+        types = tuple(v.type for v in op.results) if alike else None
+        return self._insert(op.opdef, new, op.attrs, op.regions, op.loc, types)
+
+    def _insert(
+        self,
+        opdef: OpDef,
+        operands: tuple[Value, ...],
+        attrs: Mapping[str, Any],
+        regions: tuple[Region, ...],
+        loc: Loc | None,
+        types: tuple[TensorType, ...] | None = None,
+    ) -> Any:
+        """Inserts an op with complete attributes; runs its type rule unless ``types`` are known."""
+        key = self._key(opdef, operands, attrs, regions)
         if key is not None and (known := self._known.get(key)):
             return _unpack(known)
-        region = regions[0] if regions else None
-        types = opdef.result_types([v.type for v in operands], bound, region)
-        if (folded := self._fold(opdef, operands, bound, types)) is not None:
+        if types is None:
+            region = regions[0] if regions else None
+            types = opdef.result_types([v.type for v in operands], attrs, region)
+        if (folded := self._fold(opdef, operands, attrs, types)) is not None:
             return folded
         if loc is None:
             loc = self._loc or (user_location() if self._track else None)
-        op = Op(opdef, operands, bound, types, regions=regions, loc=loc, seq=len(self._ops))
+        op = Op(opdef, operands, attrs, types, regions=regions, loc=loc, seq=len(self._ops))
         derive_facts(op)
         self._ops.append(op)
         if key is not None:
             self._known[key] = op
         return _unpack(op)
-
-    def copy(self, op: Op, operands: Sequence[Value]) -> Any:
-        """Inserts an op of another function with new operands and its location."""
-        return self.emit(op.name, *operands, loc=op.loc, regions=op.regions, **op.attrs)
 
     @contextmanager
     def at(self, loc: Loc | None) -> Any:
