@@ -54,12 +54,15 @@ def trace(target: Target = None, code: Code = None, arg: Args = None) -> None:
 def grad(
     target: Target = None, code: Code = None, arg: Args = None, wrt: Wrt = None, order: Order = 1
 ) -> None:
-    """Print a function's IR, and that of its value and gradient."""
-    from symgrad.cli.derivative import differentiate
+    """Print a function's IR, and that of its value and gradient.
+
+    A result that is no scalar is contracted with a parameter `cotangent`.
+    """
+    from symgrad.cli.derivative import contracted, differentiate
     from symgrad.cli.target import resolve
 
     subject = resolve(target, code, arg or [])
-    derivative = differentiate(subject.own, wrt, order)
+    derivative = differentiate(contracted(subject.own), wrt, order)
     typer.echo(f"{subject.own}\n{derivative}", nl=False)
 
 

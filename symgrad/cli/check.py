@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 import typer
 
-from symgrad.cli.derivative import differentiate, parameters, primal_of_order, with_directions
+from symgrad.cli.derivative import (
+    contracted,
+    differentiate,
+    parameters,
+    primal_of_order,
+    with_directions,
+)
 from symgrad.cli.execute import execute
 from symgrad.cli.exits import MISMATCH
 from symgrad.cli.target import Subject
@@ -39,10 +45,11 @@ def check(subject: Subject, wrt: str | None, order: int, tolerance: float) -> No
     The difference is relative to the derivative, at least 1.  Results of lower precision than
     float64 are allowed a thousand times their rounding error.
     """
-    numbers = parameters(subject.own, wrt)
-    primal = primal_of_order(subject.own, numbers, order)
+    func = contracted(subject.own)
+    numbers = parameters(func, wrt)
+    primal = primal_of_order(func, numbers, order)
     values = with_directions(primal, subject.values)
-    compiled = execute(differentiate(subject.own, wrt, order), values)[-len(numbers) :]
+    compiled = execute(differentiate(func, wrt, order), values)[-len(numbers) :]
     failed = False
     typer.echo(f"{'parameter':<20} {'elements':>10}  {'reference':<22} {'difference':>10}")
     for number, gradient in zip(numbers, compiled, strict=True):

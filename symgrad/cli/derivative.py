@@ -23,12 +23,29 @@ def differentiate(func: Func, wrt: str | None, order: int = 1) -> Func:
     return value_and_grad(primal_of_order(func, numbers, order), numbers)
 
 
+def contracted(func: Func) -> Func:
+    """``func``, with ``<result, cotangent>`` as a new first result where its own is no scalar.
+
+    The cotangent becomes a parameter, so the gradient is the pull-back of any cotangent.
+    """
+    type_ = func.result_types[0]
+    if not type_.shape or not type_.dtype.is_float:
+        return func
+    builder = Builder(locations=False)
+    params = [builder.param(p.type, p.name) for p in func.params]
+    results = inline(builder, func, params)
+    with builder:
+        product = results[0] * builder.param(type_, "cotangent")
+        total = builder.emit("reduce_sum", product, axes=tuple(range(type_.rank)))
+    return builder.build([total, *results], func.name)
+
+
 def parameters(func: Func, wrt: str | None) -> list[int]:
     """The numbers of the parameters to differentiate by; raises ``UsageError``."""
     names = [p.name for p in func.params]
     if wrt is None:
         floating = [i for i, p in enumerate(func.params) if p.type.dtype.is_float]
-        numbers = [i for i in floating if not names[i].startswith("captured")]
+        numbers = [i for i in floating if not names[i].startswith(("captured", "cotangent"))]
         if not numbers:
             raise DifferentiationError(f"@{func.name} has no floating parameter")
         return numbers

@@ -1,4 +1,4 @@
-"""IR functions as mathematical formulas, through SymPy.
+"""IR functions as formulas in LaTeX, through SymPy.
 
 An elementwise op stands for its formula from the op table, whatever the shape; ops that only
 move elements vanish; any other op is a named function of its operands.
@@ -20,13 +20,8 @@ _LARGE = 40
 """Operations from which common parts of a formula get names of their own."""
 
 
-def as_text(func: Func) -> str:
-    """One line per result, after the named common parts, if any."""
-    return "\n".join(f"{name} = {formula}" for name, formula in _lines(func))
-
-
 def as_latex(func: Func) -> str:
-    """The same in LaTeX, as one aligned block."""
+    """An aligned block with one row per result, after the named common parts, if any."""
     from sympy import latex
 
     rows = [

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from symgrad.cli import graph
-from symgrad.cli.derivative import differentiate
+from symgrad.cli.derivative import contracted, differentiate
 from symgrad.cli.target import Subject
 from symgrad.ir import Func, Region
 from symgrad.ir.errors import UsageError
@@ -43,7 +43,7 @@ class Stages:
         """With its derivative: the user's own, if the function is one."""
         if self.subject.is_derivative:
             return self.subject.own
-        return differentiate(self.subject.own, self._wrt)
+        return differentiate(contracted(self.subject.own), self._wrt)
 
     @property
     def compiled(self) -> Func:
@@ -66,9 +66,10 @@ class Stages:
 
 
 def _symbolic(stages: Stages) -> str:
-    from symgrad.cli.formulas import as_text
+    from symgrad.ir.passes import optimize
+    from symgrad.ir.passes.symbolic_report import report
 
-    return as_text(stages.adjoint)
+    return report(optimize(stages.adjoint, disable=["simplify_scalar"]))
 
 
 def _latex(stages: Stages) -> str:

@@ -31,7 +31,7 @@ class Settings:
     weights: str | None = None
     epochs: int = 5
     batch_size: int = 32
-    lr: float = 0.05
+    lr: float = 0.02
     seed: int = 0
     size: int = 16
     threads: int = 2
@@ -56,7 +56,7 @@ class Settings:
     @property
     def shift(self) -> int:
         """The largest random translation of a training image, in pixels."""
-        return self.size // 8
+        return self.size // 16
 
     def read_data(self) -> DataSet:
         """The images; raises ``DataError`` where there is something wrong with them."""
