@@ -20,7 +20,8 @@ class Phase:
 
     ``emit(k, name, spec)`` writes its code; phases with equal ``emit`` and ``spec``
     share it.  ``buffers`` says what the argument array points to, as indices into
-    the op's operands, then its results, then ``Lowering.temporaries``.  Where
+    the op's operands, then its results, then ``Lowering.temporaries``.  ``numbers``,
+    if any, are i64 values in an array behind these: sizes that one code serves.  Where
     ``scratch_bytes`` is not 0, a private area of that size is the last argument.
     """
 
@@ -29,6 +30,7 @@ class Phase:
     spec: Hashable
     buffers: tuple[int, ...]
     scratch_bytes: int = 0
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

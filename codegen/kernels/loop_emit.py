@@ -38,7 +38,7 @@ Row = tuple[int, ...]
 def emit_loop(k: Emitter, name: str, spec: LoopSpec) -> None:
     """Writes the kernel of one nest; its buffers are the inputs, then the outputs."""
     with k.function(name, ("ptr", "i64", "i64")) as (args, tid, nth):
-        count = len(spec.inputs) + len(spec.outputs)
+        count = len(spec.inputs) + len(spec.outputs) + spec.flat
         bases = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(count)]
         emit_nest(k, spec, bases, tid, nth)
 
@@ -75,8 +75,9 @@ class _Nest:
         self.strides = [list(a.strides) for a in self.accesses]
         self.bases = tuple(
             k.gep(base, a.offset, MEMORY_TYPES[a.dtype])
-            for base, a in zip(bases, self.accesses, strict=True)
+            for base, a in zip(bases, self.accesses, strict=not spec.flat)
         )
+        self.size = k.load("i64", bases[-1]) if spec.flat else None
         self.part_strides = [0] * len(self.accesses)
         self.bounds: dict[int, tuple[Int, Int, Int]] = {}
         for n, output in enumerate(spec.outputs, len(plan.inputs)):
@@ -92,16 +93,18 @@ class _Nest:
     # -- the loops -----------------------------------------------------------------
 
     def emit(self) -> None:
-        k, plan = self.k, self.plan
+        k, plan, spec = self.k, self.plan, self.spec
         state = _State(self.bases, (1,) * self.rank)
-        if self.spec.split is not None and plan.split is not None:
-            parts = self.spec.split[1]
+        if spec.split is not None and plan.split is not None:
+            parts = spec.split[1]
             with k.loop(*k.slice(parts, self.tid, self.nth)) as part:
                 self.bounds[plan.split] = self._bounds(plan.split, part, parts)
                 strides = [k.mul(part, s) for s in self.part_strides]
                 self.descend(0, replace(state, bases=self._moved(state.bases, strides)))
         elif plan.parallel == (0, 0):
             with k.if_(k.icmp("eq", self.tid, 0)):
+                if spec.flat:
+                    self.bounds[0] = self._bounds(0, 0, 1)
                 self.descend(0, state)
         else:
             first, count = plan.parallel
@@ -112,12 +115,17 @@ class _Nest:
     def _bounds(self, index: int, part: Int, parts: Int) -> tuple[Int, Int, Int]:
         """Where a part's share of a loop starts, its full blocks end, and it ends."""
         k, extent, step = self.k, self.plan.loops[index].extent, self.plan.step(index)
-        low, high = k.slice(-(-extent // step), part, parts)
-        end = k.mul(high, step)
-        start = k.mul(low, step)
+        size: Int = extent if self.size is None else self.size
+        low, high = k.slice(k.udiv(k.add(size, step - 1), step), part, parts)
+        start, end = k.mul(low, step), k.mul(high, step)
         if extent % step == 0:
             return start, end, end
-        return start, k.min(end, extent // step * step), k.min(end, extent)
+        return start, k.min(end, self._whole(index, step)), k.min(end, size)
+
+    def _whole(self, index: int, step: int) -> Int:
+        """The part of a loop's extent that is a multiple of ``step``."""
+        size: Int = self.plan.loops[index].extent if self.size is None else self.size
+        return self.k.mul(self.k.udiv(size, step), step)
 
     def _moved(self, bases: Sequence[Reg], distances: Sequence[Int]) -> tuple[Reg, ...]:
         return tuple(
@@ -195,7 +203,8 @@ class _Nest:
         else:
             vectors = loop.extent // lanes * lanes
             if vectors > full:
-                end = vectors if isinstance(stop, int) else k.min(stop, vectors)
+                whole = self._whole(index, lanes)
+                end = whole if isinstance(stop, int) else k.min(stop, whole)
                 with k.loop(main, end, lanes) as i:
                     self.descend(index + 1, self.at(index, wide, i))
                 main = end

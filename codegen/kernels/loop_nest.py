@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 
+FLAT_EXTENT = (1 << 30) - 1
+"""What the schedule of a flat nest assumes: many blocks, and a remainder."""
+
+
 def lower_loop(spec: LoopSpec, target: Target, threads: int) -> Lowering:
     """The kernels of a nest: one, or two where threads must share a reduction.
 
@@ -52,7 +56,23 @@ def lower_loop(spec: LoopSpec, target: Target, threads: int) -> Lowering:
     if loop is not None and spec.axes:
         return _in_parts(spec, plan, loop)
     buffers = tuple(range(len(spec.inputs) + len(spec.outputs)))
-    return Lowering((Phase("loop", emit_loop, spec, buffers),))
+    numbers: tuple[int, ...] = ()
+    if _is_flat(plan, spec):
+        numbers = (plan.loops[0].extent,)
+        outputs = tuple(Output(a) for a in plan.outputs)
+        spec = LoopSpec((FLAT_EXTENT,), plan.inputs, spec.body, outputs, spec.threads, flat=True)
+    return Lowering((Phase("loop", emit_loop, spec, buffers, numbers=numbers),))
+
+
+def _is_flat(plan: Schedule, spec: LoopSpec) -> bool:
+    """Whether a nest is a single pass over contiguous arrays.
+
+    Their code is the same for all sizes, so a program's many updates of parameters,
+    say, share it.
+    """
+    accesses = (*plan.inputs, *plan.outputs)
+    moves = any(isinstance(a, Indirect) or a.strides[0] not in (0, 1) for a in accesses)
+    return len(plan.loops) == 1 and plan.loops[0].extent >= 16 and not (moves or spec.axes)
 
 
 def _in_parts(spec: LoopSpec, plan: Schedule, loop: int) -> Lowering:

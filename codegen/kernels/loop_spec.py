@@ -47,7 +47,9 @@ class LoopSpec:
     per output.  An output may alias an input of identical access.  ``threads`` is
     the team that the schedule has in mind; the result is right for any.  With
     ``split = (axis, parts)`` a reduced axis is cut into parts whose results are
-    kept apart: the stride of reducing outputs along it then counts parts.
+    kept apart: the stride of reducing outputs along it then counts parts.  A ``flat``
+    nest has one contiguous axis whose extent is read at run time, from an i64 behind
+    the other buffers; ``extents`` then only guides the schedule.
     """
 
     extents: tuple[int, ...]
@@ -56,6 +58,7 @@ class LoopSpec:
     outputs: tuple[Output, ...]
     threads: int = 1
     split: tuple[int, int] | None = None
+    flat: bool = False
     _key: Any = field(init=False, repr=False)
     _hash: int = field(init=False, repr=False)
 
@@ -73,7 +76,7 @@ class LoopSpec:
                 "their own"
             )
         key = self.extents, self.inputs, region_key(self.body), self.outputs, self.threads
-        object.__setattr__(self, "_key", (*key, self.split))
+        object.__setattr__(self, "_key", (*key, self.split, self.flat))
         object.__setattr__(self, "_hash", hash(self._key))
 
     def __eq__(self, other: object) -> bool:

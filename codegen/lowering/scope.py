@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
@@ -21,6 +22,7 @@ from symgrad.codegen.storage import (
     Halo,
     Storage,
     channel_blocked,
+    constant,
     covers,
     dense,
     physical,
@@ -221,6 +223,8 @@ class Scope:
         parallel = self.threads_for(flops, bytes) > 1
         for phase in lowering.phases:
             buffers = tuple(pool[i] for i in phase.buffers)
+            if phase.numbers:
+                buffers += (constant(np.array(phase.numbers, np.int64), "i64").buffer,)
             scratch = (Buffer(phase.scratch_bytes),) if phase.scratch_bytes else ()
             self.calls.append(
                 Call(

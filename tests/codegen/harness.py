@@ -113,4 +113,6 @@ def run_lowering(
             phase.emit(k, name, phase.spec)
 
         operands = [buffers[i] for i in phase.buffers]
+        if phase.numbers:
+            operands.append(np.array(phase.numbers, np.int64))
         run_kernel(emit, operands, threads, phase.scratch_bytes, target)
