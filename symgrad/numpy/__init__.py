@@ -10,6 +10,7 @@ from typing import Any
 import numpy as _np
 
 from symgrad.numpy import (  # noqa: F401  (they enter their functions in SUPPORTED)
+    analysis,
     creation,
     elementwise,
     indexing,

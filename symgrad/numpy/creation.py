@@ -97,16 +97,6 @@ def vander(x: Any, N: Any = None, increasing: bool = False) -> Tracer:
     return result
 
 
-@implements(np.polyval)
-def polyval(p: Any, x: Any) -> Any:
-    """A polynomial by Horner's rule, the highest coefficient first."""
-    coefficients = traced(p)
-    result: Any = 0.0
-    for i in range(coefficients.size):
-        result = result * x + coefficients[i]
-    return result
-
-
 def array(object: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """As ``numpy.array``; lists may hold traced values."""
     if is_traced(object):

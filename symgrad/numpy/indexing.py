@@ -398,12 +398,17 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
     if axis is None:
         x, axis = reshape(x, (x.size,)), 0
     at = one_axis("take_along_axis", axis, x)
+    return x[tuple(_along_axis(x, indices if isinstance(indices, np.ndarray) else index, at))]
+
+
+def _along_axis(x: Tracer, index: Any, axis: int) -> list[Any]:
+    """Index arrays that pair each place with itself, except along one axis."""
     keys: list[Any] = [
         np.arange(n).reshape([-1 if i == a else 1 for i in range(x.ndim)])
         for a, n in enumerate(x.shape)
     ]
-    keys[at] = indices if isinstance(indices, np.ndarray) else index
-    return x[tuple(keys)]
+    keys[axis] = index
+    return keys
 
 
 @implements(np.choose)
@@ -412,3 +417,24 @@ def choose(a: Any, choices: Any) -> Tracer:
     stacked = HANDLERS[np.stack](HANDLERS[np.broadcast_arrays](a, *choices)[1:])
     index = broadcast(traced(a), stacked.shape[1:])
     return take_along_axis(stacked, reshape(index, (1, *index.shape)), 0)[0]
+
+
+@implements(np.put_along_axis)
+def put_along_axis(arr: Any, indices: Any, values: Any, axis: Any) -> None:
+    """Writes one element along an axis for each place on the others."""
+    x, index = traced(arr), traced(indices)
+    at = one_axis("put_along_axis", axis, x)
+    x[tuple(_along_axis(x, indices if isinstance(indices, np.ndarray) else index, at))] = values
+
+
+@implements(np.putmask)
+def putmask(a: Any, mask: Any, values: Any) -> None:
+    """Writes ``values`` where a mask holds, in place."""
+    a.assign(HANDLERS[np.where](mask, values, a), "putmask")
+
+
+@implements(np.fill_diagonal)
+def fill_diagonal(a: Any, val: Any, wrap: bool = False) -> None:
+    """Writes the main diagonal in place."""
+    along = np.arange(min(a.shape))
+    a[(along,) * a.ndim] = val

@@ -21,26 +21,24 @@ from symgrad.numpy.core import (
     many_axes,
     one_axis,
     reshape,
-    result_type,
-    sliced,
     traced,
 )
 from symgrad.numpy.elementwise import norm_root, where
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
-_NO_VALUE: Any = np._NoValue
+NO_VALUE: Any = np._NoValue
 
 
 def keep_axes(y: Tracer, x: Tracer, axes: tuple[int, ...], keepdims: Any) -> Tracer:
     """The reduced result, with the reduced axes as size 1 where asked."""
-    if not keepdims or keepdims is _NO_VALUE:
+    if not keepdims or keepdims is NO_VALUE:
         return y
     return reshape(y, tuple(1 if a in axes else n for a, n in enumerate(x.shape)))
 
 
 def _masked(x: Tracer, mask: Any, neutral: Any) -> Tracer:
-    if mask is True or mask is _NO_VALUE:
+    if mask is True or mask is NO_VALUE:
         return x
     chosen = where(mask, x, constant(neutral, x.dtype))
     if chosen.shape != x.shape:
@@ -60,13 +58,13 @@ def _sum_dtype(x: Tracer, dtype: Any) -> Any:
 def _declare_sum(name: Callable[..., Any], op: str, ufunc: np.ufunc, neutral: int) -> Any:
     def reduce(
         a: Any, axis: Any = None, dtype: Any = None, keepdims: Any = False,
-        initial: Any = _NO_VALUE, where: Any = True,
+        initial: Any = NO_VALUE, where: Any = True,
     ) -> Tracer:  # fmt: skip
         x = traced(a)
         x = _masked(astype(x, _sum_dtype(x, dtype)), where, neutral)
         axes = many_axes(name.__name__, axis, x)
         y: Tracer = stage(op, x, axes=axes)
-        if initial is not _NO_VALUE and initial is not None:
+        if initial is not NO_VALUE and initial is not None:
             y = ufunc(y, initial)
         return keep_axes(y, x, axes, keepdims)
 
@@ -98,12 +96,12 @@ def _declare_extremum(names: Any, op: str, ufunc: np.ufunc) -> Any:
     text = names[0].__name__
 
     def reduce(
-        a: Any, axis: Any = None, keepdims: Any = False, initial: Any = _NO_VALUE,
+        a: Any, axis: Any = None, keepdims: Any = False, initial: Any = NO_VALUE,
         where: Any = True,
     ) -> Tracer:  # fmt: skip
         x = traced(a)
-        start = None if initial is _NO_VALUE else initial
-        if where is not True and where is not _NO_VALUE and start is None:
+        start = None if initial is NO_VALUE else initial
+        if where is not True and where is not NO_VALUE and start is None:
             raise ShapeError(f"{text}: where= needs initial=, the result for empty selections")
         x = _masked(x, where, start)
         axes = many_axes(text, axis, x)
@@ -160,7 +158,7 @@ def mean(
 
 def _count(x: Tracer, axis: Any, mask: Any, keepdims: Any) -> Any:
     """Elements that a mean runs over: a number, or an array where a mask chooses them."""
-    if mask is True or mask is _NO_VALUE:
+    if mask is True or mask is NO_VALUE:
         return float(math.prod(x.shape[a] for a in many_axes("mean", axis, x)))
     chosen = broadcast(traced(mask, bool), x.shape)
     return astype(sum_(chosen, axis, keepdims=keepdims), x.dtype)
@@ -169,16 +167,16 @@ def _count(x: Tracer, axis: Any, mask: Any, keepdims: Any) -> Any:
 @implements(np.var)
 def var(
     a: Any, axis: Any = None, dtype: Any = None, *, ddof: float = 0, keepdims: Any = False,
-    where: Any = True, mean: Any = _NO_VALUE, correction: Any = _NO_VALUE,
+    where: Any = True, mean: Any = NO_VALUE, correction: Any = NO_VALUE,
 ) -> Tracer:  # fmt: skip
     """The mean of squared deviations, with divisor ``n - ddof``."""
-    if where is not True or mean is not _NO_VALUE:
+    if where is not True or mean is not NO_VALUE:
         raise UnsupportedError("var: where= and mean= cannot be traced; compute the deviations")
     x = traced(a)
     x = astype(x, dtype or float_type(x, "var"))
     axes = many_axes("var", axis, x)
     _, variance = stage("moments", x, axes=axes)
-    ddof = ddof if correction is _NO_VALUE else correction
+    ddof = ddof if correction is NO_VALUE else correction
     if ddof:
         count = math.prod(x.shape[i] for i in axes)
         variance = variance * (count / (count - ddof) if count > ddof else math.inf)
@@ -220,7 +218,8 @@ def _declare_ignoring_nan(name: Callable[..., Any], plain: Any, neutral: float) 
     @implements(name)
     def reduce(a: Any, axis: Any = None, **kwargs: Any) -> Any:
         x = traced(a)
-        return plain(where(np.isnan(x), constant(neutral, x.dtype), x), axis, **kwargs)
+        there = HANDLERS[np.isnan](x)
+        return plain(where(there, constant(neutral, x.dtype), x), axis, **kwargs)
 
 
 _declare_ignoring_nan(np.nansum, sum_, 0)
@@ -229,11 +228,28 @@ _declare_ignoring_nan(np.nanmax, max_, -math.inf)
 _declare_ignoring_nan(np.nanmin, min_, math.inf)
 
 
+def _declare_nan_moment(name: Callable[..., Any], root: bool) -> None:
+    @implements(name)
+    def reduce(
+        a: Any, axis: Any = None, dtype: Any = None, *, ddof: float = 0, keepdims: Any = False
+    ) -> Tracer:
+        x = traced(a)
+        there = ~HANDLERS[np.isnan](x)
+        off = where(there, x - mean(x, axis, dtype, True, where=there), 0.0)
+        count = sum_(there, axis, dtype=off.dtype, keepdims=keepdims)
+        variance: Tracer = sum_(off * off, axis, keepdims=keepdims) / (count - ddof)
+        return norm_root(variance) if root else variance
+
+
+_declare_nan_moment(np.nanvar, False)
+_declare_nan_moment(np.nanstd, True)
+
+
 @implements(np.nanmean)
 def nanmean(a: Any, axis: Any = None, dtype: Any = None, keepdims: Any = False) -> Tracer:
     """The mean of the elements that are not nan."""
     x = traced(a)
-    return mean(x, axis, dtype, keepdims, where=~np.isnan(x))
+    return mean(x, axis, dtype, keepdims, where=~HANDLERS[np.isnan](x))
 
 
 def _declare_running(name: Callable[..., Any], op: str, ufunc: np.ufunc) -> Any:
@@ -252,43 +268,6 @@ def _declare_running(name: Callable[..., Any], op: str, ufunc: np.ufunc) -> Any:
 
 _declare_running(np.cumsum, "cumsum", np.add)
 _declare_running(np.cumprod, "cumprod", np.multiply)
-
-
-@implements(np.diff)
-def diff(
-    a: Any, n: int = 1, axis: int = -1, prepend: Any = _NO_VALUE, append: Any = _NO_VALUE
-) -> Tracer:
-    """Differences of neighbours, ``n`` times."""
-    x = traced(a)
-    at = one_axis("diff", axis, x)
-    parts = [p for p in (prepend, x, append) if p is not _NO_VALUE]
-    if len(parts) > 1:
-        shape = tuple(1 if i == at else m for i, m in enumerate(x.shape))
-        parts = [broadcast(traced(p), shape) if np.ndim(p) == 0 else p for p in parts]
-        x = HANDLERS[np.concatenate](parts, at)
-    for _ in range(n):
-        m = x.shape[at]
-        after, before = sliced(x, at, min(1, m), m), sliced(x, at, 0, max(m - 1, 0))
-        x = after != before if x.dtype.kind == "b" else after - before
-    return x
-
-
-@implements(np.trapezoid)
-def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Tracer:
-    """The integral by the trapezoidal rule."""
-    y = traced(y)
-    at = one_axis("trapezoid", axis, y)
-    if x is None:
-        steps: Any = dx
-    else:
-        points = traced(x, result_type(x, 0.0))
-        steps = diff(points, axis=-1 if points.ndim == 1 else at)
-        if points.ndim == 1:
-            steps = reshape(steps, tuple(steps.size if i == at else 1 for i in range(y.ndim)))
-    n = y.shape[at]
-    pairs = sliced(y, at, 1, n) + sliced(y, at, 0, n - 1)
-    result: Tracer = sum_(steps * pairs / 2.0, at)
-    return result
 
 
 @implements(np.allclose)

@@ -142,6 +142,13 @@ def copy_to(x: Any, v: Any) -> Any:
     return x
 
 
+def writing_functions(x: Any, v: Any) -> Any:
+    np.fill_diagonal(x, 9.0)
+    np.putmask(x, x < 0, 0.25)
+    np.put_along_axis(x, np.argmin(x, 1, keepdims=True), -5.0, 1)
+    return x
+
+
 def fill(x: Any, v: Any) -> Any:
     x[1].fill(3)
     x.fill(2)
@@ -158,7 +165,7 @@ def integers(x: Any, v: Any) -> Any:
 CASES = [
     basic, stepped, new_axes, arrays, arrays_and_slices, repeated, masks, traced_positions,
     augmented, row_view, chain_of_views, alias, results_are_fresh, buffer,
-    scalars_do_not_alias, out_argument, add_at, copy_to, fill, integers,
+    scalars_do_not_alias, out_argument, add_at, copy_to, writing_functions, fill, integers,
 ]  # fmt: skip
 
 

@@ -125,6 +125,14 @@ TABLE: dict[str, Case] = {
     "diff": (lambda x: (np.diff(x), np.diff(x, 2, axis=1), np.diff(x, prepend=0.0)), (X,)),
     "trapezoid": (lambda x: (np.trapezoid(x), np.trapezoid(x, dx=0.5, axis=0)), (X,)),
     "trapezoid points": (lambda x: np.trapezoid(x, np.arange(5.0) ** 2), (X,)),
+    "nan moments": (
+        lambda x: (np.nanvar(x), np.nanstd(x, 1, ddof=1), np.nanmean(x, 0, keepdims=True)),
+        (np.where(np.eye(3, 5, dtype=bool), np.nan, X),),
+    ),
+    "ediff1d": (np.ediff1d, (X,)),
+    "gradient": (lambda x: (*np.gradient(x), np.gradient(x, 0.5, axis=1)), (X,)),
+    "cov": (lambda x, v: (np.cov(x), np.cov(x, rowvar=False), np.cov(v), np.cov(v, v**2)), (X, V)),
+    "corrcoef": (lambda x: (np.corrcoef(x), np.cov(x, bias=True)), (X,)),
     "nanmean": (np.nanmean, (np.array([1.0, np.nan, 3.0]),)),
     # shapes
     "reshape": (
