@@ -61,7 +61,8 @@ def lower(
 ) -> Lowered:
     """Kernel calls, memory plan and LLVM text for an optimised function.
 
-    ``donate`` numbers parameters whose memory results may take over.  Raises ``NoKernelError`` for an op that nothing can run.
+    ``donate`` numbers parameters whose memory results may take over.  Raises
+    ``NoKernelError`` for an op that nothing can run.
     """
     target = target or Target.host()
     threads = threads or get_num_threads()

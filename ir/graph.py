@@ -9,8 +9,8 @@ an open builder: they go through the one-slot hook ``insertion``.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from symgrad.ir.errors import InternalError, Loc
 from symgrad.ir.types import TensorType
@@ -169,6 +169,9 @@ class Func(Region):
 
     __slots__ = ("_text", "name")
 
+    render: ClassVar[Callable[..., str]]
+    """How a function becomes text; ``printer`` fills it in."""
+
     def __init__(
         self,
         name: str,
@@ -184,9 +187,7 @@ class Func(Region):
     def text(self) -> str:
         """The canonical text without locations; the function's identity."""
         if self._text is None:
-            from symgrad.ir.printer import print_func
-
-            self._text = print_func(self, locations=False)
+            self._text = Func.render(self, locations=False)
         return self._text
 
     @property
@@ -210,9 +211,7 @@ class Func(Region):
         return hash(self.text)
 
     def __str__(self) -> str:
-        from symgrad.ir.printer import print_func
-
-        return print_func(self)
+        return Func.render(self)
 
     __repr__ = __str__
 

@@ -30,6 +30,9 @@ def print_func(func: Func, *, locations: bool = True) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
+Func.render = print_func
+
+
 def _print_body(
     body: Region, names: dict[int, str], lines: list[str], indent: str, end: str, locations: bool
 ) -> None:

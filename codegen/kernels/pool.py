@@ -99,9 +99,12 @@ class _Window:
         spec, last = self.spec, len(self.position) - 1
         for axis, at in enumerate(self.position):
             start = self.k.sub(self.k.mul(at, spec.stride[axis]), spec.padding[axis])
-            low, count = 0, spec.window[axis]
+            low: Int = 0
+            count: Int = spec.window[axis]
             if axis < last or not self.vector.along_windows or self.vector.lanes == 1:
-                low, count = reach(self.k, start, 0, spec.dilation[axis], count, spec.spatial[axis])
+                low, count = reach(
+                    self.k, start, 0, spec.dilation[axis], spec.window[axis], spec.spatial[axis]
+                )
             self.first.append(self.k.add(start, self.k.mul(low, spec.dilation[axis])))
             self.counts.append(count)
 

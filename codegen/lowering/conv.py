@@ -15,6 +15,7 @@ from symgrad.codegen.kernels import (
     implicit_gemm,
 )
 from symgrad.codegen.kernels.blocked import Blocked, Weights
+from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.layout import backward_halo, channels, forward_halo, refusal
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage
@@ -75,7 +76,7 @@ def conv(scope: Scope, op: Op) -> None:
         epilogue=fused.build(scope, op.result.shape, block=True) if fused else None,
         **_geometry(op),
     )
-    packing = conv_direct.PackWeightsSpec(plain, op.attrs["groups"])
+    packing = PackWeightsSpec(plain, op.attrs["groups"])
     scope.choose("direct blocked")
     scope.run(
         conv_direct.lower_conv(spec, packing, scope.target, scope.threads),

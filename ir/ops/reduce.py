@@ -34,7 +34,7 @@ def _check_kind(name: str, x: TensorType, kinds: str) -> None:
         raise DTypeError(f"{name}: operands of dtype {x.dtype} are not supported")
 
 
-def _declare(name: str, kinds: str, reducer: Any) -> Any:
+def _declare(name: str, kinds: str, reducer: Any) -> OpDef:
     def infer(x: TensorType, *, axes: Axes) -> TensorType:
         _check_kind(name, x, kinds)
         return _reduced(name, x, axes)
@@ -42,7 +42,7 @@ def _declare(name: str, kinds: str, reducer: Any) -> Any:
     return _reduction(infer, name, kinds, reducer)
 
 
-def _declare_extremum(name: str, reducer: Any) -> Any:
+def _declare_extremum(name: str, reducer: Any) -> OpDef:
     def infer(x: TensorType, *, axes: Axes, ties: str = "split") -> TensorType:
         """``ties`` says who gets the cotangent of equal elements: all, or the ``first``."""
         _check_kind(name, x, "biuf")
@@ -53,7 +53,7 @@ def _declare_extremum(name: str, reducer: Any) -> Any:
     return _reduction(infer, name, "biuf", reducer)
 
 
-def _reduction(infer: Any, name: str, kinds: str, reducer: Any) -> Any:
+def _reduction(infer: Any, name: str, kinds: str, reducer: Any) -> OpDef:
     samples = [
         Sample(((3, 4),), {"axes": (1,)}, ((0.5, 2),)),
         Sample(((2, 3, 4),), {"axes": (0, 2)}, ((0.5, 2),)),

@@ -109,9 +109,8 @@ def _broadcast_to(x: Array, *, shape: Shape, axes: Shape) -> Array:
 
 @broadcast_to.adjoint
 def _broadcast_to_adjoint(ct: Value, y: Value, x: Value, *, shape: Shape, axes: Shape) -> Any:
-    from symgrad.ir.ops.reduce import reduce_sum
-
-    return (reduce_sum(ct, axes=other_axes(len(shape), axes)),)
+    summed = other_axes(len(shape), axes)
+    return (insertion.builder.emit("reduce_sum", ct, axes=summed),)
 
 
 @broadcast_to.fold
