@@ -83,9 +83,7 @@ class Judge:
         self.region = region
         self.ordinary, self.classes = _ordinary_points(region)
         self.special = _special_points(region)
-        self.harmless = ~np.any(
-            [np.isnan(x) for x in self.special if x.dtype.kind == "f"], axis=0
-        )
+        self.harmless = ~np.any([np.isnan(x) for x in self.special if x.dtype.kind == "f"], axis=0)
         self.truth = [_true_results(region, point) for point in zip(*self.ordinary, strict=True)]
         self.old_ordinary = evaluate(region, self.ordinary)
         self.old_special = evaluate(region, self.special)

@@ -97,9 +97,7 @@ def elementwise_of_broadcasts(op: Op, *operands: Value) -> Value | None:
     if math.prod(small) >= math.prod(shape):
         return None
     shrunk = [_shrunk(value, small, axes) for value in operands]
-    result: Value = sh.broadcast_to(
-        op.opdef(*shrunk, **op.attrs), shape=shape, axes=tuple(axes)
-    )
+    result: Value = sh.broadcast_to(op.opdef(*shrunk, **op.attrs), shape=shape, axes=tuple(axes))
     return result
 
 
@@ -109,9 +107,7 @@ def _shrunk(value: Value, shape: tuple[int, ...], axes: list[int]) -> Value:
     result: Value
     if inner is None:
         number = scalar_constant(value)
-        result = insertion.builder.emit(
-            "constant", value=number, type=value.type.with_shape(shape)
-        )
+        result = insertion.builder.emit("constant", value=number, type=value.type.with_shape(shape))
     else:
         to = tuple(axes.index(a) for a in inner.attrs["axes"])
         result = sh.broadcast_to(inner.operands[0], shape=shape, axes=to)
@@ -171,8 +167,7 @@ def slice_of_pad(op: Op, x: Value) -> Value | None:
     steps = tuple(gap + 1 for gap in inner.attrs["interior"])
     begins = op.attrs["start"] == inner.attrs["low"]
     spaced = all(
-        a == b or n == 1
-        for a, b, n in zip(op.attrs["step"], steps, op.result.shape, strict=True)
+        a == b or n == 1 for a, b, n in zip(op.attrs["step"], steps, op.result.shape, strict=True)
     )
     return inner.operands[0] if begins and spaced else None
 
@@ -190,9 +185,7 @@ def slice_of_concatenate(op: Op, x: Value) -> Value | None:
         if at <= start and stop <= end:
             lo, hi = list(op.attrs["start"]), list(op.attrs["stop"])
             lo[axis], hi[axis] = start - at, stop - at
-            result: Value = sh.slice_(
-                part, start=tuple(lo), stop=tuple(hi), step=op.attrs["step"]
-            )
+            result: Value = sh.slice_(part, start=tuple(lo), stop=tuple(hi), step=op.attrs["step"])
             return result
         at = end
     return None
@@ -218,18 +211,14 @@ def add_of_neighbouring_pads(op: Op, x: Value, y: Value) -> Value | None:
         if a["value"] != 0 or b["value"] != 0 or any(a["interior"]) or any(b["interior"]):
             return None
         differ = [
-            i
-            for i in range(x.rank)
-            if (a["low"][i], a["high"][i]) != (b["low"][i], b["high"][i])
+            i for i in range(x.rank) if (a["low"][i], a["high"][i]) != (b["low"][i], b["high"][i])
         ]
         if len(differ) != 1:
             return None
         (axis,) = differ
         if a["low"][axis] + left.operands[0].shape[axis] == b["low"][axis]:
             both = sh.concatenate(left.operands[0], right.operands[0], axis=axis)
-            high = tuple(
-                b["high"][i] if i == axis else n for i, n in enumerate(a["high"])
-            )
+            high = tuple(b["high"][i] if i == axis else n for i, n in enumerate(a["high"]))
             result: Value = sh.pad(both, low=a["low"], high=high, interior=a["interior"], value=0)
             return result
     return None

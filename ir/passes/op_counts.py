@@ -1,6 +1,6 @@
 """Arithmetic of value and gradient before and after ``simplify_scalar``, as a table.
 
-    python -m symgrad.ir.passes.op_counts [--formulas]
+python -m symgrad.ir.passes.op_counts [--formulas]
 """
 
 from __future__ import annotations

@@ -248,9 +248,7 @@ def _depends_on_scale(region: Region) -> list[bool]:
 def _is_closed(region: Region, scaled: Sequence[bool]) -> bool:
     """Whether no result that ``scale`` went into can be infinite or nan for finite input:
     then 0 times infinity does not occur in it, and plain products do."""
-    return all(
-        is_tame(v) for v, touched in zip(region.results, scaled, strict=True) if touched
-    )
+    return all(is_tame(v) for v, touched in zip(region.results, scaled, strict=True) if touched)
 
 
 # -- one exponential for sigmoid and softplus -------------------------------------------------

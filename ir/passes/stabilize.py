@@ -245,9 +245,7 @@ def share_of_exps(op: Op, x: Value, y: Value) -> Value | None:
             return _share(exp.operands[0], *quotient)
         spread = made_by(left, "broadcast_to")
         if spread and (quotient := _quotient(spread.operands[0])):
-            c, d = (
-                insertion.builder.emit("broadcast_to", v, **spread.attrs) for v in quotient
-            )
+            c, d = (insertion.builder.emit("broadcast_to", v, **spread.attrs) for v in quotient)
             return _share(exp.operands[0], c, d)
     return None
 

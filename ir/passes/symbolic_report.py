@@ -51,9 +51,7 @@ def _size(region: Region) -> str:
     return f"{op_cost.count(region.ops)} ops, {op_cost.cost(region):.0f} cycles a vector"
 
 
-def formulas(
-    region: Region, inputs: Sequence[str], outputs: Sequence[str] = ()
-) -> list[str]:
+def formulas(region: Region, inputs: Sequence[str], outputs: Sequence[str] = ()) -> list[str]:
     """One line ``name = formula`` per result of a region."""
     import sympy
 

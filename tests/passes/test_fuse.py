@@ -16,7 +16,10 @@ from symgrad.ir.passes.fuse import fuse
 
 F64 = dtype_of("f64")
 PLAIN = {
-    "stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "lhs_dilation": (1, 1),
+    "stride": (1, 1),
+    "padding": ((1, 1), (1, 1)),
+    "dilation": (1, 1),
+    "lhs_dilation": (1, 1),
 }
 
 
@@ -66,9 +69,7 @@ def test_transpose_becomes_a_map():
 
 
 def test_axes_of_size_one_do_not_part_a_chain():
-    f = build(
-        lambda x, y: ew.exp(sh.reshape(ew.sin(x), shape=(3, 5))) * y, x=(3, 1, 5), y=(3, 5)
-    )
+    f = build(lambda x, y: ew.exp(sh.reshape(ew.sin(x), shape=(3, 5))) * y, x=(3, 1, 5), y=(3, 5))
     assert len(nests(check(f, fuse(f)))) == 1
 
 

@@ -92,8 +92,10 @@ def judged(make, other, **shapes):
         (lambda x: x * ew.sigmoid(x) + x, lambda x: x * (ew.sigmoid(x) * 1.0000001) + x),
         (lambda x: ew.relu(x) * ew.exp(x), lambda x: x * ew.exp(x)),
         (lambda x: ew.scale(x, 1 / x), lambda x: x * (1 / x)),  # 0 times infinity
-        (lambda x: ew.sigmoid(x) * (x * (1 - ew.sigmoid(x)) + 1),  # 1 + x - x at 1e30
-         lambda x: ew.sigmoid(x) * ((x + 1) - x * ew.sigmoid(x))),
+        (
+            lambda x: ew.sigmoid(x) * (x * (1 - ew.sigmoid(x)) + 1),  # 1 + x - x at 1e30
+            lambda x: ew.sigmoid(x) * ((x + 1) - x * ew.sigmoid(x)),
+        ),
     ],
 )
 def test_judge_refuses_what_is_worse(make, other):
@@ -143,8 +145,11 @@ def test_result_comes_from_the_disk_the_second_time(monkeypatch):
 
 
 def test_f32_regions_keep_their_dtype():
-    f = build(lambda x: (x * ew.sigmoid(x), ew.sigmoid(x) * (1 - ew.sigmoid(x)) * x
-                         + ew.sigmoid(x) * x), dtype="f32", x=(5000,))
+    f = build(
+        lambda x: (x * ew.sigmoid(x), ew.sigmoid(x) * (1 - ew.sigmoid(x)) * x + ew.sigmoid(x) * x),
+        dtype="f32",
+        x=(5000,),
+    )
     before = fuse(f)
     after = simplify_scalar(before)
     x = np.linspace(-20, 20, 5000, dtype=np.float32)

@@ -27,26 +27,45 @@ def one(x):
 
 
 UNARY = {
-    "log_of_one_plus": (lambda x: ew.log(1 + x) * ew.log(1 - x), SMALL,
-                        lambda x: mp.log(1 + x) * mp.log(1 - x)),
-    "exp_minus_one": (lambda x: (ew.exp(x) - 1) * (1 - ew.exp(x)), SMALL,
-                      lambda x: -((mp.exp(x) - 1) ** 2)),
-    "one_minus_erf": (lambda x: (1 - ew.erf(x)) * (1 + ew.erf(-x)),
-                      np.array([-1.0, 0.5, 3.0, 5.5, 8.0]),
-                      lambda x: mp.erfc(x) ** 2),
+    "log_of_one_plus": (
+        lambda x: ew.log(1 + x) * ew.log(1 - x),
+        SMALL,
+        lambda x: mp.log(1 + x) * mp.log(1 - x),
+    ),
+    "exp_minus_one": (
+        lambda x: (ew.exp(x) - 1) * (1 - ew.exp(x)),
+        SMALL,
+        lambda x: -((mp.exp(x) - 1) ** 2),
+    ),
+    "one_minus_erf": (
+        lambda x: (1 - ew.erf(x)) * (1 + ew.erf(-x)),
+        np.array([-1.0, 0.5, 3.0, 5.5, 8.0]),
+        lambda x: mp.erfc(x) ** 2,
+    ),
     "log_of_exp": (lambda x: ew.log(ew.exp(x)), WIDE, lambda x: x),
-    "log_of_sigmoid": (lambda x: ew.log(ew.sigmoid(x)), WIDE,
-                       lambda x: -mp.log(1 + mp.exp(-x))),
+    "log_of_sigmoid": (lambda x: ew.log(ew.sigmoid(x)), WIDE, lambda x: -mp.log(1 + mp.exp(-x))),
     "log1p_of_exp": (lambda x: ew.log(1 + ew.exp(x)), WIDE, lambda x: mp.log(1 + mp.exp(x))),
     "logistic": (lambda x: 1 / (1 + ew.exp(-x)), WIDE, lambda x: 1 / (1 + mp.exp(-x))),
-    "sigmoid_cancels": (lambda x: 3 / ew.sigmoid(x) * (ew.sigmoid(x) * (1 - ew.sigmoid(x))), WIDE,
-                        lambda x: 3 / (1 + mp.exp(x))),
-    "exp_times_sigmoid": (lambda x: ew.exp(x) * (1 / (1 + ew.exp(x))), WIDE,
-                          lambda x: 1 / (1 + mp.exp(-x))),
-    "log_of_two_exps": (lambda x: ew.log(ew.exp(x) + ew.exp(2 * x)), WIDE,
-                        lambda x: mp.log(mp.exp(x) + mp.exp(2 * x))),
-    "share_of_exps": (lambda x: ew.exp(x) / (ew.exp(x) + ew.exp(2 * x)), WIDE,
-                      lambda x: 1 / (1 + mp.exp(x))),
+    "sigmoid_cancels": (
+        lambda x: 3 / ew.sigmoid(x) * (ew.sigmoid(x) * (1 - ew.sigmoid(x))),
+        WIDE,
+        lambda x: 3 / (1 + mp.exp(x)),
+    ),
+    "exp_times_sigmoid": (
+        lambda x: ew.exp(x) * (1 / (1 + ew.exp(x))),
+        WIDE,
+        lambda x: 1 / (1 + mp.exp(-x)),
+    ),
+    "log_of_two_exps": (
+        lambda x: ew.log(ew.exp(x) + ew.exp(2 * x)),
+        WIDE,
+        lambda x: mp.log(mp.exp(x) + mp.exp(2 * x)),
+    ),
+    "share_of_exps": (
+        lambda x: ew.exp(x) / (ew.exp(x) + ew.exp(2 * x)),
+        WIDE,
+        lambda x: 1 / (1 + mp.exp(x)),
+    ),
     "sqrt_of_square": (lambda x: ew.sqrt(x * x), np.array([-1e200, 1e-200, 3.0]), abs),
 }
 
@@ -55,9 +74,9 @@ def errors(func, x, truth):
     """Relative error of the function's first result at each point."""
     (got, *_) = interpret(func, [x])
     pairs = zip(got.tolist(), truth, strict=True)
-    return np.array([
-        np.inf if not np.isfinite(g) else float(abs(mp.mpf(g) - t) / abs(t)) for g, t in pairs
-    ])
+    return np.array(
+        [np.inf if not np.isfinite(g) else float(abs(mp.mpf(g) - t) / abs(t)) for g, t in pairs]
+    )
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -99,9 +118,7 @@ def test_a_row_of_minus_infinity_gives_minus_infinity():
 def test_shifted_forms_stay():
     def make(x):
         shifted = x - rd.spread(rd.reduce_max(x, axes=(1,)), x, (1,))
-        return shifted - rd.spread(
-            ew.log(rd.reduce_sum(ew.exp(shifted), axes=(1,))), x, (1,)
-        )
+        return shifted - rd.spread(ew.log(rd.reduce_sum(ew.exp(shifted), axes=(1,))), x, (1,))
 
     func = canonicalize(build(make, x=(3, 4)))
     assert stabilize(func) == func
