@@ -284,11 +284,12 @@ class _Product:
         else:
             acc = Accumulators(k, height, [accumulator_type(dtype, p.lanes) for p in line])
             acc.clear()
-            if part.first is not None:
+            outer_tile(k, a, b, acc, height, line, part.depth)
+            if part.first is not None:  # adding block sums rounds less than one long sum
                 with k.if_(k.bits("xor", part.first, 1)):
                     for i, v in product(range(height), range(len(line))):
-                        acc[i, v] = result.load(k.add(row, i), k.add(col, line[v].start), line[v])
-            outer_tile(k, a, b, acc, height, line, part.depth)
+                        so_far = result.load(k.add(row, i), k.add(col, line[v].start), line[v])
+                        acc[i, v] = emit_op(k, "add", (so_far, acc[i, v]), (dtype, dtype))
             sums = [[acc[i, v] for v in range(len(line))] for i in range(height)]
 
         def store(write: Callable[[Int, Int, Piece, Reg], None]) -> None:
