@@ -400,9 +400,9 @@ class Grower:
                 self.emit("add", y, self.emit("broadcast_to", bias, shape=y.shape, axes=(1,)))
 
     def scaled(self, weight: Value) -> Value:
-        """A weight whose outputs stay near 1."""
-        fan = max(1, math.prod(weight.shape[1:]))
-        return self.emit("mul", weight, self.fill(fan**-0.5, weight)) if fan > 4 else weight
+        """A weight whose outputs stay near 1; a power of two keeps whole numbers short."""
+        scale = 2.0 ** -round(math.log2(max(1, math.prod(weight.shape[1:]))) / 2)
+        return self.emit("mul", weight, self.fill(scale, weight))
 
     def small(self, count: int, low: int, high: int) -> tuple[int, ...]:
         return tuple(self.number(low, high) for _ in range(count))
