@@ -180,7 +180,7 @@ class Executable:
 
     def _pointer(self, buffer: Buffer, constants: dict[int, int]) -> tuple[int, int]:
         if buffer.slot is not None:
-            return self.lowered.homes.get(buffer.slot, buffer.slot), 0
+            return buffer.slot, 0
         if buffer.data is not None:
             return constants[id(buffer)], 0
         return ARENA, buffer.offset

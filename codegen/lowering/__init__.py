@@ -82,7 +82,7 @@ def reuse_donated(func: Func, calls: Sequence[Call], donated: Sequence[int]) -> 
             last = last_read.get(param, -1)
             harmless = last < first or (last == first and param in overwritten)
             if func.params[param].type == type and harmless:
-                homes[slot] = param
+                homes[slot] = buffer.slot = param  # from here on they are one to the planner
                 free.discard(param)
                 break
     return homes
