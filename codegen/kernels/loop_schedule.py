@@ -235,7 +235,7 @@ def _vector_cost(spec: LoopSpec, dims: Sequence[Dim], vector: int, lanes: int) -
         elif _tile_dim(spec, dims, vector, n, lanes) is not None:
             cost += 3.0
         else:
-            cost += lanes * (1.0 if is_store else 0.7)
+            cost += lanes * (1.5 if is_store else 0.7)
     cost *= vectors / max(1, dim.extent)
     if dim.reduced:  # lanes are added up once for every kept element
         cost += 8 / max(1, math.prod(d.extent for d in dims if d.reduced))
