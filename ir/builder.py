@@ -28,6 +28,7 @@ class Builder:
 
     def __init__(self, *, locations: bool = True) -> None:
         self._params: list[Value] = []
+        self._names: set[str] = set()
         self._ops: list[Op] = []
         self._known: dict[Any, Op] = {}
         self._track = locations
@@ -37,10 +38,10 @@ class Builder:
 
     def param(self, type: TensorType, name: str = "") -> Value:
         """Adds a parameter; a missing or taken name gets a number."""
-        taken = {p.name for p in self._params}
         unique, n = name or f"p{len(self._params)}", 1
-        while unique in taken:
+        while unique in self._names:
             unique, n = f"{name or 'p'}_{n}", n + 1
+        self._names.add(unique)
         value = Value(type, name=unique)
         self._params.append(value)
         return value

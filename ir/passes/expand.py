@@ -11,7 +11,9 @@ from symgrad.ir.rewrite import Rule, rewrite
 
 def expand(func: Func) -> Func:
     """Returns ``func`` with every op that declares an expansion replaced by it."""
-    composite = [name for name, opdef in REGISTRY.items() if opdef.expand_rule is not None]
+    composite = {name for name, opdef in REGISTRY.items() if opdef.expand_rule is not None}
+    if not any(op.name in composite for op in func.ops):
+        return func
     return rewrite(func, [Rule(tuple(composite), expansion)])
 
 
