@@ -127,7 +127,7 @@ class Program:
         self, traced: Traced, surroundings: Surroundings, donate: Sequence[int] = ()
     ) -> None:
         self.traced = traced
-        self.executable = compile_func(traced.func, donate)
+        self.executable: Any = compile_func(traced.func, donate)
         self.environment = Environment(surroundings, traced.captures, traced.guards)
         self._hidden = bool(traced.captures)
         self._single = traced.outputs == [0] and traced.spec.is_leaf()
@@ -326,6 +326,18 @@ class Function:
     def explain(self, *args: Any, **kwargs: Any) -> str:
         """The kernels that run, in order, with their memory."""
         return self.stages(*args, **kwargs).explain
+
+    def profile(self, *args: Any, **kwargs: Any) -> str:
+        """Runs once with these arguments: the time of each kernel call, the longest first."""
+        program, leaves = self._find(args, kwargs)
+        times = program.executable.profile([*leaves, *program.environment.arrays()])
+        total = sum(seconds for _, seconds in times)
+        lines = [f"@{self.name}: {len(times)} kernel calls, {1e6 * total:.1f} us"]
+        for call, seconds in sorted(times, key=lambda pair: -pair[1]):
+            lines.append(
+                f"  {1e6 * seconds:10.1f} us {100 * seconds / total:5.1f} %  {call.phase.label}"
+            )
+        return "\n".join(lines) + "\n"
 
     def stages(self, *args: Any, **kwargs: Any) -> Stages:
         """All stages of compilation for these arguments as attributes."""
