@@ -528,6 +528,13 @@ class Emitter:
 
     def slice(self, total: Int, tid: Int, nth: Int) -> tuple[Int, Int]:
         """This thread's contiguous share ``[lo, hi)`` of ``total`` tasks."""
+        if isinstance(total, int) and total < 1 << 22 and isinstance(tid, Reg):
+            # 64-bit division is slow, and LLVM branches around it; this is right for
+            # teams of up to 1,024.
+            first, count = (self.cast("trunc", self.as_reg(n), "i32") for n in (tid, nth))
+            tasks = (self._int("mul", n, total) for n in (first, self._int("add", first, 1)))
+            start, end = (self.cast("zext", self._int("udiv", n, count), "i64") for n in tasks)
+            return start, end
         low = self.udiv(self.mul(tid, total), nth)
         high = self.udiv(self.mul(self.add(tid, 1), total), nth)
         return low, high
