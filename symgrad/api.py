@@ -17,8 +17,9 @@ from symgrad.api_staging import (
     Callback,
     call_on_inputs,
     filled,
+    fitting_leaves,
     floating_leaves,
-    matched_leaves,
+    lifted_leaves,
     scalar_of,
     this_trace,
     transform,
@@ -127,7 +128,8 @@ def stage_jvp(name: str, f: Callback, primals: Any, tangents: Any) -> tuple[Any,
     if len(tangents) != len(primals):
         raise UsageError(f"{name}: {len(primals)} primals but {len(tangents)} tangents")
     for spec, leaves, t in zip(specs, inputs, tangents, strict=True):
-        values += matched_leaves(name, "the tangent", t, spec, [v.type for v in leaves])
+        types = [v.type for v in leaves]
+        values += lifted_leaves(fitting_leaves(name, "the tangent", t, spec, types), types)
     outs, out_spec = floating_leaves(result)
     seeds = [
         builder.emit("identity", builder.constant(0, x.value.type))

@@ -135,19 +135,25 @@ def floating_leaves(result: Any) -> tuple[list[Tracer], tree.Spec]:
     return [Tracer(trace, trace.lift(x)) for x in leaves], spec
 
 
-def matched_leaves(
+def fitting_leaves(
     name: str, what: str, given: Any, spec: tree.Spec, types: Sequence[TensorType]
-) -> list[Value]:
-    """The leaves of tangents or cotangents, which must fit ``spec`` and ``types``."""
+) -> list[Any]:
+    """The leaves of tangents or cotangents, which must have the structure and the shapes."""
     leaves, own = tree.flatten(given)
-    if own.num_leaves != spec.num_leaves or (own != spec and not spec.is_leaf()):
+    if own != spec and not (spec.is_leaf() and own.is_leaf()):
         raise UsageError(f"{name}: {what} must have the structure {spec}, got {own}")
-    trace = this_trace()
-    values = []
     for x, t in zip(leaves, types, strict=True):
         kind, _ = leaf_type(x)
         if kind.shape != t.shape:
             raise ShapeError(f"{name}: {what} of {t} must have its shape, got {kind}")
-        lifted = Tracer(trace, trace.lift(x, t.dtype.numpy))
-        values.append(lifted.astype(t.dtype.numpy).value)
-    return values
+    return leaves
+
+
+def lifted_leaves(leaves: Sequence[Any], types: Sequence[TensorType]) -> list[Value]:
+    """Leaves as values of the current trace, in the dtypes of ``types``."""
+    trace = this_trace()
+    dtypes = [t.dtype.numpy for t in types]
+    return [
+        Tracer(trace, trace.lift(x, dtype)).astype(dtype).value
+        for x, dtype in zip(leaves, dtypes, strict=True)
+    ]

@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from symgrad import tree
 from symgrad.api_backend import compile_func, register_owner
 from symgrad.api_captures import Environment, Surroundings
@@ -19,11 +21,12 @@ from symgrad.api_staging import (
     Callback,
     call_on_inputs,
     filled,
+    fitting_leaves,
     floating_leaves,
-    matched_leaves,
+    lifted_leaves,
     this_trace,
 )
-from symgrad.ir import Builder, Func, TensorType, Value
+from symgrad.ir import Builder, Func, Op, TensorType, Value
 from symgrad.ir.adjoint import pull_back
 from symgrad.tracing import current_trace
 
@@ -47,7 +50,8 @@ def _stage_vjp(f: Callback, primals: tuple[Any, ...]) -> tuple[Any, Any]:
             cotangents: tuple[Any, ...] = vjp(f, *primals)[1](cotangent)
             return cotangents
         types = [x.value.type for x in outs]
-        cts = matched_leaves("vjp", "the cotangent", cotangent, out_spec, types)
+        given = fitting_leaves("vjp", "the cotangent", cotangent, out_spec, types)
+        cts = lifted_leaves(given, types)
         flat = [v for leaves in inputs for v in leaves]
         grads = iter(filled(pull_back(trace.builder, [x.value for x in outs], cts, flat), flat))
         return tuple(
@@ -123,26 +127,13 @@ class _Pair:
             if current_trace() is not None:
                 cotangents: tuple[Any, ...] = vjp(f, *primals)[1](cotangent)
                 return cotangents
-            cts = _concrete_cotangents(cotangent, self.out_spec, self.out_types)
+            types = self.out_types
+            given = fitting_leaves("vjp", "the cotangent", cotangent, self.out_spec, types)
+            cts = [np.asarray(x, t.dtype.numpy) for x, t in zip(given, types, strict=True)]
             result: tuple[Any, ...] = tree.unflatten(spec, self.backward([*residuals, *cts]))
             return result
 
         return tree.unflatten(self.out_spec, outs), pullback
-
-
-def _concrete_cotangents(given: Any, spec: tree.Spec, types: Sequence[TensorType]) -> list[Any]:
-    import numpy as np
-
-    from symgrad.ir.errors import ShapeError, UsageError
-
-    leaves, own = tree.flatten(given)
-    if own.num_leaves != spec.num_leaves or (own != spec and not spec.is_leaf()):
-        raise UsageError(f"vjp: the cotangent must have the structure {spec}, got {own}")
-    arrays = [np.asarray(x, t.dtype.numpy) for x, t in zip(leaves, types, strict=True)]
-    for x, t in zip(arrays, types, strict=True):
-        if x.shape != t.shape:
-            raise ShapeError(f"vjp: the cotangent of {t} must have its shape, got {x.shape}")
-    return arrays
 
 
 def _cut(traced: Traced, outs: int) -> tuple[Func, Func]:
@@ -155,32 +146,18 @@ def _cut(traced: Traced, outs: int) -> tuple[Func, Func]:
     cts = func.results[len(func.results) - outs :]
     grads = func.results[outs : len(func.results) - outs]
     late = {id(v) for v in cts}  # values that depend on a cotangent
-    ops = []
-    for op in func.ops:
-        if any(id(v) in late for v in op.operands):
-            ops.append(op)
-            late.update(id(v) for v in op.results)
+    ops = [op for op in func.ops if _depends(op, late)]
     builder = Builder(locations=False)
     new: dict[int, Value] = {}
     residuals: list[Value] = []
-
-    def value(v: Value) -> Value:
-        """The value in the backward half: a residual where it was made in the forward one."""
-        if id(v) not in new:
-            if v.op is not None and v.op.name == "constant":
-                new[id(v)] = builder.copy(v.op, ())
-            else:
-                new[id(v)] = builder.param(v.type, f"residual{len(residuals)}")
-                residuals.append(v)
-        return new[id(v)]
-
-    for op in ops:
-        for v in op.operands:
-            if id(v) not in late:
-                value(v)
-    for v in grads:
-        if id(v) not in late:
-            value(v)
+    for v in (*(v for op in ops for v in op.operands), *grads):
+        if id(v) in late or id(v) in new:
+            continue
+        if v.op is not None and not v.op.operands:
+            new[id(v)] = builder.copy(v.op, ())  # a constant costs nothing to make again
+        else:
+            new[id(v)] = builder.param(v.type, f"residual{len(residuals)}")
+            residuals.append(v)
     for i, v in enumerate(cts):
         new[id(v)] = builder.param(v.type, f"ct{i}")
     for op in ops:
@@ -189,17 +166,16 @@ def _cut(traced: Traced, outs: int) -> tuple[Func, Func]:
         made = made if isinstance(made, tuple) else (made,)
         new.update((id(old), v) for old, v in zip(op.results, made, strict=True))
     backward = builder.build([new[id(v)] for v in grads], f"{func.name}_backward")
-    params = [p for p in func.params if all(p is not ct for ct in cts)]
-    needed = _needed(func, [*func.results[:outs], *residuals])
-    forward = Func(func.name, tuple(params), needed, (*func.results[:outs], *residuals))
-    return forward, backward
+    params = tuple(p for p in func.params if all(p is not ct for ct in cts))
+    results = (*func.results[:outs], *residuals)
+    backward_ops = set(ops)
+    early = tuple(op for op in func.ops if op not in backward_ops)
+    return Func(func.name, params, early, results), backward
 
 
-def _needed(func: Func, results: Sequence[Value]) -> tuple[Any, ...]:
-    wanted = {id(v.op) for v in results if v.op}
-    kept = []
-    for op in reversed(func.ops):
-        if id(op) in wanted:
-            kept.append(op)
-            wanted.update(id(v.op) for v in op.operands if v.op)
-    return tuple(reversed(kept))
+def _depends(op: Op, late: set[int]) -> bool:
+    """Whether an op has a late operand; then its results are late too."""
+    if not any(id(v) in late for v in op.operands):
+        return False
+    late.update(id(v) for v in op.results)
+    return True
