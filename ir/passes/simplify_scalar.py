@@ -29,7 +29,7 @@ from symgrad.ir.types import DType
 if TYPE_CHECKING:
     from symgrad.ir.passes.sympy_bridge import Formulas
 
-_VERSION = "1"
+_VERSION = "2"
 _CACHE = Cache("simplified", limit=32 << 20)
 _KEEP = b"keep"
 _MAX_NODES = 60
@@ -138,15 +138,15 @@ def _proposals(region: Region, dtype: DType, deadline: float) -> Iterator[Region
 
     merged = rewrite_region(region, SCALE_RULES)
     scaled = _depends_on_scale(merged)
-    plain = (merged, _with_shared_exponentials(merged))
+    plain = (merged, *_sharing(merged))
     bases = list(plain)
     if any(scaled):
         opened = rewrite_region(merged, (scale_as_product,))
-        bases += [opened, _with_shared_exponentials(opened)]
+        bases += [opened, *_sharing(opened)]
     yield from plain
     analytic = op_cost.transcendental(region) > 1
     for transparent in (bridge.ARITHMETIC, bridge.ANALYTIC) if analytic else (bridge.ARITHMETIC,):
-        for base in dict.fromkeys(bases):
+        for base in bases:
             formulas = bridge.to_sympy(base, dtype, transparent)
             for strategy in _strategies(formulas, transparent is bridge.ANALYTIC):
                 if time.perf_counter() > deadline:
@@ -251,33 +251,55 @@ def _is_closed(region: Region, scaled: Sequence[bool]) -> bool:
     return all(is_tame(v) for v, touched in zip(region.results, scaled, strict=True) if touched)
 
 
-# -- one exponential for sigmoid and softplus -------------------------------------------------
+# -- one exponential for several functions of an argument ----------------------------------------
 
 
-def _with_shared_exponentials(region: Region) -> Region:
-    """sigmoid(x) from exp(-|x|), where that is computed anyway."""
-    shared = set()
+def _sharing(region: Region) -> Iterator[Region]:
+    """The region with functions made from others of its own: sigmoid(x) from exp(-|x|),
+    sigmoid(-x) from sigmoid(x), exp(-x) from exp(x)."""
+    arguments: dict[str, set[int]] = {"exp": set(), "sigmoid": set(), "exp(-|x|)": set()}
     for op in region.ops:
+        if op.name in arguments:
+            arguments[op.name].add(id(op.operands[0]))
         negated = made_by(op.operands[0], "neg") if op.name == "exp" else None
         inner = made_by(negated.operands[0], "abs") if negated else None
         if inner:
-            shared.add(id(inner.operands[0]))
-    wanted = {
-        id(op.result) for op in region.ops if op.name == "sigmoid" and id(op.operands[0]) in shared
-    }
-    if not wanted:
-        return region
+            arguments["exp(-|x|)"].add(id(inner.operands[0]))
+
+    def opposite_in(name: str, op: Op) -> bool:
+        negated = made_by(op.operands[0], "neg") if op.name == name else None
+        return negated is not None and id(negated.operands[0]) in arguments[name]
+
+    choices: tuple[tuple[Callable[[Op], bool], Callable[[Value], Value]], ...] = (
+        (
+            lambda op: op.name == "sigmoid" and id(op.operands[0]) in arguments["exp(-|x|)"],
+            _sigmoid_from_exp,
+        ),
+        (lambda op: opposite_in("sigmoid", op), lambda x: 1 - ew.sigmoid(_negated(x))),
+        (lambda op: opposite_in("exp", op), lambda x: 1 / ew.exp(_negated(x))),
+    )
+    for applies, replacement in choices:
+        if any(applies(op) for op in region.ops):
+            yield _replaced(region, applies, replacement)
+
+
+def _replaced(
+    region: Region, applies: Callable[[Op], bool], replacement: Callable[[Value], Value]
+) -> Region:
     builder = Builder(locations=False)
     params = region_params(builder, region)
     new = dict(zip(map(id, region.params), params, strict=True))
     with builder:
         for op in region.ops:
             operands = [new[id(v)] for v in op.operands]
-            if id(op.result) in wanted:
-                new[id(op.result)] = _sigmoid_from_exp(operands[0])
-            else:
-                new[id(op.result)] = builder.copy(op, operands)
+            fresh = replacement(*operands) if applies(op) else builder.copy(op, operands)
+            new[id(op.result)] = fresh
     return builder.region(params, [new[id(v)] for v in region.results])
+
+
+def _negated(x: Value) -> Value:
+    inner = made_by(x, "neg")
+    return inner.operands[0] if inner else -x
 
 
 def _sigmoid_from_exp(x: Value) -> Value:

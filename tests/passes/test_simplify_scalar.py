@@ -136,6 +136,20 @@ def test_reductions_and_branches_survive():
     assert parse(after.text) == after
 
 
+@pytest.mark.parametrize(
+    ("make", "kept"),
+    [
+        (lambda x: (x * ew.sigmoid(x), x * ew.sigmoid(x) * ew.sigmoid(-x) + ew.sigmoid(x)), 1),
+        (lambda x: (ew.exp(x) + ew.exp(-x), ew.exp(x) + ew.exp(-x) * 3), 1),
+        (lambda x: (ew.log1p(ew.exp(-ew.abs(x))), ew.sigmoid(x)), 2),
+    ],
+)
+def test_functions_of_one_argument_share_an_exponential(make, kept):
+    before = region_of(make, x=(9000,))
+    after = simplify_region(before)
+    assert op_cost.transcendental(after) == kept < op_cost.transcendental(before)
+
+
 def test_result_comes_from_the_disk_the_second_time(monkeypatch):
     before, after, _ = op_counts.regions(op_counts.softplus)
     module = sys.modules["symgrad.ir.passes.simplify_scalar"]
