@@ -13,6 +13,9 @@ from symgrad.codegen.storage import Storage
 from symgrad.ir.graph import Op
 from symgrad.ir.ops.shape import other_axes
 
+DENSITY = 2.5
+"""Speed of a product's arithmetic relative to that of elementwise work."""
+
 
 @lowers("dot_general")
 def dot_general(scope: Scope, op: Op) -> None:
@@ -39,7 +42,7 @@ def dot_general(scope: Scope, op: Op) -> None:
     )
     flops = 2.0 * prod(prod(group) for group in sizes.values())
     moved = float(x.type.bytes + y.type.bytes + op.result.type.bytes)
-    threads = scope.threads_for(flops, moved)
+    threads = scope.threads_for(flops / DENSITY, moved)
     operands = [left, right, *(fused.storages if fused else ())]
     scope.run(
         lower_gemm(spec, scope.target, threads),
@@ -48,6 +51,7 @@ def dot_general(scope: Scope, op: Op) -> None:
         label="gemm",
         flops=flops,
         bytes=moved,
+        parallel=threads > 1,
     )
 
 

@@ -215,12 +215,17 @@ class Scope:
         flops: float = 0.0,
         bytes: float = 0.0,
         in_place: tuple[tuple[Buffer, Buffer], ...] = (),
+        parallel: bool | None = None,
     ) -> None:
-        """Appends a lowering's phases, with its temporaries as arena buffers."""
+        """Appends a lowering's phases, with its temporaries as arena buffers.
+
+        ``parallel`` says whether all threads call the kernels; None lets the work decide.
+        """
         temporaries = [Buffer(n) for n in lowering.temporaries]
         pool = [*(s.buffer for s in operands), *(s.buffer for s in results), *temporaries]
         written = {id(s.buffer) for s in results} | {id(b) for b in temporaries}
-        parallel = self.threads_for(flops, bytes) > 1
+        if parallel is None:
+            parallel = self.threads_for(flops, bytes) > 1
         for phase in lowering.phases:
             buffers = tuple(pool[i] for i in phase.buffers)
             if phase.numbers:
