@@ -8,7 +8,7 @@ the adjoint, which is linear in its cotangent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from symgrad.ir.builder import Builder
 from symgrad.ir.errors import DifferentiationError
@@ -20,11 +20,13 @@ def pull_back(
     outputs: Sequence[Value],
     cotangents: Sequence[Value | None],
     inputs: Sequence[Value],
+    visit: Callable[[Value, Value], Value] | None = None,
 ) -> list[Value | None]:
     """Cotangents of ``inputs`` given those of ``outputs``, emitted into ``builder``.
 
     ``None`` stands for a cotangent of zero.  An input must be a distinct value (a
-    parameter or an ``identity``): whatever flows through it counts.  Raises
+    parameter or an ``identity``): whatever flows through it counts.  ``visit`` sees each
+    op's result with its whole cotangent and says what flows on instead.  Raises
     ``DifferentiationError`` where a needed op has no adjoint.
     """
     totals: dict[int, Value] = {}
@@ -35,6 +37,10 @@ def pull_back(
     path = _ops_between(inputs, outputs)
     with builder:
         for op in sorted(path, key=lambda op: op.seq, reverse=True):
+            if visit is not None:
+                for v in op.results:
+                    if id(v) in totals:
+                        totals[id(v)] = visit(v, totals[id(v)])
             cts = [totals.get(id(v)) for v in op.results]
             if any(ct is not None for ct in cts):
                 with builder.at(op.loc):

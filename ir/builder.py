@@ -107,12 +107,26 @@ class Builder:
             return folded
         if loc is None:
             loc = self._loc or (user_location() if self._track else None)
-        op = Op(opdef, operands, attrs, types, regions=regions, loc=loc, seq=len(self._ops))
+        op = self._append(opdef, operands, attrs, types, regions=regions, loc=loc)
         derive_facts(op)
-        self._ops.append(op)
         if key is not None:
             self._known[key] = op
         return _unpack(op)
+
+    def _append(
+        self,
+        opdef: OpDef,
+        operands: tuple[Value, ...],
+        attrs: Mapping[str, Any],
+        types: tuple[TensorType, ...],
+        *,
+        regions: tuple[Region, ...],
+        loc: Loc | None,
+    ) -> Op:
+        """A new op at the end; a builder that keeps its ops elsewhere overrides this."""
+        op = Op(opdef, operands, attrs, types, regions=regions, loc=loc, seq=len(self._ops))
+        self._ops.append(op)
+        return op
 
     @contextmanager
     def at(self, loc: Loc | None) -> Any:

@@ -22,7 +22,7 @@ _EXPORTS = {
 }
 """Public names by the module that has them: imported on first use (PEP 562)."""
 
-_MODULES = ("autograd", "io", "models", "nn", "numpy", "optim")
+_MODULES = ("autograd", "io", "models", "nn", "numpy", "optim", "tensors")
 _ORIGIN = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
 
@@ -35,6 +35,11 @@ def __getattr__(name: str) -> object:
         return value
     if name in _MODULES:
         return import_module(f"symgrad.{name}")
+    if not name.startswith("__"):  # torch's names, for `import symgrad as torch`
+        names = import_module("symgrad.tensors").NAMES
+        if name in names:
+            globals()[name] = names[name]
+            return names[name]
     raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
 
 

@@ -1,0 +1,29 @@
+"""Derivatives of tensors: ``backward``, ``grad`` and torch's old name ``Variable``."""
+
+from __future__ import annotations
+
+from symgrad.tensors import Tensor
+from symgrad.tensors.engine import backward, grad
+from symgrad.tensors.state import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+
+__all__ = [
+    "Variable",
+    "backward",
+    "enable_grad",
+    "grad",
+    "inference_mode",
+    "is_grad_enabled",
+    "no_grad",
+    "set_grad_enabled",
+]
+
+
+def Variable(data: Tensor, requires_grad: bool = False) -> Tensor:  # noqa: N802  (torch's name)
+    """A tensor on the memory of ``data``: what tensors had to be wrapped in before 2018."""
+    return data.detach().requires_grad_(requires_grad)

@@ -1,0 +1,190 @@
+"""``backward`` and ``grad``: the IR's adjoint sweep over what tensors have recorded.
+
+The graph of nodes only tells which leaves to differentiate by and what to check; the
+derivative is made by ``symgrad.ir.adjoint`` and is recorded like everything else, to be
+computed when somebody looks.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from symgrad.ir import Value
+from symgrad.ir.adjoint import pull_back
+from symgrad.tensors.handle import Tensor
+from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, reachable
+from symgrad.tensors.record import RECORDER, recording
+from symgrad.tensors.state import enable_grad, no_grad
+
+
+def backward(
+    tensors: Any,
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    grad_variables: Any = None,
+    inputs: Any = None,
+) -> None:
+    """Adds derivatives of ``tensors``, weighted by ``grad_tensors``, to the ``grad`` of leaves.
+
+    Only the leaves in ``inputs``, where these are given.  Unless ``retain_graph``, the graph
+    can be used once; with ``create_graph`` the gradients can be differentiated in turn.
+    Raises ``RuntimeError`` as torch does.
+    """
+    outputs = _listed(tensors)
+    if inputs is not None and not _listed(inputs):
+        raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
+    weights = grad_tensors if grad_tensors is not None else grad_variables
+    sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph)
+    chosen = None if inputs is None else {id(t) for t in _listed(inputs)}
+    edges = [e for e in sweep.leaves if chosen is None or id(e.variable) in chosen]
+    found = sweep.run([e.value for e in edges])
+    totals: dict[int, Tensor] = {}
+    for edge, value in zip(edges, found, strict=True):
+        if value is None:
+            continue
+        new, known = sweep.tensor(value), totals.get(id(edge.variable))
+        totals[id(edge.variable)] = new if known is None else known + new
+    leaves = {id(e.variable): e.variable for e in edges if id(e.variable) in totals}
+    for key, leaf in leaves.items():
+        gradient = _hooked(leaf, totals[key])
+        if leaf._grad is None:
+            leaf._grad = gradient
+        elif create_graph:
+            leaf._grad = leaf._grad + gradient
+        else:
+            with no_grad():
+                leaf._grad._replace(leaf._grad + gradient)
+    made = [leaf._grad for leaf in leaves.values() if leaf._grad is not None]
+    mates = [weakref.ref(t) for t in (*outputs, *made)]
+    for tensor in made:
+        tensor._mates = mates
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The derivatives of ``outputs``, weighted by ``grad_outputs``, by each of ``inputs``."""
+    if is_grads_batched:
+        raise NotImplementedError("is_grads_batched: use symgrad.vmap or symgrad.jacobian")
+    wanted = _listed(inputs)
+    if not all(tensor.requires_grad for tensor in wanted):
+        raise RuntimeError("One of the differentiated Tensors does not require grad")
+    sweep = _Sweep(_listed(outputs), _listed(grad_outputs), retain_graph, create_graph)
+    results: list[Tensor | None] = []
+    found = sweep.run([t._value() for t in wanted])
+    reached = {id(node) for node in sweep.nodes}
+    for tensor, value in zip(wanted, found, strict=True):
+        edge = tensor._edge()
+        if value is not None:
+            results.append(_hooked(tensor, sweep.tensor(value)))
+        elif id(edge) in reached or materialize_grads:
+            results.append(Tensor.of_value(RECORDER.builder.constant(0, tensor._value().type)))
+        else:
+            if not allow_unused:
+                raise RuntimeError(
+                    "One of the differentiated Tensors appears to not have been used in the graph. "
+                    "Set allow_unused=True if this is the desired behavior."
+                )
+            results.append(None)
+    return tuple(results)
+
+
+def _hooked(leaf: Tensor, gradient: Tensor) -> Tensor:
+    for hook in list(leaf._hooks.values()):
+        result = hook(gradient)
+        gradient = gradient if result is None else result
+    return gradient
+
+
+class _Sweep:
+    """One backward pass: its outputs, the nodes behind them, and the weights."""
+
+    def __init__(
+        self,
+        outputs: Sequence[Tensor],
+        weights: Sequence[Tensor | None],
+        retain_graph: bool | None,
+        create_graph: bool,
+    ) -> None:
+        weights = weights or [None] * len(outputs)
+        if len(weights) != len(outputs):
+            raise RuntimeError(f"got {len(outputs)} tensors and {len(weights)} gradients")
+        self.create_graph = create_graph
+        self._outputs = [t._value() for t in outputs]
+        self._weights = [
+            _weight(i, t, w) for i, (t, w) in enumerate(zip(outputs, weights, strict=True))
+        ]
+        roots = [edge for t in outputs if (edge := t._edge()) is not None]
+        self.nodes: list[Node] = list(reachable(roots))
+        self.leaves = [n for n in self.nodes if isinstance(n, AccumulateGrad)]
+        retain = create_graph if retain_graph is None else retain_graph
+        for node in self.nodes:
+            node.use(retain=retain)
+        tracked = [w for w in weights if w is not None and w.requires_grad]
+        self._edges = [*self.leaves, *(e for w in tracked if (e := w._edge()) is not None)]
+
+    def run(self, inputs: Sequence[Value]) -> list[Value | None]:
+        """Cotangents of ``inputs``."""
+        watchers: dict[int, list[Any]] = {}
+        for node in self.nodes:
+            for value, watcher in node.watchers:
+                watchers.setdefault(id(value), []).append(watcher)
+
+        def visit(value: Value, cotangent: Value) -> Value:
+            for watcher in watchers.get(id(value), ()):
+                cotangent = watcher(cotangent)
+            return cotangent
+
+        mode = enable_grad() if self.create_graph else no_grad()
+        with recording(), mode:
+            return pull_back(RECORDER.builder, self._outputs, self._weights, inputs, visit)
+
+    def tensor(self, value: Value) -> Tensor:
+        """A gradient as a tensor: part of the graph if that is wanted, else outside it."""
+        kind = "identity" if self.create_graph else "stop_gradient"
+        result = Tensor.of_value(RECORDER.builder.emit(kind, value))
+        if self.create_graph:
+            result._node = make_node(_name_of(value), self._edges)
+        return result
+
+
+_NAMES = {"reduce_sum": "SumBackward1", "scale": "MulBackward0", "dot_general": "MmBackward0"}
+
+
+def _name_of(value: Value) -> str:
+    """The name of the operation that a derivative ends in."""
+    op = "clone" if value.op is None else value.op.name
+    return _NAMES.get(op) or f"{op.title().replace('_', '')}Backward0"
+
+
+def _weight(number: int, output: Tensor, weight: Tensor | None) -> Value:
+    if not output.requires_grad:
+        raise RuntimeError(
+            f"element {number} of tensors does not require grad and does not have a grad_fn"
+        )
+    if weight is None:
+        if output.numel() != 1:
+            raise RuntimeError("grad can be implicitly created only for scalar outputs")
+        return RECORDER.builder.constant(1, output._value().type)
+    if weight.shape != output.shape:
+        raise RuntimeError(
+            f"Mismatch in shape: grad_output[{number}] has a shape of {weight.shape} and "
+            f"output[{number}] has a shape of {output.shape}."
+        )
+    return weight.to(output.dtype)._value()  # type: ignore[no-any-return]
+
+
+def _listed(tensors: Any) -> list[Any]:
+    if tensors is None:
+        return []
+    return list(tensors) if isinstance(tensors, (tuple, list)) else [tensors]

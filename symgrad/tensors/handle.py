@@ -1,0 +1,464 @@
+"""``Tensor``: a handle on an array, or on a value that is yet to be computed.
+
+The contents are a ``Tracer`` of the recorder: that is where views, aliases and in-place
+writes live, in the same way as in a traced function.  A tensor adds what differentiation
+needs: whether it is wanted, what it came from, where its gradient lies.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from symgrad.ir import Value
+from symgrad.ir.opdef import Array
+from symgrad.tensors import dtypes
+from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
+from symgrad.tensors.record import RECORDER, Leaf, known_array, materialise, recording
+from symgrad.tensors.state import is_grad_enabled
+from symgrad.tracer import Tracer
+
+_LEAF_FLAGS = (
+    "you can only change requires_grad flags of leaf variables. If you want to use a computed "
+    "variable in a subgraph that doesn't require differentiation use var_no_grad = var.detach()."
+)
+_NON_LEAF_GRAD = (
+    "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed. Its .grad "
+    "attribute won't be populated during autograd.backward(). If you indeed want the .grad field "
+    "to be populated for a non-leaf Tensor, use .retain_grad() on the non-leaf Tensor. If you "
+    "access the non-leaf Tensor by mistake, make sure you access the leaf Tensor instead."
+)
+
+
+class Handle(Tracer):
+    """The memory of a tensor that is no view, maybe shared with a NumPy array."""
+
+    __slots__ = ("shared",)
+
+    def __init__(self, value: Value) -> None:
+        super().__init__(RECORDER, value)
+        self.shared: Array | None = None
+        """An array outside that sees and makes changes; what is recorded uses copies."""
+
+    def _refresh(self) -> None:
+        if self.shared is not None and not _same(self.shared, materialise([self._value])[0]):
+            self._value = Leaf(self.shared.copy())
+            self.version += 1
+
+    def rebind(self, new: Tracer) -> None:
+        """Replaces the contents, those of the array outside included."""
+        super().rebind(new)
+        if self.shared is not None:
+            self.shared[...] = materialise([self._value])[0]
+
+
+def _same(a: Array, b: Array) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+class Tensor:
+    """A multi-dimensional array that remembers how it was computed; torch's interface."""
+
+    __slots__ = (
+        "__weakref__", "_accumulate", "_base", "_grad", "_hooks", "_mates", "_node", "_origin",
+        "_requires_grad", "_retains", "_seen", "_tracer",
+    )  # fmt: skip
+
+    if TYPE_CHECKING:  # the methods that symgrad.tensors.methods adds
+        T: Tensor
+        mT: Tensor  # noqa: N815
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __add__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __getitem__(self, key: Any) -> Tensor: ...
+        def detach_(self) -> Tensor: ...
+
+    __array_priority__ = 2000  # before NumPy's arrays in mixed arithmetic
+
+    def __init__(self, tracer: Tracer, *, requires_grad: bool = False) -> None:
+        self._tracer = tracer
+        self._requires_grad = requires_grad
+        self._node: Node | None = None
+        self._accumulate: AccumulateGrad | None = None
+        self._grad: Tensor | None = None
+        self._base: Tensor | None = None
+        self._origin: Tensor | None = None
+        """What ``detach`` and ``data`` were asked of: it shares the memory, not the graph."""
+        self._seen = 0
+        self._retains = False
+        self._hooks: dict[int, Callable[[Tensor], Any]] = {}
+        self._mates: list[weakref.ref[Tensor]] = []
+        """Tensors made by the same backward pass: whoever looks at one wants all."""
+
+    @classmethod
+    def of_array(cls, array: Array, *, requires_grad: bool = False) -> Tensor:
+        """A tensor of an array that nobody else writes to."""
+        return cls(Handle(Leaf(array)), requires_grad=requires_grad)
+
+    @classmethod
+    def of_value(cls, value: Value) -> Tensor:
+        """A tensor of a recorded value."""
+        return cls(Handle(value))
+
+    # -- contents --------------------------------------------------------------------------
+
+    def _value(self) -> Value:
+        """The present value."""
+        with recording():
+            return self._tracer.value
+
+    def _array(self) -> Array:
+        """The present contents, not to be written to."""
+        mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
+        values = [self._value(), *(t._value() for t in mates)]
+        array = materialise(values)[0]
+        for tensor in (self, *mates):
+            tensor._settle()
+        self._mates = []
+        return array
+
+    def _settle(self) -> None:
+        """Lets go of the graph of a value that is known and needs no derivative."""
+        value = self._tracer._value
+        if self._tracer._view is None and self._node is None and not isinstance(value, Leaf):
+            array = known_array(value)
+            if array is not None:
+                self._tracer._value = Leaf(array)
+
+    def _replace(self, new: Tensor) -> None:
+        """Puts a value of the same type into the memory, unseen by the graph."""
+        from symgrad.tensors.apply import distinct
+
+        with recording():
+            self._tracer.rebind(distinct(new._tracer))
+
+    # -- attributes ------------------------------------------------------------------------
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return self._tracer.dtype
+
+    @property
+    def dtype(self) -> dtypes.dtype:
+        """Element type."""
+        return dtypes.named(self._tracer.dtype)
+
+    @property
+    def shape(self) -> dtypes.Size:
+        """Sizes of the axes."""
+        return dtypes.Size(self._tracer.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self._tracer.ndim
+
+    @property
+    def device(self) -> str:
+        """Where the memory is."""
+        return "cpu"
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or one size of it."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        """Number of axes."""
+        return self.ndim
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return self._tracer.size
+
+    def type(self) -> str:
+        """The legacy name of the type, ``torch.FloatTensor``."""
+        return f"torch.{self.dtype.scalar_name}Tensor"
+
+    @property
+    def _version(self) -> int:
+        return storage_version(self._tracer)
+
+    # -- differentiation -------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        """A view follows its base into the graph when that was written to."""
+        base = self._base
+        if base is not None and self._seen != base._version:
+            base._sync()
+            self._seen = base._version
+            if (edge := base._edge()) is not None:
+                self._node = make_node("AsStridedBackward0", (edge,))
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a derivative by this tensor, or through it, may be asked for."""
+        self._sync()
+        return self._requires_grad or self._node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if self._node is not None and not wanted:
+            raise RuntimeError(_LEAF_FLAGS)
+        if wanted and self._dtype.kind not in "fc":
+            raise RuntimeError(
+                "only Tensors of floating point dtype can require gradients"
+                if self._requires_grad
+                else "Only Tensors of floating point and complex dtype can require gradients"
+            )
+        if self._node is None and bool(wanted) != self._requires_grad:
+            if wanted and self._tracer._view is None:
+                # What was recorded before does not depend on this leaf.
+                value = self._value()
+                self._tracer._value = (
+                    Leaf(value.array)
+                    if isinstance(value, Leaf)
+                    else RECORDER.builder.emit("stop_gradient", value)
+                )
+            self._requires_grad = bool(wanted)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Sets ``requires_grad``; returns the tensor."""
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether the tensor is an input of the graph, or outside it."""
+        self._sync()
+        return self._node is None
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The operation the tensor came from; ``None`` for leaves."""
+        self._sync()
+        return self._node
+
+    def _edge(self) -> Node | None:
+        """The node that stands for this tensor in the graph."""
+        if not self.requires_grad:
+            return None
+        if self._node is not None:
+            return self._node
+        value = self._value()
+        if self._accumulate is None or self._accumulate.value is not value:
+            self._accumulate = AccumulateGrad(self, value)
+        return self._accumulate
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What backward passes have left here."""
+        if self._grad is None and self._node is not None and not self._retains:
+            warnings.warn(_NON_LEAF_GRAD, UserWarning, stacklevel=2)
+        return self._grad
+
+    @grad.setter
+    def grad(self, new: Tensor | None) -> None:
+        if new is not None and new.shape != self.shape:
+            raise RuntimeError(
+                f"assigned grad has data of a different size: {list(new.shape)} for a tensor of "
+                f"{list(self.shape)}"
+            )
+        self._grad = new
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
+    ) -> None:
+        """Adds the derivative of this tensor, weighted by ``gradient``, to its leaves' ``grad``."""
+        from symgrad.tensors.engine import backward
+
+        backward(self, gradient, retain_graph, create_graph, inputs=inputs)
+
+    def register_hook(self, hook: Callable[[Tensor], Any]) -> Removable:
+        """Calls ``hook(gradient)`` in backward passes; a result replaces the gradient."""
+        if not self.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+        if self._node is None:
+            hooks = self._hooks
+            hooks[id(hook)] = hook
+            return Removable(lambda: hooks.pop(id(hook), None))
+
+        def visit(cotangent: Value) -> Value:
+            result = hook(Tensor.of_value(cotangent))
+            return cotangent if result is None else result._value()
+
+        entry = (self._value(), visit)
+        watchers = self._node.watchers
+        watchers.append(entry)
+        return Removable(lambda: watchers.remove(entry) if entry in watchers else None)
+
+    def retain_grad(self) -> None:
+        """Makes backward passes fill ``grad`` though this is no leaf."""
+        if not self.requires_grad:
+            raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
+        if self._node is None or self._retains:
+            return
+        self._retains, keep = True, weakref.ref(self)
+
+        def visit(cotangent: Value) -> Value:
+            tensor = keep()
+            if tensor is not None:
+                new = Tensor.of_value(RECORDER.builder.emit("stop_gradient", cotangent))
+                tensor._grad = new if tensor._grad is None else tensor._grad + new
+            return cotangent
+
+        self._node.watchers.append((self._value(), visit))
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether ``retain_grad`` was called on a tensor that is no leaf."""
+        return self._retains
+
+    def detach(self) -> Tensor:
+        """The same memory outside the graph."""
+        from symgrad.tensors.apply import alias
+
+        result = Tensor(alias(self._tracer, detached=True))
+        result._origin = self if self._origin is None else self._origin
+        return result
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory outside the graph, as ``detach``."""
+        return self.detach()
+
+    @data.setter
+    def data(self, new: Tensor) -> None:
+        if self._tracer._view is None and (new.shape, new._dtype) != (self.shape, self._dtype):
+            self._tracer = Handle(new.detach()._value())
+        else:
+            self._replace(new.detach())
+
+    # -- Python values ---------------------------------------------------------------------
+
+    def item(self) -> Any:
+        """The only element as a Python number."""
+        if self.numel() != 1:
+            raise RuntimeError(
+                f"a Tensor with {self.numel()} elements cannot be converted to Scalar"
+            )
+        return self._array().item()
+
+    def tolist(self) -> Any:
+        """The elements as nested Python lists."""
+        return self._array().tolist()
+
+    def numpy(self, *, force: bool = False) -> Array:
+        """The memory as a NumPy array: changes of one show in the other."""
+        if force:
+            return self.detach().numpy()
+        if self.requires_grad:
+            raise RuntimeError(
+                "Can't call numpy() on Tensor that requires grad. "
+                "Use tensor.detach().numpy() instead."
+            )
+        from symgrad.tensors.interchange import shared_array
+
+        return shared_array(self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if self.requires_grad:
+            self.numpy()  # raises
+        array = self._array()
+        return array.astype(dtype) if dtype is not None else array.copy()
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return self.detach().numpy().__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return (1, 0)
+
+    def __bool__(self) -> bool:
+        if self.numel() != 1:
+            raise RuntimeError(
+                "Boolean value of Tensor with "
+                f"{'more than one value' if self.numel() else 'no values'} is ambiguous"
+            )
+        return bool(self._array().item())
+
+    def __float__(self) -> float:
+        return float(self._scalar())
+
+    def __int__(self) -> int:
+        return int(self._scalar())
+
+    def __index__(self) -> int:
+        if self._dtype.kind not in "iu" or self.numel() != 1:
+            raise TypeError("only integer tensors of a single element can be converted to an index")
+        return int(self._array().item())
+
+    def _scalar(self) -> Any:
+        if self.numel() != 1:
+            raise ValueError("only one element tensors can be converted to Python scalars")
+        return self._array().item()
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of a 0-d tensor")
+        return self._tracer.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.ndim:
+            raise TypeError("iteration over a 0-d tensor")
+        return (self[i] for i in range(len(self)))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        from symgrad.tensors.printing import render
+
+        return render(self)
+
+    def __format__(self, spec: str) -> str:
+        return self.item().__format__(spec) if spec and not self.ndim else repr(self)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        if self._node is not None:
+            raise RuntimeError(
+                "Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
+                "protocol at the moment."
+            )
+        copy = type(self).of_array(self._array().copy(), requires_grad=self._requires_grad)
+        memo[id(self)] = copy
+        return copy
+
+    def _check_writable(self, operand_tracked: bool) -> None:
+        """Refuses in-place writes that the graph could not follow."""
+        origin = self._origin
+        if origin is not None and origin._node is not None:
+            raise RuntimeError(
+                "a tensor obtained with .detach() or .data shares its memory with one that "
+                f"{origin._node.name()} computed, which the graph may still need; write to a "
+                "copy: x.detach().clone()"
+            )
+        if not is_grad_enabled() or not (self.requires_grad or operand_tracked):
+            return
+        if self._requires_grad and self._node is None:
+            raise RuntimeError(
+                "a leaf Variable that requires grad is being used in an in-place operation."
+            )
+        if self._base is not None and self._base._requires_grad and self._base.is_leaf:
+            raise RuntimeError(
+                "a view of a leaf Variable that requires grad is being used in an in-place "
+                "operation."
+            )
+
+
+class Removable:
+    """What ``register_hook`` returns."""
+
+    def __init__(self, remove: Callable[[], Any]) -> None:
+        self._remove = remove
+
+    def remove(self) -> None:
+        """Takes the hook away."""
+        self._remove()

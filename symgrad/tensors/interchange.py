@@ -1,0 +1,67 @@
+"""Memory shared with NumPy and other libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from symgrad.ir.opdef import Array
+from symgrad.tensors import dtypes
+from symgrad.tensors.handle import Handle, Tensor
+from symgrad.tensors.record import RECORDER, Leaf, materialise, recording
+from symgrad.tracer import Tracer
+
+
+def from_numpy(array: Array) -> Tensor:
+    """A tensor on the memory of a NumPy array: changes of one show in the other."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
+    dtypes.named(array.dtype)  # raises for types that tensors do not have
+    handle = Handle(Leaf(array.copy()))
+    handle.shared = array
+    return Tensor(handle)
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor on the memory of an object with ``__dlpack__``."""
+    return from_numpy(np.from_dlpack(source))
+
+
+def shared_array(tensor: Tensor) -> Array:
+    """The memory of a tensor as a NumPy array: through a view, the part it shows."""
+    root = tensor._tracer
+    while root._view is not None:
+        root = root._view.base
+    if not isinstance(root, Handle):
+        return tensor._array().copy()
+    if root.shared is None:
+        with recording():
+            root.shared = materialise([root.value])[0].copy()
+    if root is tensor._tracer:
+        return root.shared
+    places = _places(tensor._tracer, root)
+    flat = root.shared.reshape(-1)  # what we share is contiguous, or the caller's own array
+    if not np.shares_memory(flat, root.shared) or not places.size:
+        return tensor._array().copy()
+    steps = [
+        int(np.take(places, 1, a).flat[0] - places.flat[0]) if n > 1 else 0
+        for a, n in enumerate(places.shape)
+    ]
+    start = flat[int(places.flat[0]) :]
+    strides = [s * flat.itemsize for s in steps]
+    return np.lib.stride_tricks.as_strided(start, places.shape, strides)
+
+
+def _places(view: Tracer, root: Tracer) -> Array:
+    """The position in ``root`` of each element of a view of it."""
+    chain = []
+    while view is not root and view._view is not None:
+        chain.append(view._view.read)
+        view = view._view.base
+    numbers = np.arange(root.size, dtype=np.int64).reshape(root.shape)
+    with recording():
+        x = Tracer(RECORDER, Leaf(numbers))
+        for read in reversed(chain):
+            x = read(x)
+        return materialise([x.value])[0]

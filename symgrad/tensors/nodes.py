@@ -1,0 +1,122 @@
+"""``grad_fn``: what is known of the operation a tensor came from.
+
+A node records names, edges and which operands the derivative will read; the derivative
+itself is the IR's.  ``AccumulateGrad`` nodes remember the value a leaf had when it was
+used, so that a later change of the leaf does not reach back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from symgrad.ir import Value
+from symgrad.tracer import Tracer
+
+if TYPE_CHECKING:
+    from symgrad.tensors.handle import Tensor
+
+
+def storage_version(tracer: Tracer) -> int:
+    """How often the memory behind a handle, shared by its views, was written to."""
+    while tracer._view is not None:
+        tracer = tracer._view.base
+    return tracer.version
+
+
+class Saved:
+    """An operand or result that the derivative reads, and its version at that time."""
+
+    __slots__ = ("_source", "_text", "_tracer", "_version")
+
+    def __init__(self, tensor: Tensor, source: str) -> None:
+        self._tracer, self._version = tensor._tracer, storage_version(tensor._tracer)
+        self._text = f"[{tensor.type()} {list(tensor.shape)}]"
+        self._source = source.removesuffix("0").removesuffix("Backward")
+
+    def check(self) -> None:
+        """Raises ``RuntimeError`` if the memory was written to since."""
+        now = storage_version(self._tracer)
+        if now != self._version:
+            which = f", which is output 0 of {self._source}," if self._source else ""
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an "
+                f"inplace operation: {self._text}{which} is at version {now}; expected version "
+                f"{self._version} instead. Hint: enable anomaly detection to find the operation "
+                "that failed to compute its gradient, with "
+                "torch.autograd.set_detect_anomaly(True, check_nan=False)."
+            )
+
+
+class Node:
+    """The operation behind a tensor; its class is named as torch's."""
+
+    __slots__ = ("__weakref__", "_freed", "parents", "saved", "saves", "watchers")
+
+    def __init__(self, parents: Sequence[Node | None], *, saves: bool) -> None:
+        self.parents = tuple(parents)
+        self.saves = saves
+        self.saved: tuple[Saved, ...] = ()
+        self.watchers: list[tuple[Value, Callable[[Value], Value]]] = []
+        """Values made here whose cotangents hooks want to see."""
+        self._freed = False
+
+    @property
+    def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
+        """The nodes of the operands; ``None`` where no derivative is needed."""
+        return tuple((parent, 0) for parent in self.parents)
+
+    def name(self) -> str:
+        """The operation's name."""
+        return type(self).__name__
+
+    def use(self, *, retain: bool) -> None:
+        """Called by each backward pass: checks that what was saved is there and unchanged."""
+        if self._freed:
+            raise RuntimeError(
+                "Trying to backward through the graph a second time (or directly access saved "
+                "tensors after they have already been freed). Saved intermediate values of the "
+                "graph are freed when you call .backward() or autograd.grad(). Specify "
+                "retain_graph=True if you need to backward through the graph a second time or "
+                "if you need to access saved tensors after calling backward."
+            )
+        for saved in self.saved:
+            saved.check()
+        if not retain and self.saves:
+            self._freed, self.saved = True, ()
+
+    def __repr__(self) -> str:
+        return f"<{self.name()} object at {id(self):#x}>"
+
+
+class AccumulateGrad(Node):
+    """A leaf: where backward passes leave gradients."""
+
+    __slots__ = ("value", "variable")
+
+    def __init__(self, variable: Tensor, value: Value) -> None:
+        super().__init__((), saves=False)
+        self.variable, self.value = variable, value
+
+
+@functools.cache
+def _class_of(name: str) -> type[Node]:
+    return type(name, (Node,), {"__slots__": ()})
+
+
+def make_node(name: str, parents: Sequence[Node | None], *, saves: bool = False) -> Node:
+    """A node of the class ``name``."""
+    return _class_of(name)(parents, saves=saves)
+
+
+def reachable(roots: Sequence[Node]) -> Iterator[Node]:
+    """The nodes that lead to ``roots``, each once."""
+    seen: set[int] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            stack.extend(parent for parent in node.parents if parent is not None)
