@@ -20,11 +20,13 @@ import numpy as np
 from symgrad.ir.opdef import Array
 from symgrad.tracing import Capture
 
-_DEPTH = 4
+_NEAR = 4  # steps within which functions are followed and numbers watched
+_FAR = 24  # steps within which arrays are found: models are nested deeply
 _WIDTH = 256  # containers larger than this are data, not places to look into
 _MISSING = object()
 _NUMBERS = (bool, int, float, complex, str)
 _FOREIGN = ("numpy", "scipy", "symgrad", "builtins")
+_LAYERS = ("symgrad.nn", "symgrad.models")
 
 
 class Place(NamedTuple):
@@ -41,8 +43,8 @@ class Surroundings:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._seen: set[int] = set()
-        self._names: set[str] = set()
-        self._places = list(self._of_callable(function, _DEPTH))
+        self._names = {"training"}  # read by the layers themselves, whose code is not followed
+        self._places = list(self._of_callable(function, 0))
 
     def arrays(self) -> dict[int, Callable[[], Any]]:
         """How to read each array again, by its identity."""
@@ -65,7 +67,7 @@ class Surroundings:
     # -- the walk --------------------------------------------------------------------------
 
     def _of_callable(self, f: Any, depth: int) -> Iterator[Place]:
-        if id(f) in self._seen or not depth:
+        if id(f) in self._seen or depth > _NEAR:
             return
         self._seen.add(id(f))
         for inner in ("__wrapped__", "func", "__func__"):
@@ -74,13 +76,13 @@ class Surroundings:
                 yield from self._of_callable(value, depth)
         if isinstance(f, functools.partial):
             for value in (*f.args, *f.keywords.values()):
-                yield from self._of_value(_constantly(value), value, None, depth - 1)
+                yield from self._of_value(_constantly(value), value, None, depth + 1)
         if isinstance(f, types.FunctionType):
             yield from self._of_function(f, depth)
         else:
             self._names.add("__call__")
             owner = getattr(f, "__self__", f)
-            yield from self._of_value(_constantly(owner), owner, None, depth - 1)
+            yield from self._of_value(_constantly(owner), owner, None, depth + 1)
 
     def _of_function(self, f: types.FunctionType, depth: int) -> Iterator[Place]:
         names = set(_names(f.__code__))
@@ -95,9 +97,9 @@ class Surroundings:
     def _of_value(
         self, read: Callable[[], Any], value: Any, name: str | None, depth: int
     ) -> Iterator[Place]:
-        if isinstance(value, np.ndarray) or type(value) in _NUMBERS:
+        if isinstance(value, np.ndarray) or (type(value) in _NUMBERS and depth <= _NEAR):
             yield Place(read, value, name)
-        elif not depth or isinstance(value, (type, types.ModuleType)) or _is_foreign(value):
+        elif depth > _FAR or isinstance(value, (type, types.ModuleType)) or _is_foreign(value):
             return
         elif isinstance(value, (dict, list, tuple)):
             if id(value) in self._seen or len(value) > _WIDTH:
@@ -107,11 +109,11 @@ class Surroundings:
             for key, item in list(items):
                 label = key if isinstance(key, str) else None
                 step = functools.partial(_item, read, key)
-                yield from self._of_value(step, item, label, depth - 1)
+                yield from self._of_value(step, item, label, depth + 1)
         elif isinstance(
             value, (types.FunctionType, types.MethodType, functools.partial)
         ) or hasattr(value, "__wrapped__"):
-            yield from self._of_callable(value, depth - 1)
+            yield from self._of_callable(value, depth + 1)
         elif hasattr(value, "__dict__") and id(value) not in self._seen:
             self._seen.add(id(value))
             yield from self._of_object(read, value, depth)
@@ -119,11 +121,11 @@ class Surroundings:
     def _of_object(self, read: Callable[[], Any], value: Any, depth: int) -> Iterator[Place]:
         for name, item in list(vars(value).items()):
             step = functools.partial(_attribute, read, name)
-            yield from self._of_value(step, item, name, depth - 1)
+            yield from self._of_value(step, item, name, depth + 1)
         for kind in type(value).__mro__:
             for name, method in vars(kind).items():
                 if name in self._names and isinstance(method, types.FunctionType):
-                    yield from self._of_callable(method, depth - 1)
+                    yield from self._of_callable(method, depth + 1)
 
 
 class Environment:
@@ -192,10 +194,15 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _is_foreign(value: Any) -> bool:
-    """Whether a value belongs to NumPy, SciPy or symgrad itself, and not to the user."""
+    """Whether a value belongs to NumPy, SciPy or symgrad itself, and not to the user.
+
+    Layers are the user's, though their code is not.
+    """
     if isinstance(value, (dict, list, tuple)) or hasattr(value, "__wrapped__"):
         return False
     module = getattr(value, "__module__", None) or type(value).__module__
+    if module.startswith(_LAYERS):
+        return isinstance(value, types.FunctionType)
     return module.partition(".")[0] in _FOREIGN
 
 

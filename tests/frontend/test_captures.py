@@ -204,6 +204,19 @@ def test_decorated_methods() -> None:
     assert one.scaled.__name__ == "scaled"
 
 
+def test_layers_of_a_captured_model() -> None:
+    model = sg.nn.Sequential(sg.nn.Linear(3, 3), sg.nn.Sequential(sg.nn.Linear(3, 3), sg.nn.ReLU()))
+    f = sg.jit(lambda x: model(x))  # noqa: PLW0108
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_allclose(f(x), model(x), 1e-6)
+    for _, layer in model.named_modules():
+        if isinstance(layer, sg.nn.Linear):
+            layer.weight = np.full((3, 3), 0.5, np.float32)
+    np.testing.assert_allclose(f(x), model(x), 1e-6)
+    model.train(False)
+    np.testing.assert_allclose(f(x), model(x), 1e-6)
+
+
 def test_dropping_the_function_frees_what_it_captured() -> None:
     w = np.ones(100)
     f = sg.jit(lambda x: x + w)
