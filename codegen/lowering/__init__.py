@@ -44,7 +44,7 @@ def lower_func(scope: Scope, func: Func) -> list[Call]:
         else:
             scope.copy(home, dense(value.type, Buffer(value.type.bytes, slot=slot)))
         taken.add(id(home.buffer))
-    return scope.calls
+    return scope.finish()
 
 
 def _is_whole(home: Storage, value: Value) -> bool:

@@ -8,7 +8,7 @@ made where the value lives otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -204,6 +204,14 @@ class Scope:
         """How many threads a piece of work deserves."""
         seconds = max(flops / _FLOPS_PER_SECOND, bytes / _BYTES_PER_SECOND)
         return 1 if seconds < SERIAL_BELOW else self.threads
+
+    def finish(self) -> list[Call]:
+        """All calls; on one thread where the whole program is too short to wake another."""
+        flops = sum(call.flops for call in self.calls)
+        moved = sum(call.bytes for call in self.calls)
+        if self.threads_for(flops / 50, moved / 10) == 1:
+            return [replace(call, parallel=False) for call in self.calls]
+        return self.calls
 
     def run(
         self,
