@@ -29,7 +29,7 @@ from symgrad.ir.types import DType
 if TYPE_CHECKING:
     from symgrad.ir.passes.sympy_bridge import Formulas
 
-_VERSION = "2"
+_VERSION = "3"
 _CACHE = Cache("simplified", limit=32 << 20)
 _KEEP = b"keep"
 _MAX_NODES = 60
@@ -99,18 +99,23 @@ def simplify_region(region: Region, *, seconds: float = 3.0) -> Region:
 
 
 def _as_text(region: Region) -> str:
-    """A region as a function; the facts that it was built upon are part of the name."""
+    """A function of one nest with this region; what is known of its parameters, and may
+    have been used, makes the name."""
+    builder = Builder(locations=False)
     facts = "_".join(str(p.facts) for p in region.params)
-    names = Builder(locations=False)
-    params = region_params(names, region)
-    return print_func(names.build(inline(names, region, params), f"r{facts}"), locations=False)
+    params = [builder.param(p.type) for p in region.params]
+    maps, reduce = ((),) * len(params), (None,) * len(region.results)
+    made = builder.emit("fused", *params, regions=(region,), space=(), maps=maps, reduce=reduce)
+    results = made if isinstance(made, tuple) else (made,)
+    return print_func(builder.build(results, f"r{facts}"), locations=False)
 
 
 def _from_text(text: str, like: Region) -> Region:
-    func = parse(text)
+    """The region in such a text, with parameters like those of the one it replaces."""
+    (nest,) = parse(text).ops
     builder = Builder(locations=False)
     params = region_params(builder, like)
-    return builder.region(params, inline(builder, func, params))
+    return builder.region(params, inline(builder, nest.regions[0], params))
 
 
 # -- strategies ------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from symgrad.ir.passes.fuse import fuse
 from symgrad.ir.passes.simplify_scalar import (
     SCALE_RULES,
     _as_text,
+    _from_text,
     is_candidate,
     simplify_region,
     simplify_scalar,
@@ -165,6 +166,16 @@ def test_result_comes_from_the_disk_the_second_time(monkeypatch):
     monkeypatch.setattr(module, "_search", lambda *_: pytest.fail("searched again"))
     again = simplify_region(before)
     assert _as_text(again) == _as_text(after)
+
+
+def test_text_of_a_region_keeps_scale():
+    region = region_of(lambda x, y: ew.scale(x, 1 / y) + ew.exp(y), x=(3,), y=(3,))
+    for param in region.params:
+        param.facts = 0
+    again = _from_text(_as_text(region), region)
+    assert [op.name for op in again.ops] == [op.name for op in region.ops]
+    assert "scale" in [op.name for op in again.ops]
+    assert _as_text(again) == _as_text(region)
 
 
 def test_f32_regions_keep_their_dtype():
