@@ -143,7 +143,7 @@ class Environment:
         self._rebindable: list[tuple[Callable[[], Any], np.dtype[Any], tuple[int, ...]]] = []
         places = surroundings.arrays() if captures else {}
         for capture in captures:
-            array = capture.current()
+            array = capture.settle()
             read = places.get(id(array), _constantly(array))
             self._reads.append(read)
             if id(array) in places:

@@ -59,13 +59,16 @@ class Capture:
         self.value = value
         self.snapshot = array.copy()
 
-    def current(self) -> Array:
-        """What to read at a call.
+    def settle(self) -> Array:
+        """What to read at a call, decided when the trace is over.
 
         An array that the function itself changed after using it was a scratch buffer:
         the copy made when it was used stands in for it.
         """
-        return self.array if _same(self.array, self.snapshot) else self.snapshot
+        if not _same(self.array, self.snapshot):
+            self.array = self.snapshot
+        self.snapshot = self.array
+        return self.array
 
 
 class Trace:
@@ -203,7 +206,7 @@ _CONCRETE = {
 
 
 def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    return a is b or np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
 
 
 # -- building blocks for the front ends ----------------------------------------------------
