@@ -147,12 +147,13 @@ def _traced(function: Callback, given: Mapping[str, Any], code: str | None) -> S
     own = function if isinstance(function, Function) else None
     if own is None or static:
         own = Function(function, function, static_argnames=static)
-    arguments = _arguments(own, given)
-    traced = own.traced(*arguments)
-    primal = own.primal.traced(*arguments) if own.primal is not own else traced
-    values = [x for x in arguments if not isinstance(x, STATIC)]
+    args, kwargs = _arguments(own, given)
+    traced = own.traced(*args, **kwargs)
+    primal = own.primal.traced(*args, **kwargs) if own.primal is not own else traced
+    in_order = [*args, *(kwargs[name] for name in sorted(kwargs))]
+    values = [x for x in in_order if not isinstance(x, STATIC)]
     values += [capture.current() for capture in traced.captures]
-    source = own.stages(*arguments).source if code is None else f"{code}\n"
+    source = own.stages(*args, **kwargs).source if code is None else f"{code}\n"
     return Subject(primal.func, traced.func, tuple(values), source)
 
 
@@ -197,42 +198,34 @@ def _literal(text: str, value: str) -> Any:
     return literal
 
 
-def _arguments(function: Function, given: Mapping[str, Any]) -> list[Any]:
-    """The positional arguments, in order; random where only a type is given."""
+def _arguments(function: Function, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments by position and by keyword; random where only a type is given."""
     rng = np.random.default_rng(0)
     made = {name: _value(x, rng) for name, x in given.items()}
     try:
-        signature = inspect.signature(function.wrapped)
-    except (TypeError, ValueError):
-        return list(made.values())
-    kinds = {p.kind for p in signature.parameters.values()}
+        parameters = inspect.signature(function.wrapped).parameters
+    except (TypeError, ValueError):  # a function of C code: in the order given
+        return list(made.values()), {}
+    kinds = {p.kind for p in parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return list(made.values())
-    missing = [
-        name
-        for name, p in signature.parameters.items()
-        if name not in made and p.default is p.empty and p.kind is not p.VAR_KEYWORD
-    ]
-    if missing:
+        return list(made.values()), {}
+    variadic = inspect.Parameter.VAR_KEYWORD
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not variadic]
+    if missing := [name for name in needed if name not in made]:
         raise UsageError(
             f"{function.name}: no value for {', '.join(missing)}; "
             f"add --arg {missing[0]}:f64[3] (type and shape) or --arg {missing[0]}=1.5"
         )
-    if unknown := [name for name in made if name not in signature.parameters]:
-        known = ", ".join(signature.parameters)
+    unknown = [name for name in made if name not in parameters]
+    if unknown and variadic not in kinds:
+        known = ", ".join(parameters)
         raise UsageError(f"{function.name} has no parameter {unknown[0]!r}; it has {known}")
-    arguments = []
-    for name, p in signature.parameters.items():
-        if name not in made and p.kind is not p.VAR_KEYWORD:
-            break  # the rest have defaults
-        if name in made:
-            arguments.append(made.pop(name))
-    if made:
-        raise UsageError(
-            f"{function.name}: {next(iter(made))} comes after a parameter without a value; "
-            "give all parameters before it"
-        )
-    return arguments
+    positional: list[Any] = []
+    for name, p in parameters.items():
+        if name not in made or p.kind is p.KEYWORD_ONLY:
+            break
+        positional.append(made.pop(name))
+    return positional, made
 
 
 def _ir_values(func: Func, given: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,1 +1,1 @@
-"""Training on images: data sets, checkpoints, curves."""
+"""Training on images: data sets, the compiled step, runs that resume, curves."""

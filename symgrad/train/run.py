@@ -12,7 +12,6 @@ import json
 import math
 import shutil
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -88,8 +87,8 @@ class Run:
         path = folder / CHECKPOINT
         if not path.exists():
             raise WeightsError(f"{folder}: no interrupted run here (it would have a {CHECKPOINT})")
-        progress = Checkpoint.load(path).progress
-        stored = dict(progress.settings)
+        checkpoint = Checkpoint.load(path)
+        stored = dict(checkpoint.progress.settings)
         fingerprint = stored.pop("fingerprint", None)
         try:
             settings = Settings(**stored)
@@ -98,11 +97,12 @@ class Run:
         run = cls._prepared(settings, folder)
         if run.data_fingerprint != fingerprint:
             raise DataError(f"{folder}: the images have changed since the run began; begin anew")
-        checkpoint = Checkpoint.load(path, expected=run.network.parameters)
+        if difference := mismatch(checkpoint.parameters, run.network.parameters):
+            raise WeightsError(f"{path}: a checkpoint of another model: {difference}")
         run.network.parameters = dict(checkpoint.parameters)
         run.network.state = dict(checkpoint.state)
         run.network.momentum = dict(checkpoint.momentum)
-        run.progress = progress
+        run.progress = checkpoint.progress
         _make_room(folder, run.network)
         return run
 
@@ -253,11 +253,6 @@ class Run:
             },
         )
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
-
-
-def median_ms(history: list[dict[str, float]]) -> float:
-    """The median over the epochs of the milliseconds a step took."""
-    return statistics.median(record["ms_per_step"] for record in history)
 
 
 def free_folder(parent: Path, name: str) -> Path:

@@ -50,8 +50,8 @@ def vector(x):
     return 2 * x
 
 
-def single(x):
-    return np.sum(np.exp(x))
+def many(x, y=2.0, *, scale, shift=0.0):
+    return np.sum(scale * x + y) - shift
 
 
 slope = symgrad.grad(model)
@@ -200,6 +200,11 @@ def test_run_values(cli: Run) -> None:
     )
     with np.load("out.npz") as saved:
         np.testing.assert_array_equal(saved["d_x"], w)
+
+
+def test_defaults_and_keywords(cli: Run) -> None:
+    out = cli("run", "model.py:many", "-a", "x=[1.0, 2.0]", "-a", "shift=0.5", "-a", "scale=10.0")
+    assert succeeds(out) == "result: f64[] = 33.5\n"
 
 
 def test_module_targets(cli: Run) -> None:
