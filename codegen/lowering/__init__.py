@@ -35,15 +35,13 @@ def lower_func(scope: Scope, func: Func) -> list[Call]:
             scope.lower(anchors[anchored[id(op)]])
         elif id(op) not in anchors:
             scope.lower(op)
-    taken: set[int] = set()
     for number, value in enumerate(func.results):
         slot = len(func.params) + number
         home = scope.storage(value)
-        if id(home.buffer) not in taken and _is_whole(home, value):
+        if _is_whole(home, value):
             home.buffer.slot = slot
         else:
             scope.copy(home, dense(value.type, Buffer(value.type.bytes, slot=slot)))
-        taken.add(id(home.buffer))
     return scope.finish()
 
 

@@ -27,6 +27,7 @@ Array = np.ndarray[Any, Any]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 16, 17, 33)
+IMAGES = (1, 2, 3, 4, 5, 7, 9, 12)
 MAX_ELEMENTS = 4096
 MAX_MAGNITUDE = 1e4
 FLOATS = (f32, f64)
@@ -439,7 +440,8 @@ class Grower:
     def residual(self) -> None:
         x = self.pick_float(3)
         if x is not None:
-            self.emit(self.one_of(("add", "mul", "maximum")), x, self.like(x.type))
+            pair = self.like(x.type), x
+            self.emit(self.one_of(("add", "sub", "mul", "maximum", "copysign")), *pair)
 
     def activation(self) -> None:
         if (x := self.pick_float(3)) is not None:
@@ -483,7 +485,7 @@ def networks(draw: Draw, max_steps: int = 12) -> Program:
     """Convolutions on blocked channels, mixed with ops that want them plain."""
     grower = Grower(draw, draw(st.sampled_from(FLOATS)))
     channels = grower.one_of((16, 16, 32, 3, 5))
-    size = grower.small(2, 1, 7)
+    size = grower.one_of(IMAGES), grower.one_of(IMAGES)
     grower.param(TensorType(grower.dtype, (grower.number(1, 3), channels, *size)))
     grower.convolution()
     return _grown(grower, NETWORK_STEPS, grower.number(1, max_steps))

@@ -12,7 +12,7 @@ from tests.fuzz.programs import Program, networks, programs
 from tests.fuzz.reduction import reduced
 
 bounded = settings(
-    max_examples=25,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     database=None,
