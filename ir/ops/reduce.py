@@ -135,18 +135,15 @@ def _reduce_prod_adjoint(ct: Value, y: Value, x: Value, *, axes: Axes) -> tuple[
     return (spread(ct, x, axes) * others,)
 
 
-def _shifted(x: Value, axis: int) -> Value:
-    """1 followed by all but the last element along an axis."""
+def _shifted(x: Value, axis: int, first: int = 1) -> Value:
+    """``first`` followed by all but the last element along an axis."""
     n = x.shape[axis]
-    ones = [0] * x.rank
-    ones[axis] = 1
-    result: Value = sh.pad(
-        sh.take_range(x, axis, 0, max(n - 1, 0)),
-        low=tuple(ones),
-        high=(0,) * x.rank,
-        interior=(0,) * x.rank,
-        value=1,
-    )
+    if n == 0:
+        return x
+    none = (0,) * x.rank
+    low = tuple(int(a == axis) for a in range(x.rank))
+    kept = sh.take_range(x, axis, 0, n - 1)
+    result: Value = sh.pad(kept, low=low, high=none, interior=none, value=first)
     return result
 
 
@@ -232,14 +229,7 @@ def _recurrence_adjoint(
     g = sh.reverse(
         recurrence(_shifted(sh.reverse(a, **flip), axis), sh.reverse(ct, **flip), axis=axis), **flip
     )
-    n = r.shape[axis]
-    low = tuple(int(i == axis) for i in range(r.rank))
-    previous = sh.pad(
-        sh.take_range(r, axis, 0, max(n - 1, 0)),
-        low=low,
-        high=(0,) * r.rank,
-        interior=(0,) * r.rank,
-    )
+    previous = _shifted(r, axis, first=0)
     return g * previous, g
 
 

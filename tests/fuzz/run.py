@@ -12,6 +12,7 @@ import contextlib
 import re
 import sys
 import time
+import traceback
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
@@ -78,7 +79,11 @@ def main() -> int:
             max_examples=min(250, options.count - done), deadline=None, database=None,
             phases=[Phase.generate], suppress_health_check=list(HealthCheck),
         )  # fmt: skip
-        seed(options.seed * 1000 + batch)(quiet(given(either)(run)))()
+        try:
+            seed(options.seed * 1000 + batch)(quiet(given(either)(run)))()
+        except Exception as error:  # a program that could not even be built
+            found[f"building: {error}"] = 1
+            traceback.print_exc()
         batch += 1
     print(f"{done} programs: {found or 'no failure'}")
     return 1 if found else 0

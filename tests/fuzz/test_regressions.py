@@ -11,14 +11,13 @@ from symgrad.codegen.lowering.scope import Scope
 
 from symgrad import ir
 from tests.fuzz.oracle import DISABLED, Oracle, share_everything
-from tests.fuzz.programs import Array, Program
+from tests.fuzz.programs import Array, Program, with_gradient
 
 FILES = sorted((Path(__file__).parent / "regressions").glob("*.sgir"))
 
 
-def arguments(func: ir.Func, seed: int) -> list[Array]:
+def arguments(func: ir.Func, rng: np.random.Generator) -> list[Array]:
     """Numbers in [-2, 2), whole ones in 0 to 3 for integers."""
-    rng = np.random.default_rng(seed)
     drawn = []
     for type in func.param_types:
         values = (
@@ -34,10 +33,12 @@ def arguments(func: ir.Func, seed: int) -> list[Array]:
 def test_regression(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scope, "threads_for", share_everything)
     func = ir.parse(path.read_text())
-    program = Program(func, tuple(arguments(func, zlib.crc32(path.stem.encode()))))
-    oracle = Oracle(program)
-    for threads in (1, 2):
-        oracle.check(threads=threads)
-    for names in DISABLED:
-        oracle.check(disable=names)
-    oracle.check(threads=2, donate=range(len(program.arguments)))
+    rng = np.random.default_rng(zlib.crc32(path.stem.encode()))
+    given = arguments(func, rng)
+    for version, numbers in ((func, given), with_gradient(func, given, rng)):
+        oracle = Oracle(Program(version, tuple(numbers)))
+        for threads in (1, 2):
+            oracle.check(threads=threads)
+        for names in DISABLED:
+            oracle.check(disable=names)
+        oracle.check(threads=2, donate=range(len(numbers)))
