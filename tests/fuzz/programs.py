@@ -340,10 +340,11 @@ class Grower:
             return tuple(found[i] for i in sorted(found))
 
         y = self.like(TensorType(self.dtype, shape))
-        self.emit(
+        product = self.emit(
             "dot_general", x, y, lhs_contract=lhs_contract, rhs_contract=places("c"),
             lhs_batch=lhs_batch, rhs_batch=places("b"),
         )  # fmt: skip
+        self.finish(product)
 
     def gather(self) -> None:
         x = self.pick(lambda v: v.rank > 0 and 0 not in v.shape)
@@ -394,11 +395,18 @@ class Grower:
             y = self.emit("conv", x, self.scaled(weight), **attrs)
             if math.prod(y.shape) == 0:
                 return
-            if self.chance(40):
-                self.emit("relu", y)
-            elif self.chance(50):
-                bias = self.like(TensorType(self.dtype, (outputs,)))
-                self.emit("add", y, self.emit("broadcast_to", bias, shape=y.shape, axes=(1,)))
+            self.finish(y)
+
+    def finish(self, y: Value) -> None:
+        """What often follows a product: an activation, or a vector joined to it."""
+        if self.chance(30):
+            self.emit(self.one_of(("relu", "tanh")), y)
+        elif y.rank and self.chance(60):
+            axis = self.number(0, y.rank - 1)
+            vector = self.like(TensorType(self.dtype, (y.shape[axis],)))
+            spread = self.emit("broadcast_to", vector, shape=y.shape, axes=(axis,))
+            pair = (y, spread) if self.chance(40) else (spread, y)
+            self.emit(self.one_of(("add", "sub", "mul", "maximum")), *pair)
 
     def scaled(self, weight: Value) -> Value:
         """A weight whose outputs stay near 1; a power of two keeps whole numbers short."""
