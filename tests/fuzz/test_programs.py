@@ -12,7 +12,7 @@ from tests.fuzz.programs import Program, networks, programs
 from tests.fuzz.reduction import reduced
 
 bounded = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,
