@@ -40,7 +40,9 @@ def backward(
     sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph)
     chosen = None if inputs is None else {id(t) for t in _listed(inputs)}
     edges = [e for e in sweep.leaves if chosen is None or id(e.variable) in chosen]
-    found = sweep.run([e.value for e in edges])
+    pairs = [(e, value) for e in edges if (value := e.value) is not None]
+    edges = [e for e, _ in pairs]
+    found = sweep.run([value for _, value in pairs])
     totals: dict[int, Tensor] = {}
     for edge, value in zip(edges, found, strict=True):
         if value is None:
@@ -58,9 +60,11 @@ def backward(
             with no_grad():
                 leaf._grad._replace(leaf._grad + gradient)
     made = [leaf._grad for leaf in leaves.values() if leaf._grad is not None]
-    mates = [weakref.ref(t) for t in (*outputs, *made)]
+    mates = [weakref.ref(t) for t in made]
     for tensor in made:
         tensor._mates = mates
+    still_there = [ref for ref in Tensor._ends if ref() is not None]
+    Tensor._ends[:] = [*still_there, *(weakref.ref(t) for t in outputs)]
 
 
 def grad(
@@ -130,6 +134,9 @@ class _Sweep:
         retain = create_graph if retain_graph is None else retain_graph
         for node in self.nodes:
             node.use(retain=retain)
+        spent = not retain and any(node.saves for node in self.nodes)
+        for tensor in outputs:
+            tensor._spent = tensor._spent or spent
         tracked = [w for w in weights if w is not None and w.requires_grad]
         self._edges = [*self.leaves, *(e for w in tracked if (e := w._edge()) is not None)]
 

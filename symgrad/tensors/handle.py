@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -65,8 +65,12 @@ class Tensor:
 
     __slots__ = (
         "__weakref__", "_accumulate", "_base", "_grad", "_hooks", "_mates", "_node", "_origin",
-        "_requires_grad", "_retains", "_seen", "_tracer",
+        "_requires_grad", "_retains", "_seen", "_spent", "_tracer",
     )  # fmt: skip
+
+    _ends: ClassVar[list[weakref.ref[Tensor]]] = []
+    """What backward passes started from since the last look: computed with the next program,
+    so that a loss costs no second one and lets go of its graph."""
 
     if TYPE_CHECKING:  # the methods that symgrad.tensors.methods adds
         T: Tensor
@@ -91,6 +95,8 @@ class Tensor:
         """What ``detach`` and ``data`` were asked of: it shares the memory, not the graph."""
         self._seen = 0
         self._retains = False
+        self._spent = False
+        """Whether a backward pass has used up the graph behind this."""
         self._hooks: dict[int, Callable[[Tensor], Any]] = {}
         self._mates: list[weakref.ref[Tensor]] = []
         """Tensors made by the same backward pass: whoever looks at one wants all."""
@@ -114,7 +120,9 @@ class Tensor:
 
     def _array(self) -> Array:
         """The present contents, not to be written to."""
-        mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
+        refs = [*self._mates, *Tensor._ends]
+        mates = [t for ref in refs if (t := ref()) is not None and t is not self]
+        Tensor._ends.clear()
         values = [self._value(), *(t._value() for t in mates)]
         array = materialise(values)[0]
         for tensor in (self, *mates):
@@ -125,9 +133,9 @@ class Tensor:
     def _settle(self) -> None:
         """Lets go of the graph of a value that is known and needs no derivative."""
         value = self._tracer._value
-        if self._tracer._view is None and self._node is None and not isinstance(value, Leaf):
+        if self._tracer._view is None and (self._node is None or self._spent):
             array = known_array(value)
-            if array is not None:
+            if array is not None and not isinstance(value, Leaf):
                 self._tracer._value = Leaf(array)
 
     def _replace(self, new: Tensor) -> None:

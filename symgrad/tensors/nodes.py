@@ -8,10 +8,12 @@ used, so that a later change of the leaf does not reach back.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from symgrad.ir import Value
+from symgrad.tensors.record import Leaf
 from symgrad.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -93,11 +95,19 @@ class Node:
 class AccumulateGrad(Node):
     """A leaf: where backward passes leave gradients."""
 
-    __slots__ = ("value", "variable")
+    __slots__ = ("_value", "variable")
 
     def __init__(self, variable: Tensor, value: Value) -> None:
         super().__init__((), saves=False)
-        self.variable, self.value = variable, value
+        self.variable = variable
+        # Whoever can still be differentiated holds the value: a loss that is kept after its
+        # backward pass must not keep the parameters it was computed from.
+        self._value = weakref.ref(value) if isinstance(value, Leaf) else lambda: value
+
+    @property
+    def value(self) -> Value | None:
+        """The value that was used, if anybody still needs it."""
+        return self._value()
 
 
 @functools.cache

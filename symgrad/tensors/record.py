@@ -35,7 +35,7 @@ PROGRAM_LIMIT = 512
 class Leaf(Value):
     """A value whose array is known; the array is never written to."""
 
-    __slots__ = ("array",)
+    __slots__ = ("__weakref__", "array")
 
     def __init__(self, array: Array) -> None:
         super().__init__(type_of_array(array))

@@ -1,0 +1,156 @@
+"""Memory that tensors share: views, aliases, NumPy arrays, and writes to them."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import numpy as np
+import pytest
+from symgrad.ir.graph import Op
+
+import symgrad as torch
+
+
+def test_a_view_writes_to_its_base_and_sees_its_writes() -> None:
+    x = torch.zeros(2, 3)
+    row, column, flat = x[0], x[:, 1], x.view(-1)
+    row.add_(1)
+    column.mul_(5)
+    flat[5] = 7
+    assert x.tolist() == [[1, 5, 1], [0, 0, 7]]
+    x.t()[2] = 9
+    assert row.tolist() == [1, 5, 9] and flat.tolist() == [1, 5, 9, 0, 0, 9]
+
+
+def test_recorded_work_keeps_the_value_it_was_given() -> None:
+    x = torch.ones(3)
+    y = x * 2
+    x.add_(5)
+    assert y.tolist() == [2, 2, 2] and x.tolist() == [6, 6, 6]
+
+
+def test_arrays_share_memory_both_ways() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    x = torch.from_numpy(array)
+    y = x + 1
+    array[0, 0] = 40
+    assert y[0, 0].item() == 1 and (x + 1)[0, 0].item() == 41
+    x[1].mul_(10)
+    assert array[1].tolist() == [30, 40, 50]
+    t = torch.zeros(2, 3)
+    out = t.numpy()
+    t.add_(1)
+    assert out.tolist() == [[1, 1, 1]] * 2
+    out[1, 2] = 8
+    assert t.sum().item() == 13
+    column = t[:, 2].numpy()
+    column[0] = 3
+    assert t.tolist() == [[1, 1, 3], [1, 1, 8]]
+    assert torch.from_dlpack(array)[0, 0].item() == 40
+    assert np.from_dlpack(t).tolist() == t.tolist()
+
+
+def test_detached_handles_share_memory_but_not_the_graph() -> None:
+    x = torch.ones(2, requires_grad=True)
+    x.detach().add_(1)
+    x.data.mul_(3)
+    assert x.tolist() == [6, 6] and x.requires_grad
+    y = x * 1.5
+    (y * y).sum().backward()
+    assert x.grad.tolist() == [27, 27]
+    with pytest.raises(RuntimeError, match="shares its memory"):
+        y.detach().zero_()
+
+
+def test_in_place_operations_are_differentiated() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    y = x * 2
+    y.mul_(3)
+    y[1] = x[0] * 5
+    y[2:].add_(x[:1])
+    assert y.tolist() == [6, 5, 19]
+    y.sum().backward()
+    assert x.grad.tolist() == [12, 0, 6]
+    base = torch.zeros(3)
+    base[0] = x[1]
+    assert base.requires_grad and base.grad_fn.name() == "CopySlices"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y.add_(1),
+        lambda y: y.view(-1).add_(1),
+        lambda y: y.__setitem__(0, 3.0),
+        lambda y: y.zero_(),
+        lambda y: y.copy_(torch.ones(2)),
+    ],
+)
+def test_changing_a_saved_value_raises(change: Any) -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 2
+    z = (y * y).sum()
+    change(y)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.backward()
+
+
+def test_a_leaf_changed_untracked_gives_the_gradient_at_the_value_that_was_used() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    z = (x * x).sum()
+    x.data.add_(10)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.backward()
+    z = (x + 1).sum()
+    x.data.add_(10)
+    z.backward()
+    assert x.grad.tolist() == [1, 1]
+
+
+def test_flags_do_not_reach_back() -> None:
+    x = torch.ones(2)
+    before = x * 3
+    x.requires_grad_()
+    (before + x).sum().backward()
+    assert x.grad.tolist() == [1, 1]
+
+
+def test_gradients_are_outside_the_graph() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    (x**2).sum().backward()
+    y = (x.grad * x).sum()
+    y.backward()
+    assert x.grad.tolist() == [4, 8]
+
+
+def _ops() -> int:
+    gc.collect()
+    return sum(isinstance(o, Op) for o in gc.get_objects())
+
+
+def test_steps_do_not_pile_up() -> None:
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+
+    def step() -> Any:
+        w.grad = None
+        loss = ((w - 3) ** 2).sum()
+        loss.backward()
+        with torch.no_grad():
+            w.sub_(w.grad, alpha=0.1)
+        w.tolist()
+        return loss
+
+    losses = [step() for _ in range(5)]
+    before = _ops()
+    losses += [step() for _ in range(50)]
+    assert _ops() <= before
+    assert losses[-1].grad_fn.name() == "SumBackward0" and losses[-1].item() < losses[0].item()
+    assert w.tolist() == pytest.approx([3, 3], abs=1e-4)
+
+
+def test_unread_work_is_run_in_the_end() -> None:
+    x = torch.zeros(1)
+    for _ in range(7000):
+        x.add_(1)
+    assert x.item() == 7000
