@@ -20,11 +20,31 @@ class _Command(TyperCommand):
 
 
 app = typer.Typer(
-    help="Compiles Python functions to native forward and gradient code.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from symgrad import __version__
+
+        typer.echo(f"symgrad {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def symgrad(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Compiles Python functions to native forward and gradient code."""
+
 
 Target = Annotated[
     str | None,
@@ -126,6 +146,18 @@ def show(
 
     subject = resolve(target, code, arg or [])
     typer.echo(show_stages(subject, emit, wrt, gradient=gradient or wrt is not None), nl=False)
+
+
+@app.command(cls=_Command)
+def explain(
+    target: Target = None,
+    code: Code = None,
+    arg: Args = None,
+    gradient: Annotated[bool, typer.Option("--grad", help="Of value and gradient.")] = False,
+    wrt: Wrt = None,
+) -> None:
+    """Print which kernels run, how often, and how much memory they share."""
+    show(target, code, arg, "kernels", gradient, wrt)
 
 
 @app.command(cls=_Command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -79,12 +80,13 @@ def _latex(stages: Stages) -> str:
 
 
 def _kernels(stages: Stages) -> str:
+    """Every kernel with how often it runs, and the memory they share."""
     low = stages.lowered
     lines = [
         f"@{low.func.name}: {len(low.calls)} kernel calls, {len(low.modules)} kernels, "
         f"{low.arena_bytes} bytes of arena, {low.threads} threads"
     ]
-    lines += [f"  {name}" for name in low.names]
+    lines += [f"{count:6} x {name}" for name, count in Counter(low.names).items()]
     return "\n".join(lines)
 
 

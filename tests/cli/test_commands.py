@@ -255,6 +255,15 @@ def test_listings(cli: Run) -> None:
     assert names == [p.name for p in DEFAULT]
 
 
+def test_version(cli: Run) -> None:
+    assert re.fullmatch(r"symgrad \d+\.\d+\.\d+\n", succeeds(cli("--version")))
+
+
+def test_explain(cli: Run) -> None:
+    text = succeeds(cli("explain", *MODEL, "--grad"))
+    assert re.match(r"@model_grad: \d+ kernel calls, \d+ kernels, \d+ bytes of arena", text)
+
+
 def test_doctor(cli: Run) -> None:
     facts = json.loads(succeeds(cli("doctor", "--json")))
     assert facts["self-test"]["gradient"] == "correct"
