@@ -36,9 +36,8 @@ def run(subject: Subject, wrt: str | None, save: Path | None, *, gradient: bool)
 
 def execute(func: Func, values: Sequence[Any]) -> list[Any]:
     """The results of the optimised and compiled function."""
-    from symgrad.codegen.compile import compile_func
-    from symgrad.ir.passes import optimize
+    from symgrad.api_backend import compile_func
 
     types = [p.type.dtype.numpy for p in func.params]
     arrays = [np.asarray(x, dtype) for x, dtype in zip(values, types, strict=True)]
-    return list(compile_func(optimize(func))(arrays))
+    return list(compile_func(func)(arrays))

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from symgrad.codegen.runtime.threads import set_num_threads
+from symgrad.api_backend import set_num_threads
 from symgrad.io import load, save, state_dict
 from symgrad.io.errors import FileError, WeightsError
 from symgrad.ir.errors import UsageError
