@@ -12,6 +12,7 @@ from typing import Any
 
 import symgrad.numpy as snp
 from symgrad.ir.errors import ShapeError, UsageError
+from symgrad.nn.faces import for_tensors
 from symgrad.nn.windows import Numbers, Pads, adaptive_windows, pads, per_axis, window_counts
 from symgrad.tracing import emit
 
@@ -20,31 +21,37 @@ Array = Any
 # -- activations -------------------------------------------------------------------
 
 
+@for_tensors("ReluBackward0")
 def relu(x: Array) -> Array:
     """``max(x, 0)``, with slope 0 at 0."""
     return emit("relu", x)
 
 
+@for_tensors("SigmoidBackward0")
 def sigmoid(x: Array) -> Array:
     """``1 / (1 + exp(-x))``"""
     return emit("sigmoid", x)
 
 
+@for_tensors("TanhBackward0")
 def tanh(x: Array) -> Array:
     """Hyperbolic tangent."""
     return snp.tanh(x)
 
 
+@for_tensors("SiluBackward0")
 def silu(x: Array) -> Array:
     """``x * sigmoid(x)``"""
     return x * sigmoid(x)
 
 
+@for_tensors("SoftplusBackward0")
 def softplus(x: Array) -> Array:
     """``log(1 + exp(x))``, without overflow."""
     return snp.logaddexp(x, x * 0)
 
 
+@for_tensors("GeluBackward0")
 def gelu(x: Array, approximate: str = "none") -> Array:
     """``x Phi(x)`` with the normal distribution's Phi, or its tanh approximation.
 
@@ -58,12 +65,14 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     raise UsageError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
 
 
+@for_tensors("LogSoftmaxBackward0")
 def log_softmax(x: Array, axis: int = -1) -> Array:
     """``x - log(sum(exp(x)))`` along an axis, shifted by the maximum against overflow."""
     shifted = x - emit("stop_gradient", snp.max(x, axis=axis, keepdims=True))
     return shifted - snp.log(snp.sum(snp.exp(shifted), axis=axis, keepdims=True))
 
 
+@for_tensors("SoftmaxBackward0")
 def softmax(x: Array, axis: int = -1) -> Array:
     """``exp(x) / sum(exp(x))`` along an axis, shifted by the maximum against overflow."""
     e = snp.exp(x - emit("stop_gradient", snp.max(x, axis=axis, keepdims=True)))
@@ -73,6 +82,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
 # -- linear maps -----------------------------------------------------------------------
 
 
+@for_tensors("AddmmBackward0")
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """``x @ weight.T + bias`` for ``x[..., in]`` and ``weight[out, in]``."""
     if x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
@@ -110,6 +120,7 @@ def _conv(name: str, rank: int, x: Array, weight: Array, bias: Array | None, opt
     return y if bias is None else y + snp.reshape(bias, (-1, *(1,) * rank))
 
 
+@for_tensors("ConvolutionBackward0")
 def conv1d(
     x: Array, weight: Array, bias: Array | None = None, stride: Numbers = 1,
     padding: Pads = 0, dilation: Numbers = 1, groups: int = 1,
@@ -118,6 +129,7 @@ def conv1d(
     return _conv("conv1d", 1, x, weight, bias, (stride, padding, dilation, groups))
 
 
+@for_tensors("ConvolutionBackward0")
 def conv2d(
     x: Array, weight: Array, bias: Array | None = None, stride: Numbers = 1,
     padding: Pads = 0, dilation: Numbers = 1, groups: int = 1,
@@ -129,6 +141,7 @@ def conv2d(
     return _conv("conv2d", 2, x, weight, bias, (stride, padding, dilation, groups))
 
 
+@for_tensors("ConvolutionBackward0")
 def conv3d(
     x: Array, weight: Array, bias: Array | None = None, stride: Numbers = 1,
     padding: Pads = 0, dilation: Numbers = 1, groups: int = 1,
@@ -140,6 +153,7 @@ def conv3d(
 # -- normalisation -----------------------------------------------------------------------
 
 
+@for_tensors("NativeBatchNormBackward0")
 def batch_norm(
     x: Array,
     running_mean: Array | None,
@@ -184,6 +198,7 @@ def batch_norm(
 # -- pooling ----------------------------------------------------------------------------------
 
 
+@for_tensors("MaxPool2DWithIndicesBackward0")
 def max_pool2d(
     x: Array, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     dilation: Numbers = 1, ceil_mode: bool = False,
@@ -195,6 +210,7 @@ def max_pool2d(
     return emit("window_max", x, window=window, stride=steps, padding=widths, dilation=spread)
 
 
+@for_tensors("AvgPool2DBackward0")
 def avg_pool2d(
     x: Array, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
     ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
@@ -237,6 +253,7 @@ def _pool_geometry(
     return window, steps, spread, tuple(widths)
 
 
+@for_tensors("MeanBackward1")
 def adaptive_avg_pool2d(x: Array, output_size: int | Sequence[int | None]) -> Array:
     """Mean over the windows that cut the image into ``output_size`` parts.
 
@@ -261,6 +278,7 @@ def adaptive_avg_pool2d(x: Array, output_size: int | Sequence[int | None]) -> Ar
 # -- losses ---------------------------------------------------------------------------------------
 
 
+@for_tensors("NllLossBackward0")
 def cross_entropy(
     logits: Array,
     target: Array,
@@ -311,6 +329,7 @@ def cross_entropy(
     return _reduced("cross_entropy", losses, reduction, snp.sum(each))
 
 
+@for_tensors("MseLossBackward0")
 def mse_loss(x: Array, target: Array, reduction: str = "mean") -> Array:
     """Squared difference."""
     losses = snp.square(x - target)
@@ -327,6 +346,7 @@ def _reduced(name: str, losses: Array, reduction: str, count: Array | float) -> 
     raise UsageError(f"{name}: reduction must be 'none', 'sum' or 'mean', got {reduction!r}")
 
 
+@for_tensors("ViewBackward0")
 def flatten(x: Array, start: int = 0) -> Array:
     """Joins all axes from ``start`` on."""
     return snp.reshape(x, (*x.shape[:start], math.prod(x.shape[start:])))

@@ -63,10 +63,24 @@ def apply(
         node = None
         results = []
         for m in made:
+            if not isinstance(m, Tracer):
+                results.append(m)
+                continue
             result, node = _wrapped(m, name, inputs, tensors, shown, wanted, saves, node)
             results.append(result)
         return tuple(results)
     return _wrapped(made, name, inputs, tensors, shown, wanted, saves, None)[0]
+
+
+def first_tracked(results: Any) -> Any:
+    """Of a tuple, such as a normalised batch and its statistics, the rest without history."""
+    if not isinstance(results, tuple):
+        return results
+    first, *others = results
+    for i, state in enumerate(others):
+        if isinstance(state, Tensor):
+            others[i] = Tensor(Handle(RECORDER.builder.emit("stop_gradient", state._value())))
+    return first, *others
 
 
 def _wrapped(

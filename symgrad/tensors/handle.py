@@ -439,6 +439,13 @@ class Tensor:
         memo[id(self)] = copy
         return copy
 
+    @staticmethod
+    def __nn_function__(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Records a function of traced values; of several results the first is tracked."""
+        from symgrad.tensors.apply import apply, first_tracked
+
+        return first_tracked(apply(name, function, arguments))
+
     def _check_writable(self, operand_tracked: bool) -> None:
         """Refuses in-place writes that the graph could not follow."""
         origin = self._origin

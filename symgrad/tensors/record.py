@@ -177,7 +177,7 @@ def _program(ops: Sequence[Op], inputs: Sequence[Value], results: Sequence[Value
     key = _structure(ops, inputs, results)
     found = _programs.get(key)
     if found is None:
-        from symgrad.api_function import compile_func
+        from symgrad.api_backend import compile_func
 
         found = _programs[key] = compile_func(_function(ops, inputs, results))
         if len(_programs) > PROGRAM_LIMIT:

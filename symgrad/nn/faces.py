@@ -1,0 +1,35 @@
+"""One definition of a function for arrays, traced values and tensors."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def for_tensors(name: str) -> Callable[[F], F]:
+    """Lets tensors among the arguments take over the call, as an operation called ``name``.
+
+    The hook is a method ``__nn_function__(name, function, arguments)`` of their type, so
+    that this layer need not know of tensors.
+    """
+
+    def declare(function: F) -> F:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for x in (*args, *kwargs.values()):
+                take_over = getattr(type(x), "__nn_function__", None)
+                if take_over is not None:
+                    bound = signature.bind(*args, **kwargs)
+                    bound.apply_defaults()
+                    return take_over(name, function, tuple(bound.arguments.values()))
+            return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return declare
