@@ -48,7 +48,6 @@ class SGD:
         self, params: Arrays, grads: Arrays, state: Arrays, lr: Array | None = None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """``(new_params, new_state)`` after one step; ``lr`` may be a traced schedule's value."""
-        rate = self.lr if lr is None else lr
         updated: dict[str, Array] = {}
         velocities: dict[str, Array] = {}
         fresh = 1.0 - self.dampening
@@ -62,5 +61,7 @@ class SGD:
                 v = self.momentum * state[name] + share
                 velocities[name] = v
                 g = g + self.momentum * v if self.nesterov else v
+            # A schedule's value may be wider than the parameters, which keep their dtype.
+            rate = self.lr if lr is None else snp.astype(snp.asarray(lr), p.dtype)
             updated[name] = p - rate * g
         return updated, velocities
