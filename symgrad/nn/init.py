@@ -7,28 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.randomness import Source, manual_seed
+
 Array = np.ndarray[Any, Any]
-
-
-class _Source:
-    """Where the initialisers' random numbers come from."""
-
-    generator = np.random.default_rng()
-
-
-def manual_seed(seed: int) -> None:
-    """Makes the initialisers repeatable."""
-    _Source.generator = np.random.default_rng(seed)
 
 
 def uniform(shape: tuple[int, ...], bound: float, dtype: Any = np.float32) -> Array:
     """Uniform in [-bound, bound)."""
-    return _Source.generator.uniform(-bound, bound, shape).astype(dtype)
+    return Source.generator.uniform(-bound, bound, shape).astype(dtype)
 
 
 def normal(shape: tuple[int, ...], std: float, dtype: Any = np.float32) -> Array:
     """Normal with mean 0."""
-    return (_Source.generator.standard_normal(shape) * std).astype(dtype)
+    return (Source.generator.standard_normal(shape) * std).astype(dtype)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -52,3 +43,6 @@ def kaiming_normal_fan_out(shape: tuple[int, ...], dtype: Any = np.float32) -> A
     """Normal with the variance ``2 / fan_out``, for convolutions before ReLU."""
     _, fan_out = fans(shape)
     return normal(shape, math.sqrt(2 / max(1, fan_out)), dtype)
+
+
+__all__ = ["fans", "kaiming_normal_fan_out", "kaiming_uniform", "manual_seed", "normal", "uniform"]

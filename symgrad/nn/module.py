@@ -3,6 +3,9 @@
 A module holds NumPy arrays.  ``functional_call`` lends it other values, traced ones
 among them, for one forward pass and collects the buffers it leaves behind: that turns
 any module into a pure function of (parameters, state, input).
+
+Called with a tensor, or asked for ``parameters()``, a module turns its arrays into
+tensors, which it keeps from then on: it is used as torch's.
 """
 
 from __future__ import annotations
@@ -43,13 +46,26 @@ class Module:
         for kind in ("_parameters", "_buffers", "_modules"):
             object.__setattr__(self, kind, {})
         object.__setattr__(self, "training", True)
+        object.__setattr__(self, "_holds_tensors", False)
 
     def forward(self, *inputs: Any) -> Any:
         """The computation; define it in the subclass."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, *inputs: Any) -> Any:
+        if not self._holds_tensors and any(hasattr(type(x), "__nn_function__") for x in inputs):
+            self._take_tensors()
         return self.forward(*inputs)
+
+    def _take_tensors(self) -> None:
+        """Turns this module's own arrays into tensors; counters stay as they are."""
+        from symgrad.tensors import Tensor
+
+        object.__setattr__(self, "_holds_tensors", True)
+        for members, learned in ((self._parameters, True), (self._buffers, False)):
+            for name, value in members.items():
+                if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                    members[name] = Tensor.of_array(value.copy(), requires_grad=learned)
 
     # -- attributes ----------------------------------------------------------------
 
@@ -68,6 +84,7 @@ class Module:
             self.__dict__.pop(name, None)  # a plain value, such as None, it had before
         if isinstance(value, Parameter):
             self._parameters[name] = value.data
+            object.__setattr__(self, "_holds_tensors", False)  # this one is an array yet
         elif isinstance(value, Module):
             self._modules[name] = value
         elif name in self._parameters:
@@ -101,8 +118,25 @@ class Module:
         return self._named("_parameters")
 
     def parameters(self) -> Iterator[Array]:
-        """All parameters."""
+        """All parameters, as tensors to be trained."""
+        for module in self.modules():
+            if not module._holds_tensors:
+                module._take_tensors()
         return (value for _, value in self.named_parameters())
+
+    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+        """Freezes the parameters, or makes them be trained again."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets the gradients of all parameters, or makes them zero."""
+        for parameter in self.parameters():
+            if set_to_none or parameter.grad is None:
+                parameter.grad = None
+            else:
+                parameter.grad.zero_()
 
     def named_buffers(self) -> Iterator[tuple[str, Array]]:
         """Dotted names and arrays of all buffers."""
@@ -166,7 +200,12 @@ class Module:
                 for name, old in members.items():
                     key = f"{prefix}.{name}" if prefix else name
                     if old is not None and key in state:
-                        members[name] = np.array(state[key], dtype=old.dtype)
+                        new = state[key]
+                        new = new.detach().numpy() if hasattr(new, "detach") else new
+                        if isinstance(old, np.ndarray | np.generic):
+                            members[name] = np.array(new, dtype=old.dtype)
+                        else:
+                            old.data = type(old).of_array(np.array(new, dtype=old.dtype.numpy))
 
     def to(self: M, dtype: Any) -> M:
         """Converts floating parameters and buffers to a dtype, in place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,17 @@ class SGD:
 
     ``v = momentum v + (1 - dampening) g`` with ``g = gradient + weight_decay p`` (at the first
     step ``v = g``), then ``p -= lr v``, or ``p -= lr (g + momentum v)`` with ``nesterov``.
+
+    Given tensors first, ``SGD(model.parameters(), lr=0.01)`` is an ``Optimizer`` of them
+    that follows this rule.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if "params" in kwargs or (args and isinstance(args[0], Iterable)):
+            from symgrad.optim.optimizer import Optimizer
+
+            return Optimizer(cls, *args, **kwargs)
+        return object.__new__(cls)
 
     lr: float = 1e-3
     momentum: float = 0.0

@@ -6,10 +6,11 @@ saying what it was.  ``write`` is where every in-place operation ends.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from symgrad.tensors.handle import Handle, Tensor
+from symgrad.tensors.handle import Handle, Tensor, alias
 from symgrad.tensors.nodes import Node, Saved, make_node
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.state import is_grad_enabled
@@ -22,22 +23,6 @@ NOTHING, INPUTS, OTHERS, RESULT = "", "inputs", "others", "result"
 def stage(name: str, *operands: Any, **attrs: Any) -> Any:
     """One IR op on traced values."""
     return RECORDER.stage(name, *operands, **attrs)
-
-
-def distinct(x: Tracer) -> Tracer:
-    """A handle of its own on a value of its own, which a derivative can be taken by."""
-    return Tracer(RECORDER, RECORDER.builder.emit("identity", x.value))
-
-
-def alias(x: Tracer, *, detached: bool = False) -> Tracer:
-    """A handle that shares the memory of ``x``."""
-    op = "stop_gradient" if detached else "identity"
-
-    def read(base: Tracer) -> Tracer:
-        return Tracer(RECORDER, RECORDER.builder.emit(op, base.value))
-
-    with recording():
-        return read(x).as_view_of(x, read, lambda base, new: new)
 
 
 def apply(
@@ -72,14 +57,20 @@ def apply(
     return _wrapped(made, name, inputs, tensors, shown, wanted, saves, None)[0]
 
 
-def first_tracked(results: Any) -> Any:
-    """Of a tuple, such as a normalised batch and its statistics, the rest without history."""
+def nn_function(name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """Records a function of ``symgrad.nn``.
+
+    Of several results, such as a normalised batch and its statistics, the first is tracked.
+    """
+    results = apply(name, function, arguments)
     if not isinstance(results, tuple):
         return results
     first, *others = results
     for i, state in enumerate(others):
         if isinstance(state, Tensor):
-            others[i] = Tensor(Handle(RECORDER.builder.emit("stop_gradient", state._value())))
+            value = RECORDER.builder.emit("stop_gradient", state._value())
+            others[i] = kept = Tensor(Handle(value))
+            Tensor._ends.append(weakref.ref(kept))  # state: computed with the next program
     return first, *others
 
 

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from symgrad.ir.opdef import Array
+from symgrad.randomness import Source
 from symgrad.tensors import dtypes
 from symgrad.tensors.handle import Tensor
-
-
-class _Source:
-    """Where random numbers come from; shared, so draws are made under the lock."""
-
-    generator = np.random.default_rng()
-    lock = threading.Lock()
-
-
-def manual_seed(seed: int) -> None:
-    """Makes random tensors and initial weights repeatable."""
-    from symgrad.nn import init
-
-    _Source.generator = np.random.default_rng(seed)
-    init.manual_seed(seed)
 
 
 def _made(array: Array, dtype: Any, requires_grad: bool) -> Tensor:
@@ -155,8 +140,8 @@ def rand(
     """Uniform in [0, 1)."""
     wanted = dtypes.named(_floating(dtype))
     kind = np.float64 if wanted.numpy == np.float64 else np.float32
-    with _Source.lock:
-        drawn = _Source.generator.random(_sizes(size), dtype=kind)
+    with Source.lock:
+        drawn = Source.generator.random(_sizes(size), dtype=kind)
     return _made(np.asarray(drawn), wanted, requires_grad)
 
 
@@ -165,8 +150,8 @@ def randn(
     generator: Any = None,
 ) -> Tensor:  # fmt: skip
     """Normal with mean 0 and variance 1."""
-    with _Source.lock:
-        drawn = _Source.generator.standard_normal(_sizes(size))
+    with Source.lock:
+        drawn = Source.generator.standard_normal(_sizes(size))
     return _made(np.asarray(drawn), _floating(dtype), requires_grad)
 
 
@@ -177,15 +162,15 @@ def randint(
     """Integers in [low, high); ``randint(high, size)`` starts at 0."""
     if size is None:
         low, high, size = 0, low, high
-    with _Source.lock:
-        drawn = _Source.generator.integers(low, high, _sizes([size]))
+    with Source.lock:
+        drawn = Source.generator.integers(low, high, _sizes([size]))
     return _made(drawn, dtype or dtypes.int64, requires_grad)
 
 
 def randperm(n: int, *, dtype: Any = None, device: Any = None, generator: Any = None) -> Tensor:
     """The numbers below ``n`` in random order."""
-    with _Source.lock:
-        drawn = _Source.generator.permutation(n)
+    with Source.lock:
+        drawn = Source.generator.permutation(n)
     return _made(drawn, dtype or dtypes.int64, False)
 
 

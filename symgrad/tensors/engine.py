@@ -58,6 +58,7 @@ def backward(
             leaf._grad = leaf._grad + gradient
         else:
             with no_grad():
+                leaf._grad._array()  # a second pass shall not repeat the first one's work
                 leaf._grad._replace(leaf._grad + gradient)
     made = [leaf._grad for leaf in leaves.values() if leaf._grad is not None]
     mates = [weakref.ref(t) for t in made]
@@ -65,6 +66,17 @@ def backward(
         tensor._mates = mates
     still_there = [ref for ref in Tensor._ends if ref() is not None]
     Tensor._ends[:] = [*still_there, *(weakref.ref(t) for t in outputs)]
+
+
+def backward_from(
+    self: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
+    """Adds the derivative of this tensor, weighted by ``gradient``, to its leaves' ``grad``."""
+    backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
 
 def grad(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -58,6 +58,22 @@ class Handle(Tracer):
 
 def _same(a: Array, b: Array) -> bool:
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def distinct(x: Tracer) -> Tracer:
+    """A handle of its own on a value of its own, which a derivative can be taken by."""
+    return Tracer(RECORDER, RECORDER.builder.emit("identity", x.value))
+
+
+def alias(x: Tracer, *, detached: bool = False) -> Tracer:
+    """A handle that shares the memory of ``x``."""
+    op = "stop_gradient" if detached else "identity"
+
+    def read(base: Tracer) -> Tracer:
+        return Tracer(RECORDER, RECORDER.builder.emit(op, base.value))
+
+    with recording():
+        return read(x).as_view_of(x, read, lambda base, new: new)
 
 
 class Tensor:
@@ -120,15 +136,19 @@ class Tensor:
 
     def _array(self) -> Array:
         """The present contents, not to be written to."""
-        refs = [*self._mates, *Tensor._ends]
-        mates = [t for ref in refs if (t := ref()) is not None and t is not self]
-        Tensor._ends.clear()
-        values = [self._value(), *(t._value() for t in mates)]
-        array = materialise(values)[0]
-        for tensor in (self, *mates):
-            tensor._settle()
+        mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
         self._mates = []
-        return array
+        return Tensor._compute([self, *mates])[0]
+
+    @staticmethod
+    def _compute(tensors: Sequence[Tensor]) -> list[Array]:
+        """The contents of tensors, and of all that awaits the next program, by one program."""
+        also = [t for ref in Tensor._ends if (t := ref()) is not None]
+        Tensor._ends.clear()
+        arrays = materialise([t._value() for t in (*tensors, *also)])
+        for tensor in (*tensors, *also):
+            tensor._settle()
+        return arrays[: len(tensors)]
 
     def _settle(self) -> None:
         """Lets go of the graph of a value that is known and needs no derivative."""
@@ -140,8 +160,6 @@ class Tensor:
 
     def _replace(self, new: Tensor) -> None:
         """Puts a value of the same type into the memory, unseen by the graph."""
-        from symgrad.tensors.apply import distinct
-
         with recording():
             self._tracer.rebind(distinct(new._tracer))
 
@@ -273,18 +291,6 @@ class Tensor:
             )
         self._grad = new
 
-    def backward(
-        self,
-        gradient: Tensor | None = None,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-        inputs: Any = None,
-    ) -> None:
-        """Adds the derivative of this tensor, weighted by ``gradient``, to its leaves' ``grad``."""
-        from symgrad.tensors.engine import backward
-
-        backward(self, gradient, retain_graph, create_graph, inputs=inputs)
-
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Removable:
         """Calls ``hook(gradient)`` in backward passes; a result replaces the gradient."""
         if not self.requires_grad:
@@ -327,8 +333,6 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same memory outside the graph."""
-        from symgrad.tensors.apply import alias
-
         result = Tensor(alias(self._tracer, detached=True))
         result._origin = self if self._origin is None else self._origin
         return result
@@ -358,19 +362,6 @@ class Tensor:
     def tolist(self) -> Any:
         """The elements as nested Python lists."""
         return self._array().tolist()
-
-    def numpy(self, *, force: bool = False) -> Array:
-        """The memory as a NumPy array: changes of one show in the other."""
-        if force:
-            return self.detach().numpy()
-        if self.requires_grad:
-            raise RuntimeError(
-                "Can't call numpy() on Tensor that requires grad. "
-                "Use tensor.detach().numpy() instead."
-            )
-        from symgrad.tensors.interchange import shared_array
-
-        return shared_array(self)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if self.requires_grad:
@@ -438,13 +429,6 @@ class Tensor:
         copy = type(self).of_array(self._array().copy(), requires_grad=self._requires_grad)
         memo[id(self)] = copy
         return copy
-
-    @staticmethod
-    def __nn_function__(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Records a function of traced values; of several results the first is tracked."""
-        from symgrad.tensors.apply import apply, first_tracked
-
-        return first_tracked(apply(name, function, arguments))
 
     def _check_writable(self, operand_tracked: bool) -> None:
         """Refuses in-place writes that the graph could not follow."""

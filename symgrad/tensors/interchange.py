@@ -28,6 +28,17 @@ def from_dlpack(source: Any) -> Tensor:
     return from_numpy(np.from_dlpack(source))
 
 
+def numpy(self: Tensor, *, force: bool = False) -> Array:
+    """The memory as a NumPy array: changes of one show in the other."""
+    if force:
+        return shared_array(self.detach())
+    if self.requires_grad:
+        raise RuntimeError(
+            "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+        )
+    return shared_array(self)
+
+
 def shared_array(tensor: Tensor) -> Array:
     """The memory of a tensor as a NumPy array: through a view, the part it shows."""
     root = tensor._tracer

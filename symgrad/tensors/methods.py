@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from symgrad.tensors import creation, products, reductions, shapes  # noqa: F401
-from symgrad.tensors.apply import write
+from symgrad.tensors.apply import nn_function, write
 from symgrad.tensors.elementwise import FUNCTIONS, is_number
+from symgrad.tensors.engine import backward_from
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.indexing import getitem, setitem
+from symgrad.tensors.interchange import numpy
 from symgrad.tensors.state import no_grad
 
 _INPLACE = """add sub mul div pow remainder fmod floor_divide clamp exp log sqrt rsqrt neg abs sin
@@ -146,6 +148,9 @@ _METHODS: dict[str, Any] = {
     "__eq__": _equal,
     "__getitem__": getitem,
     "__setitem__": setitem,
+    "backward": backward_from,
+    "numpy": numpy,
+    "__nn_function__": staticmethod(nn_function),
     "fill_": _fill,
     "zero_": _zero,
     "copy_": _copy,

@@ -5,7 +5,6 @@ Computed by the traced functions of ``symgrad.numpy``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,18 +173,30 @@ def cumprod(input: Tensor, dim: int) -> Tensor:
     return made
 
 
-def _soft(name: str) -> Callable[..., Any]:
-    def function(input: Tensor, dim: int = -1, *, dtype: Any = None) -> Tensor:
-        from symgrad.nn import functional as F
-
-        x = input if dtype is None else to(input, dtype)
-        label = "".join(part.title() for part in name.split("_")) + "Backward0"
-        made: Tensor = apply(label, lambda t: getattr(F, name)(t, axis=dim), (x,), saves=RESULT)
-        return made
-
-    function.__name__ = name
-    function.__doc__ = f"``{name}`` along an axis."
-    return declared(function)
+def _shifted(x: Tracer, dim: int) -> Any:
+    """``x`` less its maximum along an axis, against overflow of the exponential."""
+    return x - stage("stop_gradient", snp.max(x, axis=dim, keepdims=True))
 
 
-softmax, log_softmax = _soft("softmax"), _soft("log_softmax")
+@declared
+def softmax(input: Tensor, dim: int = -1, *, dtype: Any = None) -> Tensor:
+    """``exp(x) / sum(exp(x))`` along an axis."""
+
+    def compute(x: Tracer) -> Any:
+        e = snp.exp(_shifted(x, dim))
+        return e / snp.sum(e, axis=dim, keepdims=True)
+
+    made: Tensor = apply("SoftmaxBackward0", compute, (to(input, dtype=dtype),), saves=RESULT)
+    return made
+
+
+@declared
+def log_softmax(input: Tensor, dim: int = -1, *, dtype: Any = None) -> Tensor:
+    """``x - log(sum(exp(x)))`` along an axis."""
+
+    def compute(x: Tracer) -> Any:
+        shifted = _shifted(x, dim)
+        return shifted - snp.log(snp.sum(snp.exp(shifted), axis=dim, keepdims=True))
+
+    made: Tensor = apply("LogSoftmaxBackward0", compute, (to(input, dtype=dtype),), saves=RESULT)
+    return made

@@ -58,7 +58,7 @@ def test_names_and_shapes() -> None:
     assert own == {name: value.shape for name, value in ref.parameters().items()}
     assert list(own) == list(ref.parameters())
     assert dict(network.named_buffers()).keys() == ref.state().keys()
-    assert sum(np.size(p) for p in network.parameters()) == 11_689_512
+    assert sum(p.numel() for p in network.parameters()) == 11_689_512
 
 
 @pytest.mark.parametrize("precision", DTYPES)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import symgrad as torch
 from references import LayerCase, layer_cases, layer_ops
+
+import symgrad as torch
 from symgrad.nn import functional as F
 
 CASES = [case for op in layer_ops() if hasattr(F, op) for case in layer_cases(op)]
