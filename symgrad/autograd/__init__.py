@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from symgrad.tensors import Tensor
 from symgrad.tensors.engine import backward, grad
+from symgrad.tensors.picture import to_dot
 from symgrad.tensors.state import (
     enable_grad,
     inference_mode,
@@ -21,6 +22,7 @@ __all__ = [
     "is_grad_enabled",
     "no_grad",
     "set_grad_enabled",
+    "to_dot",
 ]
 
 

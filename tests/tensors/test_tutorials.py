@@ -337,6 +337,22 @@ def test_a39_small_things() -> None:
         assert y.dtype is torch.float32 and y.shape == shape
 
 
+def test_a40_picture() -> None:
+    lines = torch.autograd.to_dot(_q(*_pair())).splitlines()
+    labels = dict(re.findall(r'(n\d+) \[label="(\w+)', "\n".join(lines)))
+    arrows = re.findall(r"(n\d+) -> (n\d+);", "\n".join(lines))
+    edges = sorted((labels[a], labels[b]) for a, b in arrows)
+    power, leaf = "PowBackward0", "AccumulateGrad"
+    assert edges == [
+        (leaf, power),
+        (leaf, power),
+        ("MulBackward0", "SubBackward0"),
+        (power, "MulBackward0"),
+        (power, "SubBackward0"),
+    ]
+    assert sum("lightblue" in line for line in lines) == 2
+
+
 def test_a41_claims() -> None:
     x = torch.ones(2, requires_grad=True)
     y = x * 2
