@@ -11,7 +11,7 @@ run: $(STAMP)
 	$(BIN)/symgrad train $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 # Lint, types and the architecture contracts, on the installed package.
 check: $(STAMP)
@@ -22,13 +22,14 @@ check: $(STAMP)
 # Compares live with PyTorch, which is no dependency of anything else here.
 test-peers: $(STAMP)
 	$(BIN)/python -m pip install --quiet "torch==2.13.0"
-	$(BIN)/python -m pytest tests/peers $(ARGS)
+	$(BIN)/pytest tests/peers $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/compare.py $(ARGS)
 
 # The package is installed as users get it, not editable: checkers follow only that, and the
-# tests run on it.  Any change of a source file installs it anew.
+# tests run on it (`pytest`, unlike `python -m pytest`, leaves this folder out of the path).
+# Any change of a source file installs it anew.
 SOURCES := $(shell find symgrad ir codegen -name '*.py') pyproject.toml
 $(STAMP): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
