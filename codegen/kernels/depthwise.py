@@ -224,7 +224,11 @@ def _load_x(
     mask = None if valid == range(lanes) else k.mask(valid, lanes)
     column = k.add(k.mul(vector.start, step), tap * conv.dilation[-1] - conv.low[-1])
     address = spec.x.address(k, x, (*row, column))
-    return load_lanes(k, address, spec.x.dtype, step * spec.x.strides[-1], lanes, mask)
+    value = load_lanes(k, address, spec.x.dtype, step * spec.x.strides[-1], lanes, mask)
+    if mask is not None and spec.x.strides[-1] == 0:
+        # A broadcast row is one load for all lanes: the padding still reads as 0.
+        value = k.select(mask, value, k.zero(value.type))
+    return value
 
 
 def _taps(k: Emitter, conv: Convolution, axis: int, at: Int) -> tuple[Int, Int, int, Int]:
