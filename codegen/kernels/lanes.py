@@ -16,7 +16,11 @@ from symgrad.codegen.scalar import from_memory, to_memory
 def load_lanes(
     k: Emitter, address: Reg, dtype: str, stride: int, lanes: int, mask: Reg | None = None
 ) -> Reg:
-    """A register of ``lanes`` elements; ``address`` is that of lane 0."""
+    """A register of ``lanes`` elements; ``address`` is that of lane 0.
+
+    Lanes outside of ``mask`` are 0, but for a broadcast (stride 0): its one element fills
+    them all, as most users never look at them and a select would cost in every loop.
+    """
     scalar = MEMORY_TYPES[dtype]
     type = vec(scalar, lanes)
     if stride == 0 or lanes == 1:
