@@ -7,23 +7,24 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from symgrad.codegen import plan
+from symgrad.codegen import plan, programs
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.jit import compile_modules, emit_assembly, optimised
+from symgrad.codegen.executable import Executable
+from symgrad.codegen.image import Image, lay_out
+from symgrad.codegen.jit import (
+    compile_modules,
+    emit_assembly,
+    load_compiled,
+    optimised,
+    symbol_of,
+)
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
-from symgrad.codegen.runtime.memory import SMALL, empty
-from symgrad.codegen.runtime.program import ARENA, NativeProgram, Step
 from symgrad.codegen.runtime.threads import get_num_threads
-from symgrad.codegen.storage import Buffer
 from symgrad.codegen.target import Target
-from symgrad.ir.errors import NoKernelError, UsageError
+from symgrad.ir.errors import NoKernelError
 from symgrad.ir.graph import Func
-from symgrad.ir.types import type_of_array
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -109,109 +110,52 @@ def compile_func(
     target: Target | None = None,
     threads: int | None = None,
     donate: Sequence[int] = (),
+    passes: Callable[[Func], Func] | None = None,
 ) -> Executable:
-    """Native code for an optimised function, ready to call; see ``lower``."""
-    return Executable(lower(func, target=target, threads=threads, donate=donate))
+    """Native code for a function, ready to call; see ``lower``.
+
+    Without ``passes`` the function must be optimised already.  With them it is the function
+    as traced, and the whole program is kept on disk under its text: when the same function
+    comes again, in this process or another, neither passes nor lowering run.
+    """
+    target = target or Target.host()
+    threads = threads or get_num_threads()
+
+    def lowered() -> Lowered:
+        optimised = passes(func) if passes else func
+        return lower(optimised, target=target, threads=threads, donate=donate)
+
+    if passes is None:
+        return _build(lowered())
+    key = programs.key(func, target, threads=threads, donate=tuple(donate))
+    image = programs.find(key)
+    addresses = load_compiled(image.kernels, target) if image else None
+    if image and addresses is not None:
+        return Executable(image, addresses, functools.cache(lowered))
+    executable = _build(lowered())
+    programs.keep(key, executable.image)
+    return executable
 
 
-class Executable:
-    """A compiled function: NumPy arrays of its parameters' types in, arrays out."""
-
-    def __init__(self, lowered: Lowered) -> None:
-        self.lowered = lowered
-        func = lowered.func
-        self.param_types = func.param_types
-        self.result_types = func.result_types
-        self._params = [(t.dtype.numpy, t.shape) for t in func.param_types]
-        self._results = [(t.shape, t.dtype.numpy) for t in func.result_types]
-        self._constants = {
-            id(b): b for call in lowered.calls for b in call.reads if b.data is not None
-        }
-        slots = len(self._params) + len(self._results)
-        numbers = {key: slots + i for i, key in enumerate(self._constants)}
-        fixed = {
-            numbers[key]: b.data.ctypes.data
-            for key, b in self._constants.items()
-            if b.data is not None
-        }
-        stops = plan.barriers(lowered.calls)
-        steps = [
-            Step(name, tuple(self._pointer(b, numbers) for b in call.buffers), call.parallel, stop)
-            for name, call, stop in zip(lowered.names, lowered.calls, stops, strict=True)
-        ]
-        addresses = compile_modules(lowered.modules, lowered.target)
-        self._program = NativeProgram(
-            steps,
-            addresses,
-            slots,
-            arena_bytes=lowered.arena_bytes,
-            fixed=fixed,
-            threads=lowered.threads,
-        )
-        self._direct = self.direct()
-
-    def direct(self, *, unwrap: bool = False) -> Callable[..., Any] | None:
-        """The program as a builtin function of its arguments, tens of nanoseconds a call.
-
-        ``None`` where results are large or overwrite donated arrays; a call gives
-        ``NotImplemented`` for arguments that it cannot take as they are.  ``unwrap`` gives a
-        single result without its tuple.
-        """
-        # Large results come from recycled memory, which the direct call does not know.
-        if self.lowered.homes or any(t.bytes >= SMALL for t in self.result_types):
-            return None
-        results = [(dtype, shape) for shape, dtype in self._results]
-        return self._program.bind(self._params, results, unwrap=unwrap)
-
-    def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
-        """Runs the program; results are fresh C-contiguous arrays, NumPy scalars where 0-d.
-
-        Raises ``UsageError`` when the arguments do not have the parameters' types.
-        """
-        if self._direct is not None:
-            fast = self._direct(*arguments)
-            if fast is not NotImplemented:
-                results: Sequence[Any] = fast
-                return results
-        arrays = self._checked(arguments)
-        made = self._results_for(arrays)
-        self._program.run([*arrays, *made])
-        return [a[()] for a in made]
-
-    def _pointer(self, buffer: Buffer, constants: dict[int, int]) -> tuple[int, int]:
-        if buffer.slot is not None:
-            return buffer.slot, 0
-        if buffer.data is not None:
-            return constants[id(buffer)], 0
-        return ARENA, buffer.offset
-
-    def _results_for(self, arrays: list[Array]) -> list[Array]:
-        """Arrays for the results: donated ones and recycled memory."""
-        made = []
-        for number, (shape, dtype) in enumerate(self._results):
-            home = self.lowered.homes.get(len(arrays) + number)
-            made.append(empty(shape, dtype) if home is None else arrays[home])
-        return made
-
-    def profile(self, arguments: Sequence[Any]) -> list[tuple[Call, float]]:
-        """The seconds each kernel call took in one run."""
-        arrays = self._checked(arguments)
-        results = self._results_for(arrays)
-        times = self._program.run_timed([*arrays, *results])
-        return list(zip(self.lowered.calls, map(float, times), strict=True))
-
-    def _checked(self, arguments: Sequence[Any]) -> list[Array]:
-        arrays = []
-        for argument, (dtype, shape) in zip(arguments, self._params, strict=True):
-            array = argument if isinstance(argument, np.ndarray) else np.asarray(argument)
-            if not array.dtype.isnative:
-                array = array.astype(array.dtype.newbyteorder("="))
-            if array.dtype != dtype or array.shape != shape:
-                expected = ", ".join(map(str, self.param_types))
-                raise UsageError(
-                    f"@{self.lowered.func.name} was compiled for ({expected}), "
-                    f"got {type_of_array(array)} among its arguments"
-                )
-            # Not ascontiguousarray: that would turn a scalar's array into one axis.
-            arrays.append(array if array.flags.c_contiguous else array.copy(order="C"))
-        return arrays
+def _build(lowered: Lowered) -> Executable:
+    """Compiles and loads the kernels of a lowered function."""
+    symbols = {
+        name: symbol_of(name, text, lowered.target) for name, text in lowered.modules.items()
+    }
+    loaded = compile_modules(lowered.modules, lowered.target)
+    func, kernels = lowered.func, [symbols[name] for name in lowered.names]
+    steps, constants = lay_out(
+        lowered.calls, kernels, len(func.params) + len(func.results)
+    )
+    image = Image(
+        name=func.name,
+        params=func.param_types,
+        results=func.result_types,
+        steps=steps,
+        constants=constants,
+        arena_bytes=lowered.arena_bytes,
+        threads=lowered.threads,
+        homes=lowered.homes,
+    )
+    addresses = {symbols[name]: address for name, address in loaded.items()}
+    return Executable(image, addresses, lambda: lowered)

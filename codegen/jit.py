@@ -20,7 +20,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -55,7 +55,7 @@ def compile_modules(modules: Mapping[str, str], target: Target) -> dict[str, int
     What is loaded already, or lies in the object cache, is not compiled again; the rest
     is compiled in parallel.  Raises ``CompileError`` naming a file with the module's text.
     """
-    symbols = {name: _symbol(name, text, target) for name, text in modules.items()}
+    symbols = {name: symbol_of(name, text, target) for name, text in modules.items()}
     with _lock:
         missing: dict[str, str] = {}
         for name, text in modules.items():
@@ -64,6 +64,20 @@ def compile_modules(modules: Mapping[str, str], target: Target) -> dict[str, int
         if missing:
             _addresses.update(_load(_build(missing, target), target))
         return {name: _addresses[symbol] for name, symbol in symbols.items()}
+
+
+def load_compiled(symbols: Sequence[str], target: Target) -> dict[str, int] | None:
+    """Addresses of functions compiled earlier, by ``symbol_of``; ``None`` unless the process
+    or the object cache has them all."""
+    with _lock:
+        missing = [symbol for symbol in symbols if symbol not in _addresses]
+        objects = {symbol: _objects.get(symbol) for symbol in missing}
+        found = {symbol: blob for symbol, blob in objects.items() if blob is not None}
+        if len(found) < len(missing):
+            return None
+        if found:
+            _addresses.update(_load(found, target))
+        return {symbol: _addresses[symbol] for symbol in symbols}
 
 
 def optimised(text: str, target: Target) -> str:
@@ -95,11 +109,17 @@ def _rename(name: str, new: str, text: str) -> str:
     return re.sub(rf"@{re.escape(name)}(?![\w.$-])", f"@{new}", text)
 
 
-def _symbol(name: str, text: str, target: Target) -> str:
-    """A name made of everything the machine code depends on, unique in the process."""
+def version() -> str:
+    """What the way from text to machine code depends on, as text for cache keys."""
+    import llvmlite
     import llvmlite.binding as llvm
 
-    content = hashlib.sha256(f"{_VERSION} {llvm.llvm_version_info} {target.key} ".encode())
+    return f"{_VERSION} {llvmlite.__version__} {llvm.llvm_version_info}"
+
+
+def symbol_of(name: str, text: str, target: Target) -> str:
+    """A name made of everything the machine code depends on, unique in the process."""
+    content = hashlib.sha256(f"{version()} {target.key} ".encode())
     content.update(_rename(name, "", text).encode())
     return "k" + content.hexdigest()[:40]
 

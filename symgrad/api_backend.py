@@ -36,7 +36,11 @@ def compile_func(
         return lambda arrays: [np.array(x)[()] for x in interpret(func, arrays)]
     from symgrad.codegen.compile import compile_func as compile_native
 
-    executable = compile_native(optimize(func), donate=donate)
+    # Who looks at the stages wants to see them made, not found on disk.
+    if any(channels) or os.environ.get("SYMGRAD_DUMP"):
+        executable = compile_native(optimize(func), donate=donate)
+    else:
+        executable = compile_native(func, donate=donate, passes=optimize)
     for channel in ("llvm", "asm"):
         if channel in channels:
             print(getattr(executable.lowered, channel)(), file=sys.stderr)

@@ -71,12 +71,12 @@ def test_a_second_process_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_key_holds_text_target_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     text = adds("f", 3)
-    keys = {jit._symbol("f", text, Target.host()), jit._symbol("f", adds("f", 4), Target.host())}
-    keys.add(jit._symbol("f", text, Target.named("avx2")))
+    keys = {jit.symbol_of("f", text, Target.host()), jit.symbol_of("f", adds("f", 4), Target.host())}
+    keys.add(jit.symbol_of("f", text, Target.named("avx2")))
     monkeypatch.setattr(jit, "_VERSION", -1)
-    keys.add(jit._symbol("f", text, Target.host()))
+    keys.add(jit.symbol_of("f", text, Target.host()))
     monkeypatch.setattr("llvmlite.binding.llvm_version_info", (1, 2, 3))
-    keys.add(jit._symbol("f", text, Target.host()))
+    keys.add(jit.symbol_of("f", text, Target.host()))
     assert len(keys) == 5
 
 

@@ -1,0 +1,109 @@
+"""A program as data: everything a run needs but the machine code, as bytes and back.
+
+An ``Image`` names its kernels by the symbols of their machine code.  Written to disk it is
+JSON behind its length, then the constants' bytes; the objects lie in a cache of their own,
+so that programs share kernels there as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from symgrad.codegen.lowering.scope import Call
+from symgrad.codegen.plan import barriers
+from symgrad.codegen.runtime.program import ARENA, Step
+from symgrad.codegen.storage import Buffer
+from symgrad.ir.types import TensorType, parse_type
+
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A program without its machine code.
+
+    Slots are numbered through parameters, results and constants.
+    """
+
+    name: str
+    params: tuple[TensorType, ...]
+    results: tuple[TensorType, ...]
+    steps: tuple[Step, ...]
+    constants: tuple[np.ndarray[Any, Any], ...]
+    arena_bytes: int
+    threads: int
+    homes: Mapping[int, int]
+    """Slots of results that overwrite a donated parameter, with that parameter's."""
+
+    @property
+    def kernels(self) -> list[str]:
+        """The symbols of the kernels, each once."""
+        return list(dict.fromkeys(step.kernel for step in self.steps))
+
+    def to_bytes(self) -> bytes:
+        """The image as ``from_bytes`` reads it."""
+        header = {
+            "name": self.name,
+            "params": [str(t) for t in self.params],
+            "results": [str(t) for t in self.results],
+            "steps": [[s.kernel, s.pointers, s.parallel, s.barrier] for s in self.steps],
+            "constants": [[a.dtype.str, a.shape] for a in self.constants],
+            "arena_bytes": self.arena_bytes,
+            "threads": self.threads,
+            "homes": list(self.homes.items()),
+        }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        data = b"".join(a.tobytes() for a in self.constants)
+        return len(text).to_bytes(_LENGTH_BYTES, "little") + text + data
+
+    @staticmethod
+    def from_bytes(blob: bytes) -> Image:
+        """The image that ``to_bytes`` wrote."""
+        at = _LENGTH_BYTES + int.from_bytes(blob[:_LENGTH_BYTES], "little")
+        header = json.loads(blob[_LENGTH_BYTES:at])
+        constants = []
+        for dtype, shape in header["constants"]:
+            array = np.frombuffer(blob, dtype, int(np.prod(shape)), at).reshape(shape)
+            constants.append(array.copy())  # aligned, whatever lies before it in the blob
+            at += array.nbytes
+        return Image(
+            name=header["name"],
+            params=tuple(map(parse_type, header["params"])),
+            results=tuple(map(parse_type, header["results"])),
+            steps=tuple(
+                Step(kernel, tuple((slot, offset) for slot, offset in pointers), parallel, barrier)
+                for kernel, pointers, parallel, barrier in header["steps"]
+            ),
+            constants=tuple(constants),
+            arena_bytes=header["arena_bytes"],
+            threads=header["threads"],
+            homes=dict(header["homes"]),
+        )
+
+
+def lay_out(
+    calls: Sequence[Call], kernels: Sequence[str], slots: int
+) -> tuple[tuple[Step, ...], tuple[np.ndarray[Any, Any], ...]]:
+    """Kernel calls with their kernels' symbols as steps, and the constants they read.
+
+    The constants take the slots from ``slots`` on.
+    """
+    constants = {id(b): b.data for call in calls for b in call.reads if b.data is not None}
+    numbers = {key: slots + i for i, key in enumerate(constants)}
+
+    def pointer(buffer: Buffer) -> tuple[int, int]:
+        if buffer.slot is not None:
+            return buffer.slot, 0
+        if buffer.data is not None:
+            return numbers[id(buffer)], 0
+        return ARENA, buffer.offset
+
+    steps = tuple(
+        Step(kernel, tuple(map(pointer, call.buffers)), call.parallel, stop)
+        for kernel, call, stop in zip(kernels, calls, barriers(calls), strict=True)
+    )
+    return steps, tuple(constants.values())
