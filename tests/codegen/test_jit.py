@@ -71,7 +71,8 @@ def test_a_second_process_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_key_holds_text_target_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     text = adds("f", 3)
-    keys = {jit.symbol_of("f", text, Target.host()), jit.symbol_of("f", adds("f", 4), Target.host())}
+    other = adds("f", 4)
+    keys = {jit.symbol_of("f", t, Target.host()) for t in (text, other)}
     keys.add(jit.symbol_of("f", text, Target.named("avx2")))
     monkeypatch.setattr(jit, "_VERSION", -1)
     keys.add(jit.symbol_of("f", text, Target.host()))
