@@ -10,19 +10,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from symgrad.ir import Value
+from symgrad.tensors import templates
 from symgrad.tensors.handle import Handle, Tensor, alias
 from symgrad.tensors.nodes import Node, Saved, make_node
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.state import is_grad_enabled
+from symgrad.tensors.templates import Fresh, Output, Template, View
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 NOTHING, INPUTS, OTHERS, RESULT = "", "inputs", "others", "result"
 """What a derivative reads: nothing, the operands, of a product the others, the result."""
-
-
-def stage(name: str, *operands: Any, **attrs: Any) -> Any:
-    """One IR op on traced values."""
-    return RECORDER.stage(name, *operands, **attrs)
 
 
 def apply(
@@ -35,26 +34,20 @@ def apply(
 ) -> Any:
     """The result of ``function`` on the operands' values, with ``grad_fn`` ``name``.
 
-    Operands that are tensors arrive as tracers, others as they are.  ``parents`` are the
-    operands that ``next_functions`` shows (all tensors unless given).
+    Operands that are tensors arrive as tracers, others as they are.  ``function`` must depend
+    on nothing else that can change: it is run once for operands alike, see ``templates``.
+    ``parents`` are the operands that ``next_functions`` shows (all tensors unless given).
     """
-    tensors = [x for x in operands if isinstance(x, Tensor)]
-    wanted = any(t.requires_grad for t in tensors)
+    operation = _Operation(name, operands, saves, parents)
+    template = operation.template(function)
+    if template is not None:
+        results = operation.recorded(template)
+        return results[0] if template.is_single else tuple(results)
     with recording():
-        inputs = [x._tracer if isinstance(x, Tensor) else x for x in operands]
-        made = function(*inputs)
-    shown = tensors if parents is None else parents
+        made = function(*operation.inputs)
     if isinstance(made, (tuple, list)):
-        node = None
-        results = []
-        for m in made:
-            if not isinstance(m, Tracer):
-                results.append(m)
-                continue
-            result, node = _wrapped(m, name, inputs, tensors, shown, wanted, saves, node)
-            results.append(result)
-        return tuple(results)
-    return _wrapped(made, name, inputs, tensors, shown, wanted, saves, None)[0]
+        return tuple([operation.wrap(m) if isinstance(m, Tracer) else m for m in made])
+    return operation.wrap(made)
 
 
 def nn_function(name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
@@ -74,50 +67,97 @@ def nn_function(name: str, function: Callable[..., Any], arguments: Sequence[Any
     return first, *others
 
 
-def _wrapped(
-    made: Tracer,
-    name: str,
-    inputs: Sequence[Any],
-    tensors: Sequence[Tensor],
-    shown: Sequence[Any],
-    wanted: bool,
-    saves: str,
-    node: Node | None,
-) -> tuple[Tensor, Node | None]:
-    view = made._view
-    tracked = wanted and is_grad_enabled() and made.dtype.kind in "fc"
-    with recording():
-        if any(made is x for x in inputs):
-            made = alias(made)
+class _Operation:
+    """One operation on tensors: its operands, and the node its results will have."""
+
+    __slots__ = ("_name", "_node", "_saves", "_shown", "_tensors", "_tracked", "_wanted", "inputs")
+
+    def __init__(
+        self, name: str, operands: Sequence[Any], saves: str, parents: Sequence[Any] | None
+    ) -> None:
+        self._name, self._saves = name, saves
+        self._tensors = [x for x in operands if isinstance(x, Tensor)]
+        self._shown = self._tensors if parents is None else parents
+        self.inputs = [x._tracer if isinstance(x, Tensor) else x for x in operands]
+        self._wanted = any([t.requires_grad for t in self._tensors])
+        self._tracked = self._wanted and is_grad_enabled()
+        self._node: Node | None = None
+
+    def template(self, function: Callable[..., Any]) -> Template | None:
+        """What the function records for such operands, if that is known."""
+        kinds = [x._value.type if isinstance(x, Tracer) else None for x in self.inputs]
+        return templates.find(function, self.inputs, kinds, self._wanted and not self._tracked)
+
+    def recorded(self, template: Template) -> list[Any]:
+        """The results by way of the template."""
+        with recording():
+            values = RECORDER.call(template.region, [t._tracer.value for t in self._tensors])
+            return [self._output(output, values) for output in template.outputs]
+
+    def _output(self, output: Output, values: Sequence[Value]) -> Any:
+        if isinstance(output, Fresh):
+            return self._finished(Tensor(Handle(values[output.index])))
+        if isinstance(output, View):
+            base = self.inputs[output.operand]
+            read = output.read if self._tracked or not self._wanted else _detached(output.read)
+            made = Tracer(RECORDER, values[output.index])
+            made.as_view_of(base, read, output.write, output.key)
+            return self._finished(self._view(made))
+        if output.operand is None:
+            return output.value
+        given = self.inputs[output.operand]
+        return self.wrap(given) if isinstance(given, Tracer) else given
+
+    def wrap(self, made: Tracer) -> Tensor:
+        """A result of the function as a tensor."""
+        tracked = self._tracked and made.dtype.kind in "fc"
+        with recording():
+            if any(made is x for x in self.inputs):
+                made = alias(made)
             view = made._view
-        if view is not None:
-            if wanted and not tracked:
-                read = view.read
-                view.read = lambda base: stage("stop_gradient", read(base))
-                made._value = view.read(view.base)._value
-            result = Tensor(made)
-            base = next((t for t in tensors if t._tracer is view.base), None)
-            if base is not None:
-                result._origin = base._origin
-                if tracked or not wanted:  # else the view stays outside the graph
-                    result._base = base if base._base is None else base._base
-                    result._seen = base._version
-        else:
+            if view is not None:
+                if self._wanted and not tracked:
+                    view.read = _detached(view.read)
+                    made._value = view.read(view.base)._value
+                return self._finished(self._view(made))
             value = made.value
-            if value.op is None or any(isinstance(x, Tracer) and value is x._value for x in inputs):
+            if value.op is None or any(
+                isinstance(x, Tracer) and value is x._value for x in self.inputs
+            ):
                 value = RECORDER.builder.emit("identity", value)
-            if wanted and not tracked:
+            if self._wanted and not tracked:
                 value = RECORDER.builder.emit("stop_gradient", value)
-            result = Tensor(Handle(value))
-    if tracked:
-        if node is None:
-            edges = [x._edge() if isinstance(x, Tensor) else None for x in shown]
-            node = make_node(name, edges, saves=saves != NOTHING)
-            node.saved = tuple(Saved(t, _source(t)) for t in _read(tensors, saves))
-        result._node = node
-        if saves == RESULT:
-            node.saved = (*node.saved, Saved(result, name))
-    return result, node
+            return self._finished(Tensor(Handle(value)))
+
+    def _view(self, made: Tracer) -> Tensor:
+        result = Tensor(made)
+        shown = made._view.base if made._view is not None else None
+        base = next((t for t in self._tensors if t._tracer is shown), None)
+        if base is not None:
+            result._origin = base._origin
+            if self._tracked or not self._wanted:  # else the view stays outside the graph
+                result._base = base if base._base is None else base._base
+                result._seen = base._version
+        return result
+
+    def _finished(self, result: Tensor) -> Tensor:
+        """The tensor with its node, if it is tracked."""
+        if self._tracked and result._dtype.kind in "fc":
+            if self._node is None:
+                edges = [x._edge() if isinstance(x, Tensor) else None for x in self._shown]
+                self._node = make_node(self._name, edges, saves=self._saves != NOTHING)
+                self._node.saved = tuple(
+                    [Saved(t, _source(t)) for t in _read(self._tensors, self._saves)]
+                )
+            result._node = self._node
+            if self._saves == RESULT:
+                self._node.saved = (*self._node.saved, Saved(result, self._name))
+        return result
+
+
+def _detached(read: Callable[[Tracer], Tracer]) -> Callable[[Tracer], Tracer]:
+    """A way to read a view that no derivative passes through."""
+    return lambda base: stage("stop_gradient", read(base))
 
 
 def _source(tensor: Tensor) -> str:

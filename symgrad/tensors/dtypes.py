@@ -92,6 +92,11 @@ def named(spec: Any) -> dtype:
     return _BY_NUMPY[as_numpy]
 
 
+def legacy_name(spec: Any) -> str:
+    """What ``Tensor.type`` calls an element type: ``torch.FloatTensor``."""
+    return f"torch.{named(spec).scalar_name}Tensor"
+
+
 class Size(tuple):  # type: ignore[type-arg]
     """A shape."""
 

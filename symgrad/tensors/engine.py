@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from symgrad.ir import Value
-from symgrad.ir.adjoint import pull_back
+from symgrad.tensors.derivatives import Cotangent, cotangents
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, reachable
 from symgrad.tensors.record import RECORDER, recording
@@ -44,11 +44,10 @@ def backward(
     edges = [e for e, _ in pairs]
     found = sweep.run([value for _, value in pairs])
     totals: dict[int, Tensor] = {}
-    for edge, value in zip(edges, found, strict=True):
-        if value is None:
-            continue
-        new, known = sweep.tensor(value), totals.get(id(edge.variable))
-        totals[id(edge.variable)] = new if known is None else known + new
+    for edge, new in zip(edges, found, strict=True):
+        if new is not None:
+            known = totals.get(id(edge.variable))
+            totals[id(edge.variable)] = new if known is None else known + new
     leaves = {id(e.variable): e.variable for e in edges if id(e.variable) in totals}
     for key, leaf in leaves.items():
         gradient = _hooked(leaf, totals[key])
@@ -99,10 +98,10 @@ def grad(
     results: list[Tensor | None] = []
     found = sweep.run([t._value() for t in wanted])
     reached = {id(node) for node in sweep.nodes}
-    for tensor, value in zip(wanted, found, strict=True):
+    for tensor, derivative in zip(wanted, found, strict=True):
         edge = tensor._edge()
-        if value is not None:
-            results.append(_hooked(tensor, sweep.tensor(value)))
+        if derivative is not None:
+            results.append(_hooked(tensor, derivative))
         elif id(edge) in reached or materialize_grads:
             results.append(Tensor.of_value(RECORDER.builder.constant(0, tensor._value().type)))
         else:
@@ -152,41 +151,35 @@ class _Sweep:
         tracked = [w for w in weights if w is not None and w.requires_grad]
         self._edges = [*self.leaves, *(e for w in tracked if (e := w._edge()) is not None)]
 
-    def run(self, inputs: Sequence[Value]) -> list[Value | None]:
-        """Cotangents of ``inputs``."""
+    def run(self, inputs: Sequence[Value]) -> list[Tensor | None]:
+        """The derivatives by ``inputs``: part of the graph if that is wanted, else outside it."""
         watchers: dict[int, list[Any]] = {}
         for node in self.nodes:
             for value, watcher in node.watchers:
                 watchers.setdefault(id(value), []).append(watcher)
-
-        def visit(value: Value, cotangent: Value) -> Value:
-            for watcher in watchers.get(id(value), ()):
-                cotangent = watcher(cotangent)
-            return cotangent
-
         mode = enable_grad() if self.create_graph else no_grad()
         with recording(), mode:
-            return pull_back(RECORDER.builder, self._outputs, self._weights, inputs, visit)
+            found = cotangents(
+                self._outputs, self._weights, inputs, watchers, detached=not self.create_graph
+            )
+        return [None if c is None else self._tensor(c) for c in found]
 
-    def tensor(self, value: Value) -> Tensor:
-        """A gradient as a tensor: part of the graph if that is wanted, else outside it."""
-        kind = "identity" if self.create_graph else "stop_gradient"
-        result = Tensor.of_value(RECORDER.builder.emit(kind, value))
+    def _tensor(self, cotangent: Cotangent) -> Tensor:
+        result = Tensor.of_value(cotangent.value)
         if self.create_graph:
-            result._node = make_node(_name_of(value), self._edges)
+            result._node = make_node(_node_name(cotangent.made_by), self._edges)
         return result
 
 
 _NAMES = {"reduce_sum": "SumBackward1", "scale": "MulBackward0", "dot_general": "MmBackward0"}
 
 
-def _name_of(value: Value) -> str:
+def _node_name(op: str) -> str:
     """The name of the operation that a derivative ends in."""
-    op = "clone" if value.op is None else value.op.name
     return _NAMES.get(op) or f"{op.title().replace('_', '')}Backward0"
 
 
-def _weight(number: int, output: Tensor, weight: Tensor | None) -> Value:
+def _weight(number: int, output: Tensor, weight: Tensor | None) -> Value | None:
     if not output.requires_grad:
         raise RuntimeError(
             f"element {number} of tensors does not require grad and does not have a grad_fn"
@@ -194,7 +187,7 @@ def _weight(number: int, output: Tensor, weight: Tensor | None) -> Value:
     if weight is None:
         if output.numel() != 1:
             raise RuntimeError("grad can be implicitly created only for scalar outputs")
-        return RECORDER.builder.constant(1, output._value().type)
+        return None
     if weight.shape != output.shape:
         raise RuntimeError(
             f"Mismatch in shape: grad_output[{number}] has a shape of {weight.shape} and "

@@ -203,7 +203,7 @@ class Tensor:
 
     def type(self) -> str:
         """The legacy name of the type, ``torch.FloatTensor``."""
-        return f"torch.{self.dtype.scalar_name}Tensor"
+        return dtypes.legacy_name(self._dtype)
 
     @property
     def _version(self) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from symgrad.ir import Value
+from symgrad.tensors import dtypes
 from symgrad.tensors.record import Leaf
 from symgrad.tracer import Tracer
 
@@ -30,21 +31,22 @@ def storage_version(tracer: Tracer) -> int:
 class Saved:
     """An operand or result that the derivative reads, and its version at that time."""
 
-    __slots__ = ("_source", "_text", "_tracer", "_version")
+    __slots__ = ("_source", "_tracer", "_version")
 
     def __init__(self, tensor: Tensor, source: str) -> None:
         self._tracer, self._version = tensor._tracer, storage_version(tensor._tracer)
-        self._text = f"[{tensor.type()} {list(tensor.shape)}]"
-        self._source = source.removesuffix("0").removesuffix("Backward")
+        self._source = source
 
     def check(self) -> None:
         """Raises ``RuntimeError`` if the memory was written to since."""
         now = storage_version(self._tracer)
         if now != self._version:
-            which = f", which is output 0 of {self._source}," if self._source else ""
+            source = self._source.removesuffix("0").removesuffix("Backward")
+            which = f", which is output 0 of {source}," if source else ""
+            text = f"[{dtypes.legacy_name(self._tracer.dtype)} {list(self._tracer.shape)}]"
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an "
-                f"inplace operation: {self._text}{which} is at version {now}; expected version "
+                f"inplace operation: {text}{which} is at version {now}; expected version "
                 f"{self._version} instead. Hint: enable anomaly detection to find the operation "
                 "that failed to compute its gradient, with "
                 "torch.autograd.set_detect_anomaly(True, check_nan=False)."

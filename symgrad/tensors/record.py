@@ -12,14 +12,15 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from symgrad.ir import Builder, Func, TensorType, Value
+from symgrad.ir.builder import inline
 from symgrad.ir.errors import Loc
+from symgrad.ir.facts import derive_facts
 from symgrad.ir.graph import Op, Region
 from symgrad.ir.opdef import Array, OpDef
 from symgrad.ir.types import type_of_array
@@ -37,33 +38,59 @@ class Leaf(Value):
 
     __slots__ = ("__weakref__", "array")
 
-    def __init__(self, array: Array) -> None:
-        super().__init__(type_of_array(array))
+    def __init__(self, array: Array, type: TensorType | None = None) -> None:
+        super().__init__(type or type_of_array(array))
         self.array = array
+
+
+CALL = OpDef("call", lambda *operands, region: tuple(v.type for v in region.results))
+"""A recorded operation with its IR in a region: one op here, spliced in by programs.
+
+It is not in the table of ops, for no function that is built has one.
+"""
 
 
 class PendingOp(Op):
     """A recorded op with the arrays of its results, once computed."""
 
-    __slots__ = ("arrays", "depth")
+    __slots__ = ("_kind", "arrays", "depth")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.arrays: list[Array | None] = [None] * len(self.results)
-        self.depth = 1 + max((_depth(v) for v in self.operands), default=0)
+        self.depth = 1 + max(map(_depth, self.operands), default=0)
+        self._kind: Any = None
+
+    @property
+    def kind(self) -> Any:
+        """What it computes, as a key: equal for ops that differ in their operands at most."""
+        if self._kind is None:
+            # The repr of a constant tells 0.0 from -0.0 and makes nan equal to itself.
+            value = repr(self.attrs["value"]) if self.name == "constant" else None
+            rest = self.attrs["type"] if value else tuple(self.attrs.values())
+            self._kind = self.name, value, rest, self.regions
+        return self._kind
+
+    def copy_into(self, builder: Builder, operands: Sequence[Value]) -> Sequence[Value]:
+        """Emits the op, or what its region holds, on other operands."""
+        if self.opdef is CALL:
+            return inline(builder, self.regions[0], operands)
+        made = builder.copy(self, operands)
+        return made if isinstance(made, tuple) else (made,)
 
 
 def known_array(value: Value) -> Array | None:
     """The array of a value, if it has been computed."""
-    if isinstance(value, Leaf):
+    if type(value) is Leaf:
         return value.array
     return value.op.arrays[value.index] if isinstance(value.op, PendingOp) else None
 
 
 def _depth(value: Value) -> int:
-    if not isinstance(value.op, PendingOp) or value.op.arrays[value.index] is not None:
+    op = value.op
+    if not isinstance(op, PendingOp) or op.arrays[value.index] is not None:
         return 0
-    return value.op.depth
+    return op.depth
 
 
 class LazyBuilder(Builder):
@@ -95,6 +122,22 @@ class LazyBuilder(Builder):
             op.depth = 1
         return op
 
+    def append(
+        self,
+        opdef: OpDef,
+        operands: Sequence[Value],
+        attrs: Mapping[str, Any],
+        like: Region,
+        *,
+        regions: tuple[Region, ...] = (),
+    ) -> Op:
+        """An op whose results are known to have the types of a region's."""
+        types = tuple([v.type for v in like.results])
+        op = self._append(opdef, tuple(operands), attrs, types, regions=regions, loc=None)
+        if not regions:
+            derive_facts(op)
+        return op
+
     @staticmethod
     def _key(*_: Any) -> Any:
         return None
@@ -121,17 +164,27 @@ class LazyTrace(Trace):
     def _capture(self, array: Array) -> Value:
         return Leaf(array.copy())
 
+    def call(self, region: Region, operands: Sequence[Value]) -> tuple[Value, ...]:
+        """Records all that a region holds as one op.
+
+        A region of a single op is recorded as that op.
+        """
+        (only,) = region.ops if len(region.ops) == 1 else (None,)
+        if only is not None and only.operands == region.params and only.results == region.results:
+            return self.builder.append(only.opdef, operands, only.attrs, region).results
+        return self.builder.append(CALL, operands, {}, region, regions=(region,)).results
+
 
 RECORDER = LazyTrace()
 
 
-@contextmanager
-def recording() -> Iterator[None]:
+class recording:  # noqa: N801  (a context, as those of contextlib)
     """Functions of ``symgrad.numpy`` record within."""
-    _active.traces.append(RECORDER)
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        _active.traces.append(RECORDER)
+
+    def __exit__(self, *exc: object) -> None:
         _active.traces.pop()
 
 
@@ -146,40 +199,107 @@ def materialise(values: Sequence[Value]) -> list[Array]:
     with _lock:
         pending = list({id(v): v for v in values if known_array(v) is None}.values())
         if pending:
-            ops, inputs = _needed(pending)
-            arrays = _program(ops, inputs, pending)([known_array(v) for v in inputs])
+            graph = Recording.behind(pending)
+            arrays = _program(graph, pending)([known_array(v) for v in graph.inputs])
             for value, result in zip(pending, arrays, strict=True):
                 value.op.arrays[value.index] = np.asarray(result)  # type: ignore[union-attr]
     return [known_array(v) for v in values]  # type: ignore[misc]
 
 
-def _needed(results: Sequence[Value]) -> tuple[list[Op], list[Value]]:
-    """Ops that lead from known arrays to ``results``, in order, and the values known."""
-    ops: dict[int, Op] = {}
-    inputs: dict[int, Value] = {}
+class Recording:
+    """Recorded ops in order, the values they start from, and a number for every value.
+
+    Two recordings whose ``key`` is equal compute the same of the values with the same
+    numbers: inputs come first, in the order in which they are used.
+    """
+
+    def __init__(
+        self,
+        ops: Iterable[PendingOp],
+        also: Sequence[Value] = (),
+        is_input: Callable[[Value], bool] = lambda value: False,
+    ) -> None:
+        """``also`` are values to number though no op may use them; what ``ops`` make, unless
+        ``is_input`` says otherwise, is no input."""
+        self.ops = sorted(ops, key=_seq)
+        self.inputs: list[Value] = []
+        self.values: list[Value] = []
+        self.numbers: dict[int, int] = {}
+        made = {op.seq for op in self.ops}
+        for operands in (*[op.operands for op in self.ops], also):
+            for value in operands:
+                outside = value.op is None or value.op.seq not in made or is_input(value)
+                if outside and id(value) not in self.numbers:
+                    self._number(value)
+                    self.inputs.append(value)
+        numbers = self.numbers
+        lines: list[Any] = [tuple([v.type for v in self.inputs])]
+        for op in self.ops:
+            lines.append((op.kind, *[numbers[id(v)] for v in op.operands]))
+            for value in op.results:
+                if id(value) not in numbers:
+                    self._number(value)
+        self.key = tuple(lines)
+
+    def _number(self, value: Value) -> None:
+        self.numbers[id(value)] = len(self.values)
+        self.values.append(value)
+
+    @classmethod
+    def behind(cls, results: Sequence[Value]) -> Recording:
+        """The pending ops that lead from known values to ``results``."""
+        ops = ancestors(results, lambda v: known_array(v) is None)
+        return cls(ops, is_input=lambda v: known_array(v) is not None)
+
+    def numbered(self, values: Iterable[Value]) -> tuple[int, ...]:
+        """The numbers of values."""
+        return tuple([self.numbers[id(v)] for v in values])
+
+    def splice(
+        self, builder: Builder, values: dict[int, Value], distinct: Container[int] = ()
+    ) -> None:
+        """Emits all ops; ``values`` maps the inputs' ids, and then those of all results.
+
+        Values with ids in ``distinct`` get a name of their own, which a derivative can be
+        taken by.
+        """
+        for op in self.ops:
+            made = op.copy_into(builder, [values[id(v)] for v in op.operands])
+            for old, new in zip(op.results, made, strict=True):
+                named = builder.emit("identity", new) if id(old) in distinct else new
+                values.setdefault(id(old), named)
+
+    def function(self, results: Sequence[Value]) -> Func:
+        """The recording as a function of its inputs: here ops fold and are shared."""
+        builder = Builder(locations=False)
+        values = {id(v): builder.param(v.type, f"t{i}") for i, v in enumerate(self.inputs)}
+        self.splice(builder, values)
+        return builder.build([values[id(v)] for v in results], "tensors")
+
+
+def ancestors(results: Iterable[Value], follow: Callable[[Value], bool]) -> list[PendingOp]:
+    """The ops that ``results`` come from, going back through values that ``follow`` admits."""
+    found: dict[int, PendingOp] = {}
     stack = [v.op for v in results if v.op is not None]
     while stack:
-        op = stack.pop()
-        if op.seq in ops:
-            continue
-        ops[op.seq] = op
-        for value in op.operands:
-            if known_array(value) is not None:
-                inputs[id(value)] = value
-            elif value.op is not None:
-                stack.append(value.op)
-    ordered = [ops[seq] for seq in sorted(ops)]
-    operands = {id(v): v for op in ordered for v in op.operands if id(v) in inputs}
-    return ordered, list(operands.values())
+        op: Any = stack.pop()
+        if op.seq not in found:
+            found[op.seq] = op
+            stack += [v.op for v in op.operands if v.op is not None and follow(v)]
+    return list(found.values())
 
 
-def _program(ops: Sequence[Op], inputs: Sequence[Value], results: Sequence[Value]) -> Any:
-    key = _structure(ops, inputs, results)
+def _seq(op: Op) -> int:
+    return op.seq
+
+
+def _program(graph: Recording, results: Sequence[Value]) -> Any:
+    key = graph.key, graph.numbered(results)
     found = _programs.get(key)
     if found is None:
         from symgrad.api_backend import compile_func
 
-        found = _programs[key] = compile_func(_function(ops, inputs, results))
+        found = _programs[key] = compile_func(graph.function(results))
         if len(_programs) > PROGRAM_LIMIT:
             _programs.popitem(last=False)
     else:
@@ -187,33 +307,7 @@ def _program(ops: Sequence[Op], inputs: Sequence[Value], results: Sequence[Value
     return found
 
 
-def _structure(ops: Sequence[Op], inputs: Sequence[Value], results: Sequence[Value]) -> Any:
-    """What two recordings share when one program computes both."""
-    numbers = {id(v): i for i, v in enumerate(inputs)}
-    lines: list[Any] = [tuple(v.type for v in inputs)]
-    for op in ops:
-        # The repr of a constant tells 0.0 from -0.0 and makes nan equal to itself.
-        attrs = repr(op.attrs["value"]) if op.name == "constant" else None
-        rest = op.attrs["type"] if attrs else tuple(op.attrs.values())
-        lines.append((op.name, *(numbers[id(v)] for v in op.operands), attrs, rest, op.regions))
-        for v in op.results:
-            numbers[id(v)] = len(numbers)
-    lines.append(tuple(numbers[id(v)] for v in results))
-    return tuple(lines)
-
-
-def _function(ops: Sequence[Op], inputs: Sequence[Value], results: Sequence[Value]) -> Func:
-    """The recorded ops as a function of the known values: here they fold and are shared."""
-    builder = Builder(locations=False)
-    mapping = {id(v): builder.param(v.type, f"t{i}") for i, v in enumerate(inputs)}
-    for op in ops:
-        made = builder.copy(op, [mapping[id(v)] for v in op.operands])
-        news = made if isinstance(made, tuple) else (made,)
-        mapping.update((id(old), new) for old, new in zip(op.results, news, strict=True))
-    return builder.build([mapping[id(v)] for v in results], "tensors")
-
-
 def recorded_function(values: Sequence[Value]) -> Func:
     """What ``materialise`` would compile for these values, whatever is known of them."""
-    ops, inputs = _needed([v for v in values if v.op is not None])
-    return _function(ops, inputs, values)
+    wanted = [v for v in values if v.op is not None]
+    return Recording.behind(wanted).function(values)

@@ -1,0 +1,203 @@
+"""Derivatives of recordings: the IR's adjoint sweep over the ops behind given values.
+
+The sweep runs on a copy of the graph as plain IR.  Its result, a region that computes
+cotangents from the values the graph started from, is kept by the structure of the graph:
+the same training step, recorded again, is differentiated by making one op.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from symgrad.ir import Builder, Func, Value
+from symgrad.ir.adjoint import pull_back
+from symgrad.ir.graph import Region
+from symgrad.tensors.record import RECORDER, PendingOp, Recording, ancestors, known_array
+
+LIMIT = 512
+"""Derivatives kept."""
+
+Visit = Callable[[Value], Value]
+
+
+@dataclass(frozen=True, slots=True)
+class _Adjoint:
+    """The cotangents of some values of a graph, as IR."""
+
+    region: Region
+    sources: tuple[int, ...]
+    """What the region's parameters stand for, by number in the recording."""
+    results: tuple[int | None, ...]
+    """For each value asked for its place among the region's results; ``None`` for a zero."""
+    made_by: tuple[str, ...]
+    """For each of the region's results the op it comes from."""
+
+
+_adjoints: OrderedDict[Any, _Adjoint] = OrderedDict()
+
+
+@dataclass(frozen=True, slots=True)
+class Cotangent:
+    """A recorded derivative, and the name of the op that it comes from."""
+
+    value: Value
+    made_by: str
+
+
+def cotangents(
+    outputs: Sequence[Value],
+    weights: Sequence[Value | None],
+    inputs: Sequence[Value],
+    watchers: Mapping[int, Sequence[Visit]],
+    *,
+    detached: bool,
+) -> list[Cotangent | None]:
+    """Derivatives of the ``outputs``, weighted by ``weights``, by each of the ``inputs``.
+
+    A weight of ``None`` is 1.  The derivatives are recorded; ``detached`` ones cannot be
+    differentiated in turn.  ``watchers`` are called with the cotangents of the values with
+    these ids and may replace them.  ``None`` stands for a derivative that is zero because
+    nothing leads from the input to an output.
+    """
+    given = [w for w in weights if w is not None]
+    graph = Recording(ancestors(outputs, _leads_on), also=(*outputs, *given, *inputs))
+    if watchers:
+        return _watched(graph, outputs, weights, inputs, watchers, detached)
+    key = (
+        graph.key,
+        graph.numbered(outputs),
+        tuple([None if w is None else graph.numbers[id(w)] for w in weights]),
+        graph.numbered(inputs),
+        tuple([i for i, v in enumerate(graph.values) if known_array(v) is not None]),
+        detached,
+    )
+    adjoint = _adjoints.get(key)
+    if adjoint is None:
+        adjoint = _adjoints[key] = _differentiate(graph, outputs, weights, inputs, detached)
+        if len(_adjoints) > LIMIT:
+            _adjoints.popitem(last=False)
+    else:
+        _adjoints.move_to_end(key)
+    made = RECORDER.call(adjoint.region, [graph.values[n] for n in adjoint.sources])
+    return [
+        None if place is None else Cotangent(made[place], adjoint.made_by[place])
+        for place in adjoint.results
+    ]
+
+
+def _leads_on(value: Value) -> bool:
+    """Whether a derivative may want to know where a value comes from."""
+    op: Any = value.op
+    if known_array(value) is None or not isinstance(op, PendingOp):
+        return True
+    ends = op.regions[0].results[value.index].op if op.regions else op
+    return ends is None or ends.name != "stop_gradient"
+
+
+def _differentiate(
+    graph: Recording,
+    outputs: Sequence[Value],
+    weights: Sequence[Value | None],
+    inputs: Sequence[Value],
+    detached: bool,
+) -> _Adjoint:
+    builder = Builder(locations=False)
+    values: dict[int, Value] = {}
+    for value in graph.inputs:
+        values[id(value)] = param = builder.param(value.type)
+        param.facts = value.facts
+    graph.splice(builder, values, distinct={id(v) for v in inputs})
+    seeds = [
+        builder.constant(1, out.type) if w is None else values[id(w)]
+        for out, w in zip(outputs, weights, strict=True)
+    ]
+    found = pull_back(
+        builder, [values[id(v)] for v in outputs], seeds, [values[id(v)] for v in inputs]
+    )
+    ends = "stop_gradient" if detached else "identity"
+    derivatives = [v for v in found if v is not None]
+    results = [builder.emit(ends, v) for v in derivatives]
+    origins = {
+        id(values[id(v)]): n
+        for n, v in enumerate(graph.values)
+        if n < len(graph.inputs) or known_array(v) is not None
+    }
+    region, sources = _cut(builder.build(results), origins)
+    places = iter(range(len(results)))
+    return _Adjoint(
+        region,
+        tuple([origins[id(v)] for v in sources]),
+        tuple([None if v is None else next(places) for v in found]),
+        tuple(["clone" if v.op is None else v.op.name for v in derivatives]),
+    )
+
+
+def _cut(func: Func, known: Container[int]) -> tuple[Region, list[Value]]:
+    """``func`` as far as its results need it, computed from the values with these ids.
+
+    Returns the values of ``func`` that the region's parameters stand for, too.
+    """
+    builder = Builder(locations=False)
+    entered: dict[int, Value] = {}
+    values: dict[int, Value] = {}
+
+    def enter(value: Value) -> None:
+        values[id(value)] = param = builder.param(value.type)
+        param.facts = value.facts
+        entered[id(param)] = value
+
+    for value in func.params:
+        enter(value)
+    for op in func.ops:
+        made = builder.copy(op, [values[id(v)] for v in op.operands])
+        for old, new in zip(op.results, made if isinstance(made, tuple) else (made,), strict=True):
+            values[id(old)] = new
+            if id(old) in known and op.name != "constant":
+                enter(old)
+    body = builder.region((), [values[id(v)] for v in func.results])
+    used = {id(v): v for op in body.ops for v in op.operands if id(v) in entered}
+    params = tuple(used.values())
+    return Region(params, body.ops, body.results), [entered[id(p)] for p in params]
+
+
+def _watched(
+    graph: Recording,
+    outputs: Sequence[Value],
+    weights: Sequence[Value | None],
+    inputs: Sequence[Value],
+    watchers: Mapping[int, Sequence[Visit]],
+    detached: bool,
+) -> list[Cotangent | None]:
+    """The sweep op by op, calling ``watchers`` on its way; nothing of it is kept."""
+    builder = RECORDER.builder
+    values = {id(v): v for v in graph.inputs}
+    graph.splice(builder, values)
+    copies = {id(values[id(v)]): v for v in graph.values}
+    for old in graph.values:
+        array, new = known_array(old), values[id(old)]
+        if array is not None and isinstance(new.op, PendingOp):
+            new.op.arrays[new.index] = array
+
+    def visit(value: Value, cotangent: Value) -> Value:
+        original = copies.get(id(value))
+        for watcher in watchers.get(id(original), ()):
+            cotangent = watcher(cotangent)
+        return cotangent
+
+    seeds = [
+        builder.constant(1, out.type) if w is None else values[id(w)]
+        for out, w in zip(outputs, weights, strict=True)
+    ]
+    found = pull_back(
+        builder, [values[id(v)] for v in outputs], seeds, [values[id(v)] for v in inputs], visit
+    )
+    ends = "stop_gradient" if detached else "identity"
+    return [
+        None
+        if v is None
+        else Cotangent(builder.emit(ends, v), "clone" if v.op is None else v.op.name)
+        for v in found
+    ]

@@ -1,0 +1,234 @@
+"""The IR of operations that are recorded again and again, traced once.
+
+A tensor operation is a Python function on traced values.  What it emits depends on the
+function, on the types of its tensor operands and on its other arguments: under that key its
+IR is kept as a region, and recording it once more is making one op.  Functions whose
+arguments have no such key (arrays in closures, say), that read concrete values or that
+change their operands are run every time.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from symgrad.ir import Value
+from symgrad.ir.builder import Builder
+from symgrad.ir.graph import Region
+from symgrad.ir.opdef import Array
+from symgrad.ir.types import DType, TensorType
+from symgrad.tensors import dtypes
+from symgrad.tracer import Tracer
+from symgrad.tracing import Trace
+
+LIMIT = 4096
+"""Templates kept."""
+
+
+class _NoTemplateError(Exception):
+    """This call cannot be recorded from a template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A result with memory of its own: a result of the region."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A result that shows the memory of an operand: see ``Tracer.as_view_of``."""
+
+    index: int
+    operand: int
+    read: Callable[[Tracer], Tracer]
+    write: Callable[[Tracer, Tracer], Tracer] | None
+    key: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A result that is an operand, or a Python value."""
+
+    operand: int | None
+    value: Any = None
+
+
+Output = Fresh | View | Given
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """An operation's region and how its results come out of it."""
+
+    region: Region
+    outputs: tuple[Output, ...]
+    is_single: bool
+    """Whether the function returns a bare result in place of a tuple."""
+
+
+_templates: OrderedDict[Any, Template | None] = OrderedDict()
+
+
+def find(
+    function: Callable[..., Any], operands: Sequence[Any], types: Sequence[TensorType | None],
+    detached: bool,
+) -> Template | None:  # fmt: skip
+    """The template of ``function`` on operands, those with a type being tensors.
+
+    With ``detached`` no derivative passes through it.  ``None`` if it has to be run.
+    """
+    try:
+        key = (
+            key_of(function),
+            detached,
+            dtypes.get_default_dtype(),
+            *[key_of(x) if t is None else t for x, t in zip(operands, types, strict=True)],
+        )
+    except _NoTemplateError:
+        return None
+    if key in _templates:
+        _templates.move_to_end(key)
+        return _templates[key]
+    try:
+        template = _trace(function, operands, types, detached)
+    except _NoTemplateError:
+        template = None
+    except Exception:  # whatever it is, running the function itself will raise it
+        return None
+    _templates[key] = template
+    if len(_templates) > LIMIT:
+        _templates.popitem(last=False)
+    return template
+
+
+# -- keys ----------------------------------------------------------------------------------
+
+_BY_VALUE = frozenset({bool, int, str, bytes, type(None), type(...), TensorType, DType, np.dtype})
+_BY_IDENTITY = (type, np.ufunc, types.BuiltinFunctionType, types.ModuleType, dtypes.dtype)
+_DEPTH = 6
+"""Functions within functions looked into."""
+
+
+def key_of(x: Any, depth: int = 0) -> Any:
+    """A key that is equal for arguments that mean the same, of any type that has one."""
+    kind = type(x)
+    if kind in _BY_VALUE:
+        return kind, x
+    if kind is float:
+        return x.hex()  # tells 0.0 from -0.0
+    if kind is types.FunctionType:
+        return _function_key(x, depth)
+    if kind in (tuple, list) or isinstance(x, tuple):
+        return kind, *[key_of(item, depth) for item in x]
+    if kind is slice:
+        return kind, key_of(x.start), key_of(x.stop), key_of(x.step)
+    if kind is dict:
+        return kind, *[(name, key_of(item, depth)) for name, item in x.items()]
+    if isinstance(x, np.generic):
+        return kind, x.tobytes()
+    if kind is complex:
+        return kind, x.real.hex(), x.imag.hex()
+    if isinstance(x, _BY_IDENTITY):
+        return x
+    raise _NoTemplateError
+
+
+def _function_key(function: types.FunctionType, depth: int) -> Any:
+    cells, defaults, named = function.__closure__, function.__defaults__, function.__kwdefaults__
+    if cells is None and defaults is None and named is None:
+        return function if function.__name__ != "<lambda>" else function.__code__
+    if depth > _DEPTH:
+        raise _NoTemplateError
+    try:
+        held = tuple([key_of(cell.cell_contents, depth + 1) for cell in cells or ()])
+    except ValueError:  # a cell that is not filled yet
+        raise _NoTemplateError from None
+    return function.__code__, held, key_of(defaults or (), depth), key_of(named or {}, depth)
+
+
+# -- tracing -------------------------------------------------------------------------------
+
+
+class _TemplateTrace(Trace):
+    """Traces a function that may neither hold arrays nor ask for values."""
+
+    def __init__(self) -> None:
+        super().__init__("template")
+        self.builder = Builder(locations=False)
+        self.parent = None
+
+    def concrete(self, x: Tracer, wanted: str) -> Any:
+        raise _NoTemplateError
+
+    def guard(self, array: Array) -> None:
+        raise _NoTemplateError
+
+    def _capture(self, array: Array) -> Value:
+        raise _NoTemplateError
+
+    def _lift_outer(self, x: Tracer) -> Value:
+        raise _NoTemplateError
+
+
+def _trace(
+    function: Callable[..., Any],
+    operands: Sequence[Any],
+    types: Sequence[TensorType | None],
+    detached: bool,
+) -> Template | None:
+    with _TemplateTrace() as trace:
+        inputs = [x if t is None else trace.parameter(t) for x, t in zip(operands, types, strict=True)]
+        given = [x for x in inputs if isinstance(x, Tracer)]
+        for x in given:
+            x._value.facts = 0  # operands may be anything
+        made = function(*inputs)
+        results = tuple(made) if isinstance(made, (tuple, list)) else (made,)
+        values: list[Value] = []
+        outputs = tuple([_output(x, inputs, values) for x in results])
+        if any(x.version for x in given):
+            return None
+        emit = trace.builder.emit
+        for i, v in enumerate(values):
+            if detached:
+                values[i] = emit("stop_gradient", v)
+            elif v.op is None or any(v is w for w in values[:i]):
+                values[i] = emit("identity", v)
+        region = trace.builder.region([x._value for x in given], values)
+    return Template(region, outputs, not isinstance(made, (tuple, list)))
+
+
+def _output(x: Any, inputs: Sequence[Any], values: list[Value]) -> Output:
+    for i, given in enumerate(inputs):
+        if x is given:
+            return Given(i)
+    if not isinstance(x, Tracer):
+        key_of(x)  # it must be immutable
+        return Given(None, x)
+    values.append(x.value)
+    view = x._view
+    if view is None:
+        return Fresh(len(values) - 1)
+    base = next((i for i, given in enumerate(inputs) if view.base is given), None)
+    if base is None or any(map(_holds_tracer, (view.read, view.write))):
+        raise _NoTemplateError
+    return View(len(values) - 1, base, view.read, view.write, view.key)
+
+
+def _holds_tracer(function: Any, depth: int = 0) -> bool:
+    """Whether a closure holds a traced value, which would not be there at the next call."""
+    for cell in getattr(function, "__closure__", None) or ():
+        held = cell.cell_contents
+        items = held if isinstance(held, (tuple, list)) else (held,)
+        for item in items:
+            if isinstance(item, Tracer) or (
+                depth < _DEPTH and callable(item) and _holds_tracer(item, depth + 1)
+            ):
+                return True
+    return False
