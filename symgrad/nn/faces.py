@@ -18,16 +18,18 @@ def for_tensors(name: str) -> Callable[[F], F]:
     """
 
     def declare(function: F) -> F:
-        signature = inspect.signature(function)
+        parameters = inspect.signature(function).parameters
+        names, defaults = tuple(parameters), {n: p.default for n, p in parameters.items()}
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             for x in (*args, *kwargs.values()):
                 take_over = getattr(type(x), "__nn_function__", None)
                 if take_over is not None:
-                    bound = signature.bind(*args, **kwargs)
-                    bound.apply_defaults()
-                    return take_over(name, function, tuple(bound.arguments.values()))
+                    rest = [kwargs.get(n, defaults[n]) for n in names[len(args) :]]
+                    if len(args) > len(names) or not defaults.keys() >= kwargs.keys():
+                        return function(*args, **kwargs)  # raises
+                    return take_over(name, function, (*args, *rest))
             return function(*args, **kwargs)
 
         return call  # type: ignore[return-value]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from symgrad.ir.errors import UsageError
-from symgrad.tensors.handle import Handle, Tensor
-from symgrad.tensors.record import RECORDER, Leaf, recording
+from symgrad.tensors.apply import record
+from symgrad.tensors.handle import Tensor
+from symgrad.tensors.record import Leaf
 from symgrad.tracer import Tracer
 
 _ONE = "p"
@@ -63,34 +64,35 @@ class Optimizer:
         loss = None if closure is None else closure()
         changed: list[Tensor] = []
         for group in self.param_groups:
-            rule, rates = self._rule_of(group), {}
-            for parameter in group["params"]:
-                gradient = parameter.grad
-                if gradient is None:
-                    continue
-                dtype = parameter._dtype
-                if dtype not in rates:
-                    rates[dtype] = Tracer(RECORDER, Leaf(np.asarray(group["lr"], dtype)))
-                changed += self._update(rule, parameter, gradient, rates[dtype])
+            given = {p: p._grad for p in group["params"] if p._grad is not None}
+            if given:
+                changed += self._update(self._rule_of(group), given, group["lr"])
         Tensor._compute(changed)
+        for tensor in changed:
+            tensor._publish()
         return loss
 
-    def _update(self, rule: Any, parameter: Tensor, gradient: Tensor, rate: Tracer) -> list[Tensor]:
-        """Records one parameter's update; returns all that has a new value."""
-        if parameter not in self.state:
+    def _update(self, rule: Any, gradients: dict[Tensor, Tensor], lr: Any) -> list[Tensor]:
+        """Records the update of parameters; returns all that has a new value."""
+        params = list(gradients)
+        states = [self._state_of(p, rule) for p in params]
+        rates = {p._dtype: Leaf(np.asarray(lr, p._dtype)) for p in params}
+        kept = [tensor for state in states for tensor in state.values()]
+        values = [t._value() for t in (*params, *gradients.values(), *kept)]
+        function = _update_by(rule, tuple(map(tuple, states)))
+        made = record(function, [*values, *[rates[p._dtype] for p in params]])
+        changed = [*params, *kept]
+        for tensor, value in zip(changed, made, strict=True):
+            tensor._take(value)
+        return changed
+
+    def _state_of(self, parameter: Tensor, rule: Any) -> dict[str, Tensor]:
+        state = self.state.get(parameter)
+        if state is None:
             fresh = rule.init({_ONE: np.empty(parameter.shape, parameter._dtype)})
-            self.state[parameter] = {k: Tensor.of_array(np.asarray(v)) for k, v in fresh.items()}
-        state = self.state[parameter]
-        with recording():
-            values = {_ONE: Tracer(RECORDER, parameter._value())}
-            grads = {_ONE: Tracer(RECORDER, gradient._value())}
-            before = {name: Tracer(RECORDER, t._value()) for name, t in state.items()}
-            after, moved = rule.apply(values, grads, before, rate)
-            new = RECORDER.builder.emit("stop_gradient", after[_ONE].value)
-            parameter._replace(Tensor.of_value(new))
-            for name, value in moved.items():
-                state[name] = Tensor(Handle(value.value))
-        return [parameter, *state.values()]
+            state = {k: Tensor.of_array(np.asarray(v)) for k, v in fresh.items()}
+            self.state[parameter] = state
+        return state
 
     def __repr__(self) -> str:
         lines = [f"{self._rule.__name__} ("]
@@ -98,3 +100,28 @@ class Optimizer:
             lines.append(f"Parameter Group {number}")
             lines += [f"    {name}: {group[name]}" for name in sorted(self.defaults)]
         return "\n".join([*lines, ")"])
+
+
+def _update_by(rule: Any, states: tuple[tuple[str, ...], ...]) -> Callable[..., Any]:
+    """One step of ``rule`` for parameters whose states have these names, on traced values.
+
+    Takes the parameters, their gradients, their states one after the other and a learning
+    rate for each; returns new parameters and states.  ``rule.lr`` is not looked at.
+    """
+    rule = dataclasses.replace(rule, lr=0.0)  # a scheduled rate is no other update
+
+    def update(*values: Tracer) -> list[Tracer]:
+        count = len(states)
+        rest = iter(values[2 * count : -count])
+        params: list[Tracer] = []
+        kept: list[Tracer] = []
+        for i, names in enumerate(states):
+            before = {name: next(rest) for name in names}
+            after, moved = rule.apply(
+                {_ONE: values[i]}, {_ONE: values[count + i]}, before, values[i - count]
+            )
+            params.append(after[_ONE])
+            kept += [moved[name] for name in names]
+        return [*params, *kept]
+
+    return update

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from symgrad import tracing
 from symgrad.ir import Value
 from symgrad.tensors import templates
 from symgrad.tensors.handle import Handle, Tensor, alias
@@ -18,10 +19,14 @@ from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tensors.templates import Fresh, Output, Template, View
 from symgrad.tracer import Tracer
-from symgrad.tracing import stage
 
 NOTHING, INPUTS, OTHERS, RESULT = "", "inputs", "others", "result"
 """What a derivative reads: nothing, the operands, of a product the others, the result."""
+
+
+def stage(name: str, *operands: Any, **attrs: Any) -> Any:
+    """One IR op on traced values: what functions given to ``apply`` are made of."""
+    return tracing.stage(name, *operands, **attrs)
 
 
 def apply(
@@ -31,14 +36,16 @@ def apply(
     *,
     saves: str = INPUTS,
     parents: Sequence[Any] | None = None,
+    tracked: int | None = None,
 ) -> Any:
     """The result of ``function`` on the operands' values, with ``grad_fn`` ``name``.
 
     Operands that are tensors arrive as tracers, others as they are.  ``function`` must depend
     on nothing else that can change: it is run once for operands alike, see ``templates``.
     ``parents`` are the operands that ``next_functions`` shows (all tensors unless given).
+    Of the results only the first ``tracked`` are differentiable, or all.
     """
-    operation = _Operation(name, operands, saves, parents)
+    operation = _Operation(name, operands, saves, parents, tracked)
     template = operation.template(function)
     if template is not None:
         results = operation.recorded(template)
@@ -46,71 +53,99 @@ def apply(
     with recording():
         made = function(*operation.inputs)
     if isinstance(made, (tuple, list)):
-        return tuple([operation.wrap(m) if isinstance(m, Tracer) else m for m in made])
+        return tuple(
+            [operation.wrap(m, i) if isinstance(m, Tracer) else m for i, m in enumerate(made)]
+        )
     return operation.wrap(made)
+
+
+def record(function: Callable[..., Any], operands: Sequence[Value]) -> Sequence[Value]:
+    """Records what ``function``, from traced values to new ones, makes of ``operands``.
+
+    No derivative passes through it; as in ``apply``, it is run once for operands alike.
+    """
+    inputs = [Tracer(RECORDER, v) for v in operands]
+    template = templates.find(function, inputs, [v.type for v in operands], tracked=0)
+    if template is not None:
+        return template.record(operands)
+    with recording():
+        return [RECORDER.builder.emit("stop_gradient", x.value) for x in function(*inputs)]
 
 
 def nn_function(name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     """Records a function of ``symgrad.nn``.
 
-    Of several results, such as a normalised batch and its statistics, the first is tracked.
+    Of several results, such as a normalised batch and its statistics, the first is tracked;
+    the others are state, which the next program computes with whatever else it does.
     """
-    results = apply(name, function, arguments)
-    if not isinstance(results, tuple):
-        return results
-    first, *others = results
-    for i, state in enumerate(others):
-        if isinstance(state, Tensor):
-            value = RECORDER.builder.emit("stop_gradient", state._value())
-            others[i] = kept = Tensor(Handle(value))
-            Tensor._ends.append(weakref.ref(kept))  # state: computed with the next program
-    return first, *others
+    results = apply(name, function, arguments, tracked=1)
+    if isinstance(results, tuple):
+        for state in results[1:]:
+            if isinstance(state, Tensor) and not any(state is x for x in arguments):
+                Tensor._ends.append(weakref.ref(state))
+    return results
 
 
 class _Operation:
     """One operation on tensors: its operands, and the node its results will have."""
 
-    __slots__ = ("_name", "_node", "_saves", "_shown", "_tensors", "_tracked", "_wanted", "inputs")
+    __slots__ = (
+        "_limit", "_name", "_node", "_saves", "_shown", "_tensors", "_tracked",
+        "_wanted", "inputs",
+    )  # fmt: skip
 
     def __init__(
-        self, name: str, operands: Sequence[Any], saves: str, parents: Sequence[Any] | None
+        self,
+        name: str,
+        operands: Sequence[Any],
+        saves: str,
+        parents: Sequence[Any] | None,
+        limit: int | None,
     ) -> None:
-        self._name, self._saves = name, saves
+        self._name, self._saves, self._limit = name, saves, limit
         self._tensors = [x for x in operands if isinstance(x, Tensor)]
         self._shown = self._tensors if parents is None else parents
         self.inputs = [x._tracer if isinstance(x, Tensor) else x for x in operands]
-        self._wanted = any([t.requires_grad for t in self._tensors])
+        self._wanted = any(t.requires_grad for t in self._tensors)
         self._tracked = self._wanted and is_grad_enabled()
         self._node: Node | None = None
 
     def template(self, function: Callable[..., Any]) -> Template | None:
         """What the function records for such operands, if that is known."""
         kinds = [x._value.type if isinstance(x, Tracer) else None for x in self.inputs]
-        return templates.find(function, self.inputs, kinds, self._wanted and not self._tracked)
+        tracked = 0 if self._wanted and not self._tracked else self._limit
+        return templates.find(function, self.inputs, kinds, tracked)
 
     def recorded(self, template: Template) -> list[Any]:
         """The results by way of the template."""
         with recording():
-            values = RECORDER.call(template.region, [t._tracer.value for t in self._tensors])
-            return [self._output(output, values) for output in template.outputs]
+            values = template.record([t._tracer.value for t in self._tensors])
+            return [self._output(output, i, values) for i, output in enumerate(template.outputs)]
 
-    def _output(self, output: Output, values: Sequence[Value]) -> Any:
+    def _is_state(self, place: int) -> bool:
+        return self._limit is not None and place >= self._limit
+
+    def _output(self, output: Output, place: int, values: Sequence[Value]) -> Any:
         if isinstance(output, Fresh):
-            return self._finished(Tensor(Handle(values[output.index])))
+            return self._finished(Tensor(Handle(values[output.index])), place)
         if isinstance(output, View):
             base = self.inputs[output.operand]
             read = output.read if self._tracked or not self._wanted else _detached(output.read)
             made = Tracer(RECORDER, values[output.index])
             made.as_view_of(base, read, output.write, output.key)
-            return self._finished(self._view(made))
+            return self._finished(self._view(made), place)
         if output.operand is None:
             return output.value
         given = self.inputs[output.operand]
-        return self.wrap(given) if isinstance(given, Tracer) else given
+        return self.wrap(given, place) if isinstance(given, Tracer) else given
 
-    def wrap(self, made: Tracer) -> Tensor:
-        """A result of the function as a tensor."""
-        tracked = self._tracked and made.dtype.kind in "fc"
+    def wrap(self, made: Tracer, place: int = 0) -> Tensor:
+        """A result of the function, the one in this place, as a tensor."""
+        if self._is_state(place):
+            for tensor in self._tensors:
+                if tensor._tracer is made:  # state that stays as it was
+                    return tensor
+        tracked = self._tracked and made.dtype.kind in "fc" and not self._is_state(place)
         with recording():
             if any(made is x for x in self.inputs):
                 made = alias(made)
@@ -119,7 +154,7 @@ class _Operation:
                 if self._wanted and not tracked:
                     view.read = _detached(view.read)
                     made._value = view.read(view.base)._value
-                return self._finished(self._view(made))
+                return self._finished(self._view(made), place)
             value = made.value
             if value.op is None or any(
                 isinstance(x, Tracer) and value is x._value for x in self.inputs
@@ -127,7 +162,7 @@ class _Operation:
                 value = RECORDER.builder.emit("identity", value)
             if self._wanted and not tracked:
                 value = RECORDER.builder.emit("stop_gradient", value)
-            return self._finished(Tensor(Handle(value)))
+            return self._finished(Tensor(Handle(value)), place)
 
     def _view(self, made: Tracer) -> Tensor:
         result = Tensor(made)
@@ -140,9 +175,9 @@ class _Operation:
                 result._seen = base._version
         return result
 
-    def _finished(self, result: Tensor) -> Tensor:
+    def _finished(self, result: Tensor, place: int) -> Tensor:
         """The tensor with its node, if it is tracked."""
-        if self._tracked and result._dtype.kind in "fc":
+        if self._tracked and result._dtype.kind in "fc" and not self._is_state(place):
             if self._node is None:
                 edges = [x._edge() if isinstance(x, Tensor) else None for x in self._shown]
                 self._node = make_node(self._name, edges, saves=self._saves != NOTHING)

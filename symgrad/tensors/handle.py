@@ -37,14 +37,17 @@ _NON_LEAF_GRAD = (
 class Handle(Tracer):
     """The memory of a tensor that is no view, maybe shared with a NumPy array."""
 
-    __slots__ = ("shared",)
+    __slots__ = ("_is_published", "shared")
 
     def __init__(self, value: Value) -> None:
         super().__init__(RECORDER, value)
+        self._is_published = True
         self.shared: Array | None = None
         """An array outside that sees and makes changes; what is recorded uses copies."""
 
     def _refresh(self) -> None:
+        if not self._is_published:
+            return
         if self.shared is not None and not _same(self.shared, materialise([self._value])[0]):
             self._value = Leaf(self.shared.copy())
             self.version += 1
@@ -52,6 +55,16 @@ class Handle(Tracer):
     def rebind(self, new: Tracer) -> None:
         """Replaces the contents, those of the array outside included."""
         super().rebind(new)
+        self.publish()
+
+    def take(self, value: Value) -> None:
+        """As ``rebind`` for a value of its own; ``publish`` must follow."""
+        self._value, self._is_published = value, False
+        self.version += 1
+
+    def publish(self) -> None:
+        """Makes the contents seen by the array outside."""
+        self._is_published = True
         if self.shared is not None:
             self.shared[...] = materialise([self._value])[0]
 
@@ -162,6 +175,19 @@ class Tensor:
         """Puts a value of the same type into the memory, unseen by the graph."""
         with recording():
             self._tracer.rebind(distinct(new._tracer))
+
+    def _take(self, value: Value) -> None:
+        """As ``_replace``, by a value that is nobody else's; ``_publish`` must follow."""
+        if isinstance(self._tracer, Handle):
+            self._tracer.take(value)
+        else:
+            with recording():
+                self._tracer.rebind(Tracer(RECORDER, value))
+
+    def _publish(self) -> None:
+        """Makes what was taken seen by an array that shares the memory."""
+        if isinstance(self._tracer, Handle):
+            self._tracer.publish()
 
     # -- attributes ------------------------------------------------------------------------
 

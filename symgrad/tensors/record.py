@@ -149,6 +149,8 @@ class LazyBuilder(Builder):
 class LazyTrace(Trace):
     """The trace all tensors belong to: always open, and asked for a value it gives one."""
 
+    builder: LazyBuilder
+
     def __init__(self) -> None:
         super().__init__("tensors")
         self.builder = LazyBuilder()

@@ -9,6 +9,7 @@ change their operands are run every time.
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ from symgrad.ir import Value
 from symgrad.ir.builder import Builder
 from symgrad.ir.graph import Region
 from symgrad.ir.opdef import Array
-from symgrad.ir.types import DType, TensorType
+from symgrad.ir.types import DType, TensorType, type_of_array
 from symgrad.tensors import dtypes
+from symgrad.tensors.record import RECORDER, Leaf
 from symgrad.tracer import Tracer
 from symgrad.tracing import Trace
 
@@ -68,9 +70,15 @@ class Template:
     """An operation's region and how its results come out of it."""
 
     region: Region
+    constants: tuple[Leaf, ...]
+    """Arrays that the function made: operands that follow its own."""
     outputs: tuple[Output, ...]
     is_single: bool
     """Whether the function returns a bare result in place of a tuple."""
+
+    def record(self, operands: Sequence[Value]) -> Sequence[Value]:
+        """Records the operation; returns the region's results."""
+        return RECORDER.call(self.region, (*operands, *self.constants))
 
 
 _templates: OrderedDict[Any, Template | None] = OrderedDict()
@@ -78,16 +86,17 @@ _templates: OrderedDict[Any, Template | None] = OrderedDict()
 
 def find(
     function: Callable[..., Any], operands: Sequence[Any], types: Sequence[TensorType | None],
-    detached: bool,
+    tracked: int | None = None,
 ) -> Template | None:  # fmt: skip
-    """The template of ``function`` on operands, those with a type being tensors.
+    """The template of ``function`` on operands, those with a type being traced values.
 
-    With ``detached`` no derivative passes through it.  ``None`` if it has to be run.
+    Derivatives pass through the first ``tracked`` results, or all of them.  ``None`` if the
+    function has to be run.
     """
     try:
         key = (
             key_of(function),
-            detached,
+            tracked,
             dtypes.get_default_dtype(),
             *[key_of(x) if t is None else t for x, t in zip(operands, types, strict=True)],
         )
@@ -97,7 +106,7 @@ def find(
         _templates.move_to_end(key)
         return _templates[key]
     try:
-        template = _trace(function, operands, types, detached)
+        template = _trace(function, operands, types, tracked)
     except _NoTemplateError:
         template = None
     except Exception:  # whatever it is, running the function itself will raise it
@@ -110,8 +119,8 @@ def find(
 
 # -- keys ----------------------------------------------------------------------------------
 
-_BY_VALUE = frozenset({bool, int, str, bytes, type(None), type(...), TensorType, DType, np.dtype})
-_BY_IDENTITY = (type, np.ufunc, types.BuiltinFunctionType, types.ModuleType, dtypes.dtype)
+_BY_VALUE = frozenset({bool, int, str, bytes, type(None), type(...), TensorType, DType})
+_AS_IS = (type, np.dtype, np.ufunc, types.BuiltinFunctionType, types.ModuleType, dtypes.dtype)
 _DEPTH = 6
 """Functions within functions looked into."""
 
@@ -135,8 +144,10 @@ def key_of(x: Any, depth: int = 0) -> Any:
         return kind, x.tobytes()
     if kind is complex:
         return kind, x.real.hex(), x.imag.hex()
-    if isinstance(x, _BY_IDENTITY):
+    if isinstance(x, _AS_IS):
         return x
+    if dataclasses.is_dataclass(x) and kind.__hash__ is not None:
+        return kind, *[key_of(getattr(x, f.name), depth) for f in dataclasses.fields(x)]
     raise _NoTemplateError
 
 
@@ -157,12 +168,13 @@ def _function_key(function: types.FunctionType, depth: int) -> Any:
 
 
 class _TemplateTrace(Trace):
-    """Traces a function that may neither hold arrays nor ask for values."""
+    """Traces a function that may not ask for values."""
 
     def __init__(self) -> None:
         super().__init__("template")
         self.builder = Builder(locations=False)
         self.parent = None
+        self.constants: list[tuple[Value, Leaf]] = []
 
     def concrete(self, x: Tracer, wanted: str) -> Any:
         raise _NoTemplateError
@@ -171,7 +183,9 @@ class _TemplateTrace(Trace):
         raise _NoTemplateError
 
     def _capture(self, array: Array) -> Value:
-        raise _NoTemplateError
+        value = self.builder.param(type_of_array(array))
+        self.constants.append((value, Leaf(array.copy())))
+        return value
 
     def _lift_outer(self, x: Tracer) -> Value:
         raise _NoTemplateError
@@ -181,10 +195,13 @@ def _trace(
     function: Callable[..., Any],
     operands: Sequence[Any],
     types: Sequence[TensorType | None],
-    detached: bool,
+    tracked: int | None,
 ) -> Template | None:
-    with _TemplateTrace() as trace:
-        inputs = [x if t is None else trace.parameter(t) for x, t in zip(operands, types, strict=True)]
+    trace = _TemplateTrace()
+    with trace:
+        inputs = [
+            x if t is None else trace.parameter(t) for x, t in zip(operands, types, strict=True)
+        ]
         given = [x for x in inputs if isinstance(x, Tracer)]
         for x in given:
             x._value.facts = 0  # operands may be anything
@@ -192,16 +209,19 @@ def _trace(
         results = tuple(made) if isinstance(made, (tuple, list)) else (made,)
         values: list[Value] = []
         outputs = tuple([_output(x, inputs, values) for x in results])
+        free = len([x for x in outputs[:tracked] if not isinstance(x, Given)])
         if any(x.version for x in given):
             return None
         emit = trace.builder.emit
         for i, v in enumerate(values):
-            if detached:
+            if i >= free:
                 values[i] = emit("stop_gradient", v)
             elif v.op is None or any(v is w for w in values[:i]):
                 values[i] = emit("identity", v)
-        region = trace.builder.region([x._value for x in given], values)
-    return Template(region, outputs, not isinstance(made, (tuple, list)))
+        params = [*[x._value for x in given], *[value for value, _ in trace.constants]]
+        region = trace.builder.region(params, values)
+    constants = tuple([leaf for _, leaf in trace.constants])
+    return Template(region, constants, outputs, not isinstance(made, (tuple, list)))
 
 
 def _output(x: Any, inputs: Sequence[Any], values: list[Value]) -> Output:
