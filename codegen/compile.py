@@ -21,6 +21,7 @@ from symgrad.codegen.jit import (
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
+from symgrad.codegen.runtime.resident import STATELESS, Form, State
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.target import Target
 from symgrad.ir.errors import NoKernelError
@@ -42,6 +43,8 @@ class Lowered:
     arena_bytes: int
     homes: dict[int, int]
     """Slots of results that overwrite a donated parameter, with that parameter's."""
+    forms: tuple[Form | None, ...]
+    """The forms of the parameters, then of the results; ``None`` for plain arrays."""
 
     def llvm(self, *, optimise: bool = False) -> str:
         """The kernels' LLVM text."""
@@ -59,18 +62,22 @@ def lower(
     target: Target | None = None,
     threads: int | None = None,
     donate: Sequence[int] = (),
+    state: State = STATELESS,
 ) -> Lowered:
     """Kernel calls, memory plan and LLVM text for an optimised function.
 
-    ``donate`` numbers parameters whose memory results may take over.  Raises
-    ``NoKernelError`` for an op that nothing can run.
+    ``donate`` numbers parameters whose memory results may take over; ``state`` has the
+    parameters and results whose layout may be chosen here.  Raises ``NoKernelError`` for
+    an op that nothing can run.
     """
     target = target or Target.host()
     threads = threads or get_num_threads()
     _check_dtypes(func)
-    scope = Scope(target, threads, Layouts(func), find_epilogues(func))
+    layouts = Layouts(func, state)
+    scope = Scope(target, threads, layouts, find_epilogues(func))
     calls = lower_func(scope, func)
-    homes = reuse_donated(func, calls, donate)
+    homes = reuse_donated(func, layouts, calls, donate)
+    forms = tuple(layouts.form(v) for v in (*func.params, *func.results))
     arena = plan.place_buffers(calls)
     names: dict[Hashable, str] = {}
     modules: dict[str, str] = {}
@@ -80,7 +87,7 @@ def lower(
             name = names[key] = f"{call.phase.label.replace(' ', '_')}_{len(names)}"
             modules[name] = kernel_text(call.phase.emit, call.phase.spec, name, target)
     used = tuple(names[c.phase.emit, c.phase.spec] for c in calls)
-    return Lowered(func, target, threads, tuple(calls), used, modules, arena, homes)
+    return Lowered(func, target, threads, tuple(calls), used, modules, arena, homes, forms)
 
 
 def _check_dtypes(func: Func) -> None:
@@ -110,6 +117,7 @@ def compile_func(
     target: Target | None = None,
     threads: int | None = None,
     donate: Sequence[int] = (),
+    state: State = STATELESS,
     passes: Callable[[Func], Func] | None = None,
 ) -> Executable:
     """Native code for a function, ready to call; see ``lower``.
@@ -123,11 +131,11 @@ def compile_func(
 
     def lowered() -> Lowered:
         optimised = passes(func) if passes else func
-        return lower(optimised, target=target, threads=threads, donate=donate)
+        return lower(optimised, target=target, threads=threads, donate=donate, state=state)
 
     if passes is None:
         return _build(lowered())
-    key = programs.key(func, target, threads=threads, donate=tuple(donate))
+    key = programs.key(func, target, threads=threads, donate=tuple(donate), state=state)
     image = programs.find(key)
     addresses = load_compiled(image.kernels, target) if image else None
     if image and addresses is not None:
@@ -156,6 +164,7 @@ def _build(lowered: Lowered) -> Executable:
         arena_bytes=lowered.arena_bytes,
         threads=lowered.threads,
         homes=lowered.homes,
+        forms=lowered.forms,
     )
     addresses = {symbols[name]: address for name, address in loaded.items()}
     return Executable(image, addresses, lambda: lowered)

@@ -9,6 +9,7 @@ import numpy as np
 from symgrad.codegen.image import Image
 from symgrad.codegen.runtime.memory import SMALL, empty
 from symgrad.codegen.runtime.program import NativeProgram
+from symgrad.codegen.runtime.resident import Resident
 from symgrad.ir.errors import UsageError
 from symgrad.ir.types import type_of_array
 
@@ -22,6 +23,9 @@ Array = np.ndarray[Any, Any]
 class Executable:
     """A compiled function: NumPy arrays of its parameters' types in, arrays out.
 
+    State may be resident instead, see ``runtime.resident``: ``forms`` tells the form of
+    every parameter, then of every result, ``None`` for a plain array.
+
     ``addresses`` has the machine code of the image's kernels, ``lower`` gives the kernel
     calls behind it to whoever looks.
     """
@@ -30,6 +34,7 @@ class Executable:
         self, image: Image, addresses: Mapping[str, int], lower: Callable[[], Lowered]
     ) -> None:
         self.image = image
+        self.forms = image.forms
         self._lower = lower
         self._params = [(t.dtype.numpy, t.shape) for t in image.params]
         self._results = [(t.shape, t.dtype.numpy) for t in image.results]
@@ -52,18 +57,20 @@ class Executable:
     def direct(self, *, unwrap: bool = False) -> Callable[..., Any] | None:
         """The program as a builtin function of its arguments, tens of nanoseconds a call.
 
-        ``None`` where results are large or overwrite donated arrays; a call gives
-        ``NotImplemented`` for arguments that it cannot take as they are.  ``unwrap`` gives a
-        single result without its tuple.
+        ``None`` where results are large or overwrite donated arrays, or where anything is
+        resident; a call gives ``NotImplemented`` for arguments that it cannot take as they
+        are.  ``unwrap`` gives a single result without its tuple.
         """
         # Large results come from recycled memory, which the direct call does not know.
-        if self.image.homes or any(t.bytes >= SMALL for t in self.image.results):
+        large = any(t.bytes >= SMALL for t in self.image.results)
+        if self.image.homes or large or any(self.forms):
             return None
         results = [(dtype, shape) for shape, dtype in self._results]
         return self._program.bind(self._params, results, unwrap=unwrap)
 
     def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
-        """Runs the program; results are fresh C-contiguous arrays, NumPy scalars where 0-d.
+        """Runs the program; results are fresh C-contiguous arrays, NumPy scalars where 0-d,
+        and residents where they have a form.
 
         Raises ``UsageError`` when the arguments do not have the parameters' types.
         """
@@ -72,38 +79,70 @@ class Executable:
             if fast is not NotImplemented:
                 results: Sequence[Any] = fast
                 return results
-        arrays = self._checked(arguments)
+        arrays = self._memory(arguments)
         made = self._results_for(arrays)
         self._program.run([*arrays, *made])
-        return [a[()] for a in made]
+        forms = self.forms[len(arrays) :]
+        return [
+            array[()] if form is None else Resident(form, array)
+            for array, form in zip(made, forms, strict=True)
+        ]
+
+    def prepare(self, arguments: Sequence[Any]) -> list[Any]:
+        """The arguments with all state in its form: what to keep from call to call."""
+        forms = self.forms[: len(arguments)]
+        return [
+            argument if form is None else Resident(form, memory)
+            for argument, memory, form in zip(
+                arguments, self._memory(arguments), forms, strict=True
+            )
+        ]
 
     def _results_for(self, arrays: list[Array]) -> list[Array]:
-        """Arrays for the results: donated ones and recycled memory."""
+        """Memory for the results: donated and recycled."""
         made = []
-        for number, (shape, dtype) in enumerate(self._results):
-            home = self.image.homes.get(len(arrays) + number)
-            made.append(empty(shape, dtype) if home is None else arrays[home])
+        for slot, (shape, dtype) in enumerate(self._results, len(arrays)):
+            form, home = self.forms[slot], self.image.homes.get(slot)
+            extents = shape if form is None else (form.size,)
+            made.append(empty(extents, dtype) if home is None else arrays[home])
         return made
 
     def profile(self, arguments: Sequence[Any]) -> list[tuple[Call, float]]:
         """The seconds each kernel call took in one run."""
-        arrays = self._checked(arguments)
+        arrays = self._memory(arguments)
         results = self._results_for(arrays)
         times = self._program.run_timed([*arrays, *results])
         return list(zip(self.lowered.calls, map(float, times), strict=True))
 
-    def _checked(self, arguments: Sequence[Any]) -> list[Array]:
-        arrays = []
-        for argument, (dtype, shape) in zip(arguments, self._params, strict=True):
-            array = argument if isinstance(argument, np.ndarray) else np.asarray(argument)
-            if not array.dtype.isnative:
-                array = array.astype(array.dtype.newbyteorder("="))
-            if array.dtype != dtype or array.shape != shape:
-                expected = ", ".join(map(str, self.image.params))
-                raise UsageError(
-                    f"@{self.image.name} was compiled for ({expected}), "
-                    f"got {type_of_array(array)} among its arguments"
-                )
-            # Not ascontiguousarray: that would turn a scalar's array into one axis.
-            arrays.append(array if array.flags.c_contiguous else array.copy(order="C"))
-        return arrays
+    def _memory(self, arguments: Sequence[Any]) -> list[Array]:
+        """The memory to pass for each argument, checked and converted where need be."""
+        if len(arguments) != len(self._params):
+            raise UsageError(
+                f"@{self.image.name} takes {len(self._params)} arguments, got {len(arguments)}"
+            )
+        memory = []
+        for number, argument in enumerate(arguments):
+            form, given = self.forms[number], argument
+            if isinstance(given, Resident):
+                if given.form == form:
+                    memory.append(given.memory)
+                    continue
+                given = given.numpy()
+            array = self._checked(given, number)
+            memory.append(array if form is None else form.prepare(array))
+        return memory
+
+    def _checked(self, argument: Any, number: int) -> Array:
+        """An argument as an array of its parameter's type."""
+        dtype, shape = self._params[number]
+        array = argument if isinstance(argument, np.ndarray) else np.asarray(argument)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if array.dtype != dtype or array.shape != shape:
+            expected = ", ".join(map(str, self.image.params))
+            raise UsageError(
+                f"@{self.image.name} was compiled for ({expected}), "
+                f"got {type_of_array(array)} among its arguments"
+            )
+        # Not ascontiguousarray: that would turn a scalar's array into one axis.
+        return array if array.flags.c_contiguous else array.copy(order="C")

@@ -16,6 +16,7 @@ import numpy as np
 from symgrad.codegen.lowering.scope import Call
 from symgrad.codegen.plan import barriers
 from symgrad.codegen.runtime.program import ARENA, Step
+from symgrad.codegen.runtime.resident import Form
 from symgrad.codegen.storage import Buffer
 from symgrad.ir.types import TensorType, parse_type
 
@@ -38,6 +39,8 @@ class Image:
     threads: int
     homes: Mapping[int, int]
     """Slots of results that overwrite a donated parameter, with that parameter's."""
+    forms: tuple[Form | None, ...]
+    """The forms of the parameters, then of the results; ``None`` for plain arrays."""
 
     @property
     def kernels(self) -> list[str]:
@@ -55,6 +58,7 @@ class Image:
             "arena_bytes": self.arena_bytes,
             "threads": self.threads,
             "homes": list(self.homes.items()),
+            "forms": [form and form.describe() for form in self.forms],
         }
         text = json.dumps(header, separators=(",", ":")).encode()
         data = b"".join(a.tobytes() for a in self.constants)
@@ -82,6 +86,7 @@ class Image:
             arena_bytes=header["arena_bytes"],
             threads=header["threads"],
             homes=dict(header["homes"]),
+            forms=tuple(text and Form.parse(text) for text in header["forms"]),
         )
 
 

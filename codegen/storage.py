@@ -2,8 +2,9 @@
 
 A ``Storage`` is a buffer seen through strides.  Reshapes, transposes, slices and
 broadcasts of a plain value are other storages of the same buffer, so they cost
-nothing.  A value of a convolutional network may live channel-blocked instead:
-physical dimensions (N, C/b, H, W, b) with a halo of zeros around each plane.
+nothing.  A value of a convolutional network may live in a blocked layout instead:
+activations over (N, C/b, H, W, b) with a halo of zeros around each plane, weights
+over (O/16, I/b, kh, kw, b, 16).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from symgrad.codegen.access import Access, row_major
-from symgrad.codegen.kernels.blocked import Blocked, channel_block
+from symgrad.codegen.kernels.blocked import Blocked, Weights
+from symgrad.codegen.tiling import Tiling
 from symgrad.ir.types import TensorType
 
 Halo = tuple[tuple[int, int], ...]
@@ -43,19 +45,27 @@ class Buffer:
 class Storage:
     """A value's elements in a buffer.
 
-    ``access`` runs over the value's own axes, or over the physical dimensions of the
-    blocked layout where ``blocked`` is given.
+    ``access`` runs over the value's own axes, or over the physical dimensions of a blocked
+    layout: that of activations where ``blocked`` is given, that of weights where
+    ``weights`` is.
     """
 
     buffer: Buffer
     shape: tuple[int, ...]
     access: Access
     blocked: Blocked | None = None
+    weights: Weights | None = None
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The dimensions that ``access`` runs over; ``None`` for the value's own axes."""
+        layout = self.blocked or self.weights
+        return None if layout is None else layout.tiling
 
     @property
     def is_dense(self) -> bool:
         """Whether the elements lie in row-major order without gaps."""
-        if self.blocked is not None:
+        if self.tiling is not None:
             return False
         expected = row_major(self.shape)
         pairs = zip(self.shape, self.access.strides, expected, strict=True)
@@ -81,6 +91,12 @@ def channel_blocked(type: TensorType, halo: Halo) -> Storage:
     return Storage(buffer, type.shape, layout.access, layout)
 
 
+def blocked_weights(type: TensorType, buffer: Buffer | None = None) -> Storage:
+    """Blocked storage of weights, in a new arena buffer unless one is given."""
+    layout = Weights.blocked(type.dtype.name, type.shape)
+    return Storage(buffer or Buffer(type.bytes), type.shape, layout.access, weights=layout)
+
+
 def constant(array: np.ndarray[Any, Any], dtype: str) -> Storage:
     """A buffer with fixed contents."""
     array = np.ascontiguousarray(array)
@@ -88,27 +104,20 @@ def constant(array: np.ndarray[Any, Any], dtype: str) -> Storage:
     return Storage(buffer, array.shape, Access(dtype, row_major(array.shape)))
 
 
-def physical(shape: Sequence[int]) -> tuple[int, ...]:
-    """Dimensions of the blocked iteration space of a logical shape."""
-    block = channel_block(shape[1])
-    return (shape[0], shape[1] // block, *shape[2:], block)
+def over_space(
+    storage: Storage, axes: Sequence[int], rank: int, tiling: Tiling | None = None
+) -> Access:
+    """A storage's access over an iteration space of ``rank`` axes, broadcast along others.
 
-
-def split_channels(access: Access, block: int) -> Access:
-    """A plain access of [N, C, ...] over the blocked space."""
-    n, c, *rest = access.strides
-    return replace(access, strides=(n, c * block, *rest, c))
-
-
-def over_space(storage: Storage, axes: Sequence[int], space: Sequence[int], block: bool) -> Access:
-    """A storage's access over the (physical) iteration space, broadcast along other axes."""
-    if storage.blocked is not None:
+    With a tiling the space is that of its dimensions; storage that is not plain lies so.
+    """
+    if storage.tiling is not None:
         return storage.access
-    strides = [0] * len(space)
+    strides = [0] * rank
     for axis, stride in zip(axes, storage.access.strides, strict=True):
         strides[axis] = stride
     access = replace(storage.access, strides=tuple(strides))
-    return split_channels(access, channel_block(space[1])) if block else access
+    return tiling.split(access) if tiling else access
 
 
 def covers(have: Halo, need: Halo) -> bool:

@@ -9,11 +9,13 @@ input channel and tap, in the order a convolution reads them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from symgrad.codegen.access import MEMORY_TYPES, Access
+from symgrad.codegen.access import MEMORY_TYPES, Access, row_major
 from symgrad.codegen.emitter import Emitter, Int
+from symgrad.codegen.tiling import Tiling
 
 BLOCK = 16
 """Channels of a block: one AVX-512 vector of f32, whole vectors everywhere else."""
@@ -25,6 +27,19 @@ Pair = tuple[int, int]
 def channel_block(channels: int) -> int:
     """The block size that a tensor of so many channels is laid out in."""
     return channels if channels < BLOCK else BLOCK
+
+
+def channel_tiling(shape: Sequence[int]) -> Tiling:
+    """The dimensions (N, C/b, H, W, b) of activations [N, C, H, W]."""
+    spatial = [(axis, 1) for axis in range(2, len(shape))]
+    return Tiling.blocks(shape, [(0, 1), (1, channel_block(shape[1])), *spatial, (1, 1)])
+
+
+def weight_tiling(shape: Sequence[int]) -> Tiling:
+    """The dimensions (O/16, I/b, kh, kw, b, 16) of weights [O, I, kh, kw]."""
+    spatial = [(axis, 1) for axis in range(2, len(shape))]
+    order = [(0, BLOCK), (1, channel_block(shape[1])), *spatial, (1, 1), (0, 1)]
+    return Tiling.blocks(shape, order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,11 @@ class Blocked:
         return (n, self.blocks, top + height + bottom, left + width + right, self.block)
 
     @property
+    def tiling(self) -> Tiling:
+        """The dimensions (N, C/b, H, W, b)."""
+        return channel_tiling(self.shape)
+
+    @property
     def access(self) -> Access:
         """The elements over the physical space (N, C/b, H, W, b)."""
         return Access(self.dtype, (*self.strides, 1), self.offset)
@@ -117,6 +137,22 @@ class Weights:
         """Row-major ``OIHW``."""
         taps = prod(kernel)
         return Weights(dtype, outputs, inputs, kernel, (inputs * taps, taps, kernel[1], 1))
+
+    @staticmethod
+    def blocked(dtype: str, shape: Sequence[int]) -> Weights:
+        """The layout that convolutions read in place."""
+        outputs, inputs, *kernel = shape
+        return Weights(dtype, outputs, inputs, (kernel[0], kernel[1]))
+
+    @property
+    def tiling(self) -> Tiling:
+        """The dimensions of the blocked layout."""
+        return weight_tiling((self.outputs, self.inputs, *self.kernel))
+
+    @property
+    def access(self) -> Access:
+        """The elements of the blocked layout over its dimensions."""
+        return Access(self.dtype, row_major(self.tiling.extents))
 
     @property
     def block(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import conv, elementwise, index, linalg, scan, shape, window
 from symgrad.codegen.lowering.epilogue import find_epilogues
 from symgrad.codegen.lowering.scope import Call, Scope
-from symgrad.codegen.storage import Buffer, Storage, dense
-from symgrad.ir.graph import Func, Value
+from symgrad.codegen.storage import Buffer, Storage
+from symgrad.ir.graph import Func
 
 __all__ = [
     "conv",
@@ -25,9 +26,9 @@ __all__ = [
 
 
 def lower_func(scope: Scope, func: Func) -> list[Call]:
-    """The kernel calls of a whole function, results written to the caller's arrays."""
+    """The kernel calls of a whole function, results written to the caller's memory."""
     for slot, param in enumerate(func.params):
-        scope.define(param, dense(param.type, Buffer(param.type.bytes, slot=slot)))
+        scope.define(param, scope.layouts.edge(param, Buffer(param.type.bytes, slot=slot)))
     anchored = {id(region.op): anchor for anchor, region in scope.epilogues.items()}
     anchors = {id(op): op for op in func.ops if id(op) in scope.epilogues}
     for op in func.ops:
@@ -38,27 +39,30 @@ def lower_func(scope: Scope, func: Func) -> list[Call]:
     for number, value in enumerate(func.results):
         slot = len(func.params) + number
         home = scope.storage(value)
-        if _is_whole(home, value):
+        edge = scope.layouts.edge(value, Buffer(value.type.bytes, slot=slot))
+        if _is_whole(home, edge):
             home.buffer.slot = slot
         else:
-            scope.copy(home, dense(value.type, Buffer(value.type.bytes, slot=slot)))
+            scope.copy(home, edge)
     return scope.finish()
 
 
-def _is_whole(home: Storage, value: Value) -> bool:
-    """Whether a value's buffer can be the caller's result array itself."""
+def _is_whole(home: Storage, edge: Storage) -> bool:
+    """Whether a value's buffer can be the caller's memory itself."""
     own = home.buffer.slot is None and home.buffer.data is None
-    return (
-        own and home.is_dense and home.access.offset == 0 and home.buffer.bytes == value.type.bytes
-    )
+    alike = home.tiling == edge.tiling and (home.is_dense or home.tiling is not None)
+    return own and alike and home.access.offset == 0 and home.buffer.bytes == edge.buffer.bytes
 
 
-def reuse_donated(func: Func, calls: Sequence[Call], donated: Sequence[int]) -> dict[int, int]:
+def reuse_donated(
+    func: Func, layouts: Layouts, calls: Sequence[Call], donated: Sequence[int]
+) -> dict[int, int]:
     """Lets results overwrite donated parameters: ``{result slot: parameter slot}``.
 
-    A result may when the parameter has its type and is not read after the call that
-    writes the result, which itself reads it element by element at most.
+    A result may when the parameter has its type and layout and is not read after the call
+    that writes the result, which itself reads it element by element at most.
     """
+    forms = [(v.type, layouts.is_weights(v)) for v in (*func.params, *func.results)]
     last_read: dict[int, int] = {}
     written: dict[int, tuple[int, Buffer]] = {}
     for at, call in enumerate(calls):
@@ -70,8 +74,7 @@ def reuse_donated(func: Func, calls: Sequence[Call], donated: Sequence[int]) -> 
                 written.setdefault(buffer.slot, (at, buffer))
     homes: dict[int, int] = {}
     free = set(donated)
-    for number, type in enumerate(func.result_types):
-        slot = len(func.params) + number
+    for slot in range(len(func.params), len(forms)):
         if slot not in written:
             continue
         first, buffer = written[slot]
@@ -79,7 +82,7 @@ def reuse_donated(func: Func, calls: Sequence[Call], donated: Sequence[int]) -> 
         for param in sorted(free, key=lambda p: p not in overwritten):
             last = last_read.get(param, -1)
             harmless = last < first or (last == first and param in overwritten)
-            if func.params[param].type == type and harmless:
+            if forms[param] == forms[slot] and harmless:
                 homes[slot] = buffer.slot = param  # from here on they are one to the planner
                 free.discard(param)
                 break

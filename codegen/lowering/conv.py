@@ -47,6 +47,10 @@ def _work(op: Op, weight: Value | None) -> dict[str, Any]:
 
 
 def _weights(scope: Scope, w: Value) -> tuple[Storage, Weights]:
+    """Where the weights lie: blocked if they live so, else row-major."""
+    home = scope.storage(w)
+    if home.weights is not None:
+        return home, home.weights
     home = scope.dense(w)
     kernel = (w.shape[2], w.shape[3])
     return home, Weights.plain(w.type.dtype.name, w.shape[0], w.shape[1], kernel)
@@ -73,7 +77,7 @@ def conv(scope: Scope, op: Op) -> None:
         _blocked(source),
         _blocked(result),
         plain.kernel,
-        epilogue=fused.build(scope, op.result.shape, block=True) if fused else None,
+        epilogue=fused.build(scope, 4, result.tiling) if fused else None,
         **_geometry(op),
     )
     packing = PackWeightsSpec(plain, op.attrs["groups"])
@@ -118,12 +122,13 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
     x, dy = op.operands
     source = scope.blocked(x, forward_halo(op, x.shape[2:], op.attrs["kernel"]))
     cotangent = scope.blocked(dy, ((0, 0), (0, 0)))
-    result = scope.allocate(op.result)
+    result = scope.allocate(op.result, plain=not scope.layouts.is_weights(op.result))
     shape = op.result.shape
+    plain = Weights.plain(x.type.dtype.name, shape[0], shape[1], (shape[2], shape[3]))
     spec = conv_direct_grad.WeightGradSpec(
         _blocked(source),
         _blocked(cotangent),
-        Weights.plain(x.type.dtype.name, shape[0], shape[1], (shape[2], shape[3])),
+        result.weights or plain,
         **_geometry(op),
     )
     scope.choose("direct blocked")
@@ -136,7 +141,7 @@ def implicit(scope: Scope, op: Op) -> None:
     left, right = (scope.plain(v) for v in op.operands)
     fused = scope.epilogue(op)
     result = scope.allocate(fused.result if fused else op.result)
-    epilogue = fused.build(scope, op.result.shape, block=False) if fused else None
+    epilogue = fused.build(scope, op.result.rank) if fused else None
     work = _work(op, op.operands[1] if op.name != "conv_weight_grad" else None)
     threads = scope.threads_for(work["flops"], work["bytes"])
     accesses = left.access, right.access, result.access

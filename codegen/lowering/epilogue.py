@@ -13,6 +13,7 @@ from symgrad.codegen.kernels.lanes import load_lanes
 from symgrad.codegen.kernels.loop_nest import region_key
 from symgrad.codegen.scalar import emit_region
 from symgrad.codegen.storage import Storage, over_space
+from symgrad.codegen.tiling import Tiling
 from symgrad.ir.graph import Func, Op, Region, Value
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class AttachedRegion:
         """What the anchor's kernel stores instead of its own result."""
         return self.op.result
 
-    def build(self, scope: Scope, space: Sequence[int], *, block: bool) -> RegionEpilogue:
-        """The epilogue over the anchor's output space."""
+    def build(self, scope: Scope, rank: int, tiling: Tiling | None = None) -> RegionEpilogue:
+        """The epilogue over the anchor's output space, of so many axes or tiled."""
         others = [
             (value, axes)
             for i, (value, axes) in enumerate(
@@ -45,9 +46,9 @@ class AttachedRegion:
             )
             if i != self.position
         ]
-        self.storages = tuple(scope.operand(v, axes, block=block) for v, axes in others)
+        self.storages = tuple(scope.operand(v, axes, tiling) for v, axes in others)
         accesses = tuple(
-            over_space(storage, axes, space, block)
+            over_space(storage, axes, rank, tiling)
             for storage, (_, axes) in zip(self.storages, others, strict=True)
         )
         dtype = self.result.type.dtype.name

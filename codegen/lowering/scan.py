@@ -30,7 +30,7 @@ def scan(scope: Scope, op: Op) -> None:
         extents,
         axis,
         tuple(s.access for s in sources),
-        over_space(result, kept, extents, block=False),
+        over_space(result, kept, len(extents)),
         scope.threads_for(flops, moved),
     )
     scope.run(lower_scan(spec), sources, [result], flops=flops, bytes=moved)

@@ -25,10 +25,10 @@ from symgrad.codegen.storage import (
     constant,
     covers,
     dense,
-    physical,
-    split_channels,
+    over_space,
 )
 from symgrad.codegen.target import Target
+from symgrad.codegen.tiling import Tiling
 from symgrad.ir.errors import Loc, NoKernelError
 from symgrad.ir.graph import Op, Value
 
@@ -116,22 +116,22 @@ class Scope:
     def plain(self, value: Value) -> Storage:
         """The value over its own axes, with any strides."""
         home = self._home[id(value)]
-        return home if home.blocked is None else self._copy(value, "dense", dense(value.type))
+        return home if home.tiling is None else self._copy(value, "dense", dense(value.type))
 
     def dense(self, value: Value) -> Storage:
         """The value in row-major order."""
         home = self._home[id(value)]
         return home if home.is_dense else self._copy(value, "dense", dense(value.type))
 
-    def operand(self, value: Value, axes: Sequence[int], *, block: bool) -> Storage:
-        """The value in a form that a (blocked) iteration space can follow by strides."""
+    def operand(self, value: Value, axes: Sequence[int], tiling: Tiling | None) -> Storage:
+        """The value in a form that a (tiled) iteration space can follow by strides."""
         home = self._home[id(value)]
-        if home.blocked is not None and block and tuple(axes) == (0, 1, 2, 3):
+        if home.tiling == tiling is not None and tuple(axes) == tuple(range(value.rank)):
             return home
         return self.plain(value)
 
     def blocked(self, value: Value, halo: Halo) -> Storage:
-        """The value channel-blocked, with at least this halo."""
+        """Activations channel-blocked, with at least this halo."""
         home = self._home[id(value)]
         if home.blocked is not None and covers(home.blocked.halo, halo):
             return home
@@ -141,24 +141,22 @@ class Scope:
     def _copy(self, value: Value, form: object, new: Storage) -> Storage:
         key = id(value), form
         if key not in self._copies:
-            self.copy(self._home[id(value)], new)
+            home = self._home[id(value)]
+            if None not in (home.tiling, new.tiling) and home.tiling != new.tiling:
+                home = self.plain(value)
+            self.copy(home, new)
             self._copies[key] = new
         return self._copies[key]
 
     def copy(self, source: Storage, target: Storage) -> None:
-        """Emits a copy between any two storages of one shape."""
-        space, accesses = self._common_space(source, target)
+        """Emits a copy between two storages of one shape, plain or of one tiling."""
+        tiling = source.tiling or target.tiling
+        axes = range(len(source.shape))
+        accesses = [over_space(s, axes, len(axes), tiling) for s in (source, target)]
+        space = tiling.extents if tiling else source.shape
         body = identity_body(source.access.dtype)
         spec = LoopSpec(space, (accesses[0],), body, (Output(accesses[1]),))
         self.loop(spec, [source], [target], label="copy")
-
-    def _common_space(self, *storages: Storage) -> tuple[tuple[int, ...], list[Access]]:
-        layout = next((s.blocked for s in storages if s.blocked), None)
-        if layout is None:
-            return storages[0].shape, [s.access for s in storages]
-        return physical(storages[0].shape), [
-            s.access if s.blocked else split_channels(s.access, layout.block) for s in storages
-        ]
 
     def epilogue(self, op: Op) -> AttachedRegion | None:
         """The fused op that runs on this op's result before it is stored, if any."""
@@ -173,8 +171,7 @@ class Scope:
 
     def allocate(self, value: Value, *, plain: bool = True) -> Storage:
         """A new buffer for a value: row-major, or unless ``plain`` in its chosen layout."""
-        halo = None if plain else self.layouts.halo_of(value)
-        new = dense(value.type) if halo is None else channel_blocked(value.type, halo)
+        new = dense(value.type) if plain else self.layouts.storage(value)
         return self.define(value, new)
 
     # -- kernels --------------------------------------------------------------

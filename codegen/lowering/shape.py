@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from symgrad.codegen.access import row_major
 from symgrad.codegen.lowering.scope import Scope, lowers
@@ -102,25 +104,23 @@ def lower_slice(scope: Scope, op: Op) -> None:
     """An offset and scaled strides; of a blocked value only the slice is copied."""
     start, step = op.attrs["start"], op.attrs["step"]
     home = scope.storage(op.operands[0])
-    whole_channels = home.blocked is not None and op.result.shape[1] == home.shape[1]
-    if home.blocked is None or not whole_channels:
+    layout = home.blocked
+    if layout is None or op.result.shape[1] != home.shape[1]:
         source = scope.plain(op.operands[0])
         strides = [s * by for s, by in zip(source.access.strides, step, strict=True)]
         shift = _distance(source, start)
         scope.define(op.result, source.view(op.result.shape, strides, shift))
         return
-    begin, pace = (_around_channels(attr, edge) for attr, edge in ((start, 0), (step, 1)))
-    piece = home.view(
-        op.result.shape,
-        [s * by for s, by in zip(home.access.strides, pace, strict=True)],
-        _distance(home, begin),
+    begin, pace = (start[0], 0, *start[2:]), (step[0], 1, *step[2:])  # all channel blocks
+    n, blocks, row, pixel = (s * by for s, by in zip(layout.strides, pace, strict=True))
+    piece = replace(
+        layout,
+        shape=(op.result.shape[0], layout.shape[1], *op.result.shape[2:]),
+        strides=(n, blocks, row, pixel),
+        offset=layout.offset + sum(p * s for p, s in zip(begin, layout.strides, strict=True)),
     )
-    scope.copy(piece, scope.define(op.result, dense(op.result.type)))
-
-
-def _around_channels(values: tuple[int, ...], edge: int) -> tuple[int, ...]:
-    """An attribute per axis over the blocked dimensions, whose channels are whole."""
-    return (values[0], edge, *values[2:], edge)
+    source = Storage(home.buffer, op.result.shape, piece.access, piece)
+    scope.copy(source, scope.define(op.result, dense(op.result.type)))
 
 
 @lowers("reverse")

@@ -1,0 +1,150 @@
+"""State that stays in the layout a program computes in.
+
+A training step reads its parameters and gives new ones, and nobody looks at them between
+two steps.  Whoever compiles it says so: ``compile_func(func, state=State(params, results))``
+lets the program choose a *form* for each of these, so that nothing is converted at its
+edges.  It then takes such a parameter as an array or as a ``Resident``, and gives the
+result as a ``Resident`` where its form is not plain:
+
+    state = State(frozenset({0, 1}), frozenset({1, 2}))
+    program = compile_func(func, donate=(0, 1), state=state)
+    weight, momentum = program.prepare([weight, momentum, x])[:2]   # once
+    for x in batches:
+        loss, weight, momentum = program([weight, momentum, x])
+    array = weight.numpy()                                           # when somebody looks
+
+``program.forms`` tells the form of every parameter, then every result (``None``: plain).
+Equal forms mean equal memory, whichever program made it: a resident of the wanted form is
+passed by its pointer, one of another form is converted, and so is an array, at every call;
+``prepare`` gives what to keep instead.  A donated resident must not be used again.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from symgrad.codegen.runtime.memory import empty
+from symgrad.codegen.tiling import Tiling
+from symgrad.ir.errors import UsageError
+from symgrad.ir.graph import Func, Value
+from symgrad.ir.types import TensorType, parse_type
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Form(ABC):
+    """How the elements of a tensor lie in memory; equal forms have equal memory."""
+
+    type: TensorType
+    _kinds: ClassVar[dict[str, type[Form]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Form._kinds[cls.__name__] = cls
+
+    def describe(self) -> str:
+        """The form as text that ``parse`` reads."""
+        return json.dumps([type(self).__name__, str(self.type), self._details()])
+
+    @staticmethod
+    def parse(text: str) -> Form:
+        """The form that ``describe`` wrote."""
+        kind, type, details = json.loads(text)
+        return Form._kinds[kind]._restored(parse_type(type), details)
+
+    def _details(self) -> Any:
+        """What JSON must keep of the form beside its type."""
+        return None
+
+    @classmethod
+    def _restored(cls, type: TensorType, details: Any) -> Form:
+        """The form of a type with such details."""
+        return cls(type)
+
+    @property
+    def size(self) -> int:
+        """Elements of the memory."""
+        return self.type.size
+
+    @abstractmethod
+    def prepare(self, array: Array) -> Array:
+        """Fresh memory, one-dimensional, with the contents of an array of the type."""
+
+    def restore(self, memory: Array) -> Array:
+        """The array whose contents lie in the memory; a form may be one-way."""
+        raise UsageError(f"{self.type} in the form {self} cannot be brought back to an array")
+
+
+@dataclass(frozen=True)
+class TiledForm(Form):
+    """The elements in the order of a tiling's dimensions."""
+
+    tiling: Tiling
+
+    def prepare(self, array: Array) -> Array:
+        """The array's elements, permuted."""
+        memory = empty((self.size,), self.type.dtype.numpy)
+        memory.reshape(self.tiling.extents)[...] = self.tiling.view(array)
+        return memory
+
+    def _details(self) -> Any:
+        return self.tiling.extents, self.tiling.axes, self.tiling.steps
+
+    @classmethod
+    def _restored(cls, type: TensorType, details: Any) -> Form:
+        return cls(type, Tiling(*map(tuple, details)))
+
+    def restore(self, memory: Array) -> Array:
+        """The inverse permutation."""
+        array = empty(self.type.shape, self.type.dtype.numpy)
+        self.tiling.view(array)[...] = memory.reshape(self.tiling.extents)
+        return array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resident:
+    """A tensor in the form that a program left it in."""
+
+    form: Form
+    memory: Array
+
+    @property
+    def type(self) -> TensorType:
+        """Dtype and shape of the tensor."""
+        return self.form.type
+
+    def numpy(self) -> Array:
+        """The tensor as a new C-contiguous array."""
+        return self.form.restore(self.memory)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Numbers of the parameters and results whose layout the program may choose."""
+
+    params: frozenset[int] = frozenset()
+    results: frozenset[int] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"State({sorted(self.params)}, {sorted(self.results)})"
+
+    def chosen(self, func: Func) -> Iterator[Value]:
+        """The parameters and results that are state."""
+        return self._edges(func, state=True)
+
+    def given(self, func: Func) -> Iterator[Value]:
+        """The parameters and results that are plain arrays."""
+        return self._edges(func, state=False)
+
+    def _edges(self, func: Func, *, state: bool) -> Iterator[Value]:
+        for values, numbers in ((func.params, self.params), (func.results, self.results)):
+            yield from (v for i, v in enumerate(values) if (i in numbers) == state)
+
+
+STATELESS = State()
+"""Plain arrays in, plain arrays out."""
