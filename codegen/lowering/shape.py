@@ -112,10 +112,11 @@ def lower_slice(scope: Scope, op: Op) -> None:
         scope.define(op.result, source.view(op.result.shape, strides, shift))
         return
     begin, pace = (start[0], 0, *start[2:]), (step[0], 1, *step[2:])  # all channel blocks
+    images, channels, height, width = op.result.shape
     n, blocks, row, pixel = (s * by for s, by in zip(layout.strides, pace, strict=True))
     piece = replace(
         layout,
-        shape=(op.result.shape[0], layout.shape[1], *op.result.shape[2:]),
+        shape=(images, channels, height, width),
         strides=(n, blocks, row, pixel),
         offset=layout.offset + sum(p * s for p, s in zip(begin, layout.strides, strict=True)),
     )

@@ -25,7 +25,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from symgrad.codegen.runtime.memory import empty
@@ -42,10 +42,9 @@ class Form(ABC):
     """How the elements of a tensor lie in memory; equal forms have equal memory."""
 
     type: TensorType
-    _kinds: ClassVar[dict[str, type[Form]]] = {}
 
     def __init_subclass__(cls) -> None:
-        Form._kinds[cls.__name__] = cls
+        _KINDS[cls.__name__] = cls
 
     def describe(self) -> str:
         """The form as text that ``parse`` reads."""
@@ -55,7 +54,7 @@ class Form(ABC):
     def parse(text: str) -> Form:
         """The form that ``describe`` wrote."""
         kind, type, details = json.loads(text)
-        return Form._kinds[kind]._restored(parse_type(type), details)
+        return _KINDS[kind]._restored(parse_type(type), details)
 
     def _details(self) -> Any:
         """What JSON must keep of the form beside its type."""
@@ -78,6 +77,10 @@ class Form(ABC):
     def restore(self, memory: Array) -> Array:
         """The array whose contents lie in the memory; a form may be one-way."""
         raise UsageError(f"{self.type} in the form {self} cannot be brought back to an array")
+
+
+_KINDS: dict[str, type[Form]] = {}
+"""The classes of forms by name."""
 
 
 @dataclass(frozen=True)
