@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -191,23 +191,19 @@ def resnet18_shapes(classes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     def convolution(name: str, inner: int, outer: int, size: int) -> tuple[str, tuple[int, ...]]:
         return f"{name}.weight", (outer, inner, size, size)
 
-    def norm(name: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (channels,)
-        yield f"{name}.bias", (channels,)
-
     yield convolution("conv1", 3, 64, 7)
-    yield from norm("bn1", 64)
+    yield from _norm("bn1", 64)
     inner = 64
     for layer, outer in enumerate((64, 128, 256, 512), 1):
         for block in (0, 1):
             name = f"layer{layer}.{block}"
             yield convolution(f"{name}.conv1", inner, outer, 3)
-            yield from norm(f"{name}.bn1", outer)
+            yield from _norm(f"{name}.bn1", outer)
             yield convolution(f"{name}.conv2", outer, outer, 3)
-            yield from norm(f"{name}.bn2", outer)
+            yield from _norm(f"{name}.bn2", outer)
             if inner != outer:
                 yield convolution(f"{name}.downsample.0", inner, outer, 1)
-                yield from norm(f"{name}.downsample.1", outer)
+                yield from _norm(f"{name}.downsample.1", outer)
             inner = outer
     yield "fc.weight", (classes, 512)
     yield "fc.bias", (classes,)
@@ -294,7 +290,14 @@ class Resnet18(Mapping[str, Array]):
 
 
 def resnet18_parameters(classes: int, dtype: Any = np.float32) -> dict[str, Array]:
-    """Parameters by torchvision's names, computed from the names alone.
+    """Parameters by torchvision's names, computed from the names alone."""
+    return network_parameters(resnet18_shapes(classes), dtype)
+
+
+def network_parameters(
+    shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: Any = np.float32
+) -> dict[str, Array]:
+    """Parameters of given names and shapes, computed from the names alone.
 
     Norms' biases of ±2 put one in forty ReLU inputs of a channel on its rarer side, and few
     near 0: with biases of 0 no batch keeps every sign in float32.
@@ -308,13 +311,20 @@ def resnet18_parameters(classes: int, dtype: Any = np.float32) -> dict[str, Arra
             return draw(name, shape, 0.5, 1.5)
         return np.copysign(draw(name, shape, 1.5, 2.5), draw(f"{name}/sign", shape))
 
-    return {name: value(name, shape).astype(dtype) for name, shape in resnet18_shapes(classes)}
+    return {name: value(name, shape).astype(dtype) for name, shape in shapes}
 
 
 def resnet18_state(classes: int, dtype: Any = np.float32) -> dict[str, Array]:
     """Running statistics by torchvision's names, away from their usual 0 and 1."""
+    return network_state(resnet18_shapes(classes), dtype)
+
+
+def network_state(
+    shapes: Iterable[tuple[str, tuple[int, ...]]], dtype: Any = np.float32
+) -> dict[str, Array]:
+    """Running statistics of the norms among given parameters."""
     state: dict[str, Array] = {}
-    for name, shape in resnet18_shapes(classes):
+    for name, shape in shapes:
         if len(shape) == 1 and name.endswith("weight"):
             norm = name.removesuffix(".weight")
             state[f"{norm}.running_mean"] = draw(f"{norm}/mean", shape, -0.1, 0.1).astype(dtype)
@@ -327,3 +337,85 @@ def resnet18_images(case: str, seed: int) -> Array:
     """The batch of a recorded case for one seed of the search for wide margins."""
     batch, size, _ = BATCHES[case]
     return draw(f"images/{case}/{seed}", (batch, 3, size, size))
+
+
+# --------------------------------------------------------- networks of bottlenecks --
+
+
+@dataclass(frozen=True)
+class Bottlenecks:
+    """A network of bottleneck blocks whose results on one batch are recorded."""
+
+    layers: tuple[int, int, int, int]
+    images: tuple[int, int]
+    """How many, and pixels per side."""
+    classes: int = 10
+    groups: int = 1
+    width: int = 64
+    dilated: tuple[bool, bool, bool] = (False, False, False)
+
+    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the parameters, in torchvision's order."""
+        yield "conv1.weight", (64, 3, 7, 7)
+        yield from _norm("bn1", 64)
+        inner = 64
+        for layer, blocks in enumerate(self.layers, 1):
+            planes = 32 << layer
+            width = planes * self.width // 64 * self.groups
+            for block in range(blocks):
+                name = f"layer{layer}.{block}"
+                yield f"{name}.conv1.weight", (width, inner, 1, 1)
+                yield from _norm(f"{name}.bn1", width)
+                yield f"{name}.conv2.weight", (width, width // self.groups, 3, 3)
+                yield from _norm(f"{name}.bn2", width)
+                yield f"{name}.conv3.weight", (4 * planes, width, 1, 1)
+                yield from _norm(f"{name}.bn3", 4 * planes)
+                if block == 0:
+                    yield f"{name}.downsample.0.weight", (4 * planes, inner, 1, 1)
+                    yield from _norm(f"{name}.downsample.1", 4 * planes)
+                inner = 4 * planes
+        yield "fc.weight", (self.classes, 2048)
+        yield "fc.bias", (self.classes,)
+
+    def parameters(self, dtype: Any) -> dict[str, Array]:
+        """The initial parameters."""
+        return network_parameters(self.shapes(), dtype)
+
+    def state(self, dtype: Any) -> dict[str, Array]:
+        """The initial running statistics."""
+        return network_state(self.shapes(), dtype)
+
+    def batch(self, dtype: Any) -> tuple[Array, Array]:
+        """Images in [-1, 1) and labels."""
+        count, size = self.images
+        labels = (np.arange(count, dtype=np.int64) * 7 + 3) % self.classes
+        return draw("images/bottlenecks", (count, 3, size, size)).astype(dtype), labels
+
+
+def _norm(name: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (channels,)
+    yield f"{name}.bias", (channels,)
+
+
+BOTTLENECKS = {
+    "resnet50": Bottlenecks((3, 4, 6, 3), (3, 65)),
+    "resnext": Bottlenecks((1, 1, 1, 1), (3, 65), groups=32, width=4),
+    "dilated": Bottlenecks((1, 1, 1, 2), (2, 48), dilated=(False, True, True)),
+}
+"""Recorded networks: ``tests/data/bottlenecks.npz`` holds, under ``<name>/``, ``eval/logits``,
+``train/loss``, ``train/logits``, and fingerprints ``train/gradients/<parameter>`` and
+``train/state/<buffer>``, in float64, of cross-entropy."""
+
+
+# ------------------------------------------------------------------------- images --
+
+RESIZES = {
+    f"{mode}-{'smooth' if antialias else 'sharp'}-{before[0]}x{before[1]}-{after[0]}x{after[1]}": (
+        mode, antialias, before, after,
+    )
+    for mode, antialias in (("bilinear", True), ("bilinear", False), ("nearest", False))
+    for before, after in (
+        ((37, 23), (16, 10)), ((16, 10), (37, 23)), ((20, 20), (20, 7)), ((9, 5), (1, 31)),
+    )
+}  # fmt: skip
+"""Recorded resizings of two channels: method, whether the filter widens, sizes before, after."""

@@ -27,7 +27,9 @@ class Network:
         self, classes: int, channels: int, optimizer: SGD, *, small_images: bool, seed: int
     ) -> None:
         nn.init.manual_seed(seed)
-        self._model = resnet18(classes, channels, small_images=small_images)
+        self._model = resnet18(
+            num_classes=classes, in_channels=channels, small_images=small_images
+        )
         self.parameters: Arrays = dict(self._model.named_parameters())
         self.state: Arrays = dict(self._model.named_buffers())
         self.momentum: Arrays = optimizer.init(self.parameters)

@@ -28,7 +28,7 @@ def test_resnet18(batch: int, height: int, width: int) -> None:
     rng = np.random.default_rng(batch)
     x = rng.standard_normal((batch, 3, height, width))
     y = rng.integers(0, CLASSES, batch)
-    network = sg.models.resnet18(CLASSES)
+    network = sg.models.resnet18(num_classes=CLASSES)
 
     @sg.jit
     @sg.value_and_grad(has_aux=True)
