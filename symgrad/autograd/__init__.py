@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from symgrad.tensors import Tensor
 from symgrad.tensors.engine import backward, grad
-from symgrad.tensors.picture import to_dot
+from symgrad.tensors.picture import to_dot, to_svg
 from symgrad.tensors.state import (
     enable_grad,
     inference_mode,
@@ -23,6 +23,7 @@ __all__ = [
     "no_grad",
     "set_grad_enabled",
     "to_dot",
+    "to_svg",
 ]
 
 

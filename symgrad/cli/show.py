@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from symgrad.cli import graph
 from symgrad.cli.derivative import contracted, differentiate
+from symgrad.cli.graph import nodes
 from symgrad.cli.target import Subject
+from symgrad.drawing import as_dot, as_svg
 from symgrad.ir import Func, Region
 from symgrad.ir.errors import UsageError
 
@@ -100,8 +101,8 @@ STAGES: dict[str, Callable[[Stages], str]] = {
     "kernels": _kernels,
     "llvm": lambda s: str(s.lowered.llvm()),
     "asm": lambda s: str(s.lowered.asm()),
-    "dot": lambda s: graph.as_dot(s.compiled),
-    "svg": lambda s: graph.as_svg(s.compiled),
+    "dot": lambda s: as_dot(s.compiled.name, nodes(s.compiled)),
+    "svg": lambda s: as_svg(s.compiled.name, nodes(s.compiled)),
     "json": lambda s: json.dumps(as_data(s.compiled), indent=1),
 }
 

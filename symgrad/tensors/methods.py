@@ -11,6 +11,7 @@ from symgrad.tensors import creation, products, reductions, shapes  # noqa: F401
 from symgrad.tensors.apply import nn_function, write
 from symgrad.tensors.elementwise import FUNCTIONS, is_number
 from symgrad.tensors.engine import backward_from
+from symgrad.tensors.forgotten import Hinting
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.indexing import getitem, setitem
 from symgrad.tensors.interchange import numpy
@@ -170,8 +171,11 @@ _METHODS: dict[str, Any] = {
 }
 
 
+_SUMMARIES = "sum mean prod max min amax amin median norm std var".split()
+"""Methods that losses end with: a forgotten pair of parentheses gets a hint."""
+
 for _name, _method in _METHODS.items():
-    setattr(Tensor, _name, _method)
+    setattr(Tensor, _name, Hinting(_method) if _name in _SUMMARIES else _method)
 
 
 def _transposed(self: Tensor) -> Tensor:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import symgrad as torch
 from symgrad.autograd import Variable
+from symgrad.cli.app import app
+from symgrad.drawing import COLOURS
 
 
 def _pair(*, a: Any = (2.0, 3.0), b: Any = (6.0, 4.0)) -> tuple[Any, Any]:
@@ -220,8 +225,19 @@ def test_a22_regression_gradient() -> None:
 
 
 def test_a23_forgotten_parentheses() -> None:
-    with pytest.raises(AttributeError, match="backward"):
-        torch.ones(2).sum.backward()
+    prediction = torch.ones(2, requires_grad=True) * 2
+    loss = (prediction - torch.ones(2)).sum
+    with pytest.raises(AttributeError) as error:
+        loss.backward()
+    assert str(error.value) == (
+        "'builtin_function_or_method' object has no attribute 'backward'; did you forget ()? "
+        "sum is a method: x.sum().backward()"
+    )
+    with pytest.raises(AttributeError, match=r"x\.mean\(\)\.shape$"):
+        print(prediction.mean.shape)
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        print(prediction.mean.nonsense)
+    assert prediction.sum.__name__ == "sum" and torch.Tensor.sum(prediction).item() == 4
 
 
 def test_a24_refusals() -> None:
@@ -306,6 +322,20 @@ def test_a30_integers() -> None:
 
 
 def test_a37_signatures() -> None:
+    def defaults(function: Any) -> dict[str, Any]:
+        parameters = inspect.signature(function).parameters.values()
+        return {p.name: p.default for p in parameters if p.name not in ("self", "tensors")}
+
+    assert defaults(torch.Tensor.backward) == {
+        "gradient": None, "retain_graph": None, "create_graph": False, "inputs": None,
+    }  # fmt: skip
+    assert defaults(torch.autograd.backward) == {
+        "grad_tensors": None, "retain_graph": None, "create_graph": False, "grad_variables": None,
+        "inputs": None,
+    }  # fmt: skip
+
+
+def test_a37_hooks_and_inputs() -> None:
     a, b = _pair()
     q = _q(a, b)
     seen = []
@@ -337,20 +367,58 @@ def test_a39_small_things() -> None:
         assert y.dtype is torch.float32 and y.shape == shape
 
 
+POWER, LEAF = "PowBackward0", "AccumulateGrad"
+
+
+def _arrows(dot: str) -> list[tuple[str, str]]:
+    """The arrows of a picture in Graphviz's language, from label to label."""
+    labels = dict(re.findall(r'^  (n\d+) \[label="(\[?\w+)', dot, re.MULTILINE))
+    arrows = re.findall(r"(n\d+) -> (n\d+)", dot)
+    return sorted((labels[a], labels[b]) for a, b in arrows)
+
+
 def test_a40_picture() -> None:
-    lines = torch.autograd.to_dot(_q(*_pair())).splitlines()
-    labels = dict(re.findall(r'(n\d+) \[label="(\w+)', "\n".join(lines)))
-    arrows = re.findall(r"(n\d+) -> (n\d+);", "\n".join(lines))
-    edges = sorted((labels[a], labels[b]) for a, b in arrows)
-    power, leaf = "PowBackward0", "AccumulateGrad"
-    assert edges == [
-        (leaf, power),
-        (leaf, power),
+    dot = torch.autograd.to_dot(_q(*_pair()))
+    assert _arrows(dot) == [
+        (LEAF, POWER),
+        (LEAF, POWER),
         ("MulBackward0", "SubBackward0"),
-        (power, "MulBackward0"),
-        (power, "SubBackward0"),
+        (POWER, "MulBackward0"),
+        (POWER, "SubBackward0"),
+        ("SubBackward0", "[2"),
     ]
-    assert sum("lightblue" in line for line in lines) == 2
+    blue = [line for line in dot.splitlines() if COLOURS["param"] in line]
+    assert len(blue) == 2 and all(LEAF in line for line in blue)
+    with pytest.raises(RuntimeError, match="no graph behind a tensor"):
+        torch.autograd.to_dot(torch.ones(2))
+
+
+def test_a40_the_commands_picture() -> None:
+    """Two ways from the parameters to the result: power, times 3; square; and a difference."""
+    words = ["show", "-c", "lambda a, b: 3*a**3 - b**2", "--arg", "a:f32[2]", "--arg", "b:f32[2]"]
+    run = CliRunner().invoke(app, [*words, "--emit", "dot,svg"])
+    assert run.exit_code == 0
+    _, dot, svg = re.split(r"# ---- (?:dot|svg) ----\n", run.output)
+    assert set(_arrows(dot)) == {
+        ("a", "pow"), ("pow", "mul"), ("mul", "sub"), ("b", "mul"), ("sub", "return"),
+    }  # fmt: skip
+    assert 'label="mul 3"' in dot and 'label="mul"' in dot  # the product and the square
+    for picture, boxes in ((svg, 7), (torch.autograd.to_svg(_q(*_pair())), 7)):
+        root = ElementTree.fromstring(picture)
+        places = _boxes(root)
+        assert len(places) == boxes
+        for number, (x, y, width, height) in enumerate(places):  # none lies on another
+            for left, top, w, h in places[:number]:
+                assert x + width <= left or left + w <= x or y + height <= top or top + h <= y
+        assert len(root.findall(f"{SVG}path")) >= 6 and root.find(f"{SVG}marker") is not None
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def _boxes(root: ElementTree.Element) -> list[tuple[float, ...]]:
+    rectangles = [r for r in root.findall(f"{SVG}rect") if "x" in r.attrib]
+    return [tuple(float(r.attrib[k]) for k in ("x", "y", "width", "height")) for r in rectangles]
 
 
 def test_a41_claims() -> None:
@@ -363,6 +431,33 @@ def test_a41_claims() -> None:
     y.retain_grad()
     (y * 3).sum().backward()
     assert y.grad.tolist() == [3.0, 3.0] and y.requires_grad and not y.is_leaf and x.is_leaf
+
+
+def test_a41_momentum_smooths() -> None:
+    """Of a gradient that swings around 1, steps with momentum show less of the swing."""
+    swings = {}
+    for momentum in (0.0, 0.9):
+        w = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.SGD([w], lr=0.1, momentum=momentum)
+        steps = []
+        for number in range(60):
+            before = w.item()
+            optimizer.zero_grad()
+            (w * (1 + (-1) ** number * 5.0)).sum().backward()
+            optimizer.step()
+            steps.append(before - w.item())
+        late = np.array(steps[-20:])
+        swings[momentum] = late.std() / late.mean()
+    assert swings[0.9] < 0.1 * swings[0.0]
+
+
+def test_a41_the_output_needs_a_gradient_if_any_input_does() -> None:
+    plain, tracked = torch.ones(2), torch.ones(2, requires_grad=True)
+    assert not torch.stack([plain, plain]).requires_grad
+    assert torch.stack([plain, tracked]).requires_grad
+    q = _q(tracked, tracked)
+    q.sum().backward()
+    assert tracked.grad is not None and plain.grad is None  # gradients lie in leaves only
 
 
 def test_a42_neighbouring_errors() -> None:
@@ -397,6 +492,15 @@ def test_a43_decorator() -> None:
     f = torch.grad(lambda a, b: (3 * a**3 - b**2).sum(), argnums=(0, 1))
     da, db = f(np.array([2.0, 3.0]), np.array([6.0, 4.0]))
     assert da.tolist() == [36.0, 81.0] and db.tolist() == [-12.0, -8.0]
+
+
+def test_a43_the_command_shows_the_derivatives() -> None:
+    words = ["show", "-c", "lambda a, b: (3*a**3 - b**2).sum()"]
+    words += ["--arg", "a:f32[2]", "--arg", "b:f32[2]", "--grad", "--emit", "symbolic,latex"]
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 0
+    assert "= 9*a**2\n" in run.output and "= -2*b\n" in run.output
+    assert "9 a^{2}" in run.output and "- 2 b" in run.output
 
 
 def test_no_warning_on_ordinary_use() -> None:
