@@ -167,9 +167,10 @@ def test_images_read_back() -> None:
         arena_bytes=128,
         threads=3,
         homes={2: 1},
+        forms=(None, None, None),
     )
     again = Image.from_bytes(image.to_bytes())
-    for field in ("name", "params", "results", "steps", "arena_bytes", "threads", "homes"):
+    for field in ("name", "params", "results", "steps", "arena_bytes", "threads", "homes", "forms"):
         assert getattr(again, field) == getattr(image, field)
     for a, b in zip(again.constants, image.constants, strict=True):
         np.testing.assert_array_equal(a, b)
