@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from symgrad.codegen.lowering.scope import Call
 from symgrad.codegen.storage import Buffer
 
@@ -50,19 +51,39 @@ def place_buffers(calls: Sequence[Call]) -> int:
             for life in place:
                 _settle(life, size)
             size += _round_up(max(life.bytes for life in place))
-    placed: list[tuple[int, int, _Life]] = []
-    base = size
+    shelf = _Shelf(size)
     for life in sorted((x for x in lives if x.pool is None), key=lambda x: (-x.bytes, x.first)):
-        at = base
-        for start, end, _ in sorted((p for p in placed if life.overlaps(p[2])), key=lambda p: p[0]):
-            if at + life.bytes <= start:
-                break
-            at = max(at, end)
+        _settle(life, shelf.place(life))
+    return shelf.top
+
+
+class _Shelf:
+    """Memory from ``base`` on, and who holds which part of it when.
+
+    The holders' columns (start, end, first call, last call) are kept in order of their
+    starts in one array: programs have thousands, and each is compared with all others.
+    """
+
+    def __init__(self, base: int) -> None:
+        self.base = self.top = base
+        self._holders = np.empty((4, 0), np.int64)
+
+    def place(self, life: _Life) -> int:
+        """The lowest offset that is free for all of a life, which holds it from now on."""
+        starts, ends, firsts, lasts = self._holders
+        meanwhile = (firsts <= life.last) & (lasts >= life.first)
+        taken = np.concatenate(([self.base], ends[meanwhile]))
+        below = np.maximum.accumulate(taken)
+        room = starts[meanwhile] - below[:-1] >= life.bytes
+        at = int(below[room.argmax() if room.any() else -1])
         end = at + _round_up(life.bytes)
-        placed.append((at, end, life))
-        _settle(life, at)
-        size = max(size, end)
-    return size
+        column = np.array([[at], [end], [life.first], [life.last]])
+        rank = int(starts.searchsorted(at))
+        self._holders = np.concatenate(
+            (self._holders[:, :rank], column, self._holders[:, rank:]), axis=1
+        )
+        self.top = max(self.top, end)
+        return at
 
 
 def _settle(life: _Life, offset: int) -> None:

@@ -8,7 +8,6 @@ when it is closed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -98,7 +97,8 @@ class Builder:
     ) -> Any:
         """Inserts an op with complete attributes; runs its type rule unless ``types`` are known."""
         key = self._key(opdef, operands, attrs, regions)
-        if key is not None and (known := self._known.get(key)):
+        known = self._known.get(key)
+        if known is not None:
             return _unpack(known)
         if types is None:
             region = regions[0] if regions else None
@@ -128,14 +128,9 @@ class Builder:
         self._ops.append(op)
         return op
 
-    @contextmanager
-    def at(self, loc: Loc | None) -> Any:
+    def at(self, loc: Loc | None) -> _At:
         """Ops inserted within are attributed to ``loc``."""
-        outer, self._loc = self._loc, loc or self._loc
-        try:
-            yield
-        finally:
-            self._loc = outer
+        return _At(self, loc)
 
     @staticmethod
     def _key(
@@ -164,11 +159,12 @@ class Builder:
                 return folded
         if len(types) != 1 or opdef.evaluate_rule is None or not operands:
             return None
+        for v in operands:
+            if v.op is None or v.op.name != "constant":
+                return None
         if opdef.name == "identity":  # stays apart even from the constant it names
             return None
         constants = [constant_value(v) for v in operands]
-        if any(c is None for c in constants):
-            return None
         if opdef.elementwise and all(c.ndim == 0 for c in constants if c is not None):
             shape: tuple[int, ...] = ()  # every operand is one number: so is the result
         elif types[0].size <= FOLD_LIMIT and all(v.type.size <= FOLD_LIMIT for v in operands):
@@ -211,6 +207,22 @@ class Builder:
     def __exit__(self, *exc: object) -> None:
         if insertion.stack.pop() is not self:
             raise InternalError("builders were closed out of order")
+
+
+class _At:
+    """The context of ``Builder.at``: a class, as it is entered for every op of every pass."""
+
+    __slots__ = ("_builder", "_loc", "_outer")
+
+    def __init__(self, builder: Builder, loc: Loc | None) -> None:
+        self._builder, self._loc = builder, loc
+
+    def __enter__(self) -> None:
+        self._outer = self._builder._loc
+        self._builder._loc = self._loc or self._outer
+
+    def __exit__(self, *exc: object) -> None:
+        self._builder._loc = self._outer
 
 
 def _unpack(op: Op) -> Any:

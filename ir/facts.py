@@ -25,6 +25,8 @@ _RESHAPING = frozenset(
     " reduce_max reduce_min".split()
 )
 _NONNEGATIVE_RESULT = frozenset("abs exp exp2 sqrt relu sigmoid cosh hypot erfc".split())
+_OF_PAIR = frozenset("add mul div maximum minimum select".split())
+_SIGNED = _RESHAPING | _NONNEGATIVE_RESULT | _OF_PAIR | {"constant", "neg", "reduce_sum", "moments"}
 
 
 def is_tame(value: Value) -> bool:
@@ -39,19 +41,23 @@ def is_positive(value: Value) -> bool:
 
 def derive_facts(op: Op) -> None:
     """Sets the facts of a new op's results from those of its operands."""
+    facts, signed = TAME if _tame(op) else 0, op.name in _SIGNED
     for value in op.results:
-        value.facts = (TAME if _tame(op) else 0) | _sign(op, value.index)
+        value.facts = facts | _sign(op, value.index) if signed else facts
 
 
 def _tame(op: Op) -> bool:
     name, operands = op.name, op.operands
     if name == "constant":
         payload = op.attrs["value"]
+        if type(payload) is float:
+            return isfinite(payload)
         return all(isfinite(abs(n)) for n in (payload if isinstance(payload, tuple) else [payload]))
     if name in _ALWAYS_TAME:
         return True
-    if not all(is_tame(v) for v in operands):
-        return False
+    for v in operands:
+        if not is_tame(v):
+            return False
     if name in ("div", "log", "log2", "log10", "rsqrt"):
         return is_positive(operands[-1])
     if name == "sqrt":
@@ -64,9 +70,12 @@ def _tame(op: Op) -> bool:
 
 
 def _sign(op: Op, index: int) -> int:
+    """What is known of a result's sign; ``op`` is one of ``_SIGNED``."""
     name, facts = op.name, [v.facts for v in op.operands]
     if name == "constant":
         payload = op.attrs["value"]
+        if type(payload) is float:
+            return _flags(payload >= 0, payload > 0) | (NONPOSITIVE if payload <= 0 else 0)
         numbers = payload if isinstance(payload, tuple) else (payload,)
         if any(isinstance(n, complex) for n in numbers):
             return 0
@@ -86,9 +95,7 @@ def _sign(op: Op, index: int) -> int:
         return _flags(True, strict)
     if name == "moments":
         return _flags(index == 1, False)
-    if name in ("add", "mul", "div", "maximum", "minimum", "select"):
-        return _sign_of_pair(name, op, facts[-2:])
-    return 0
+    return _sign_of_pair(name, op, facts[-2:])
 
 
 def _sign_of_pair(name: str, op: Op, facts: list[int]) -> int:

@@ -114,7 +114,7 @@ class Value:
 class Op:
     """One operation: its definition, operands, attributes, regions and results."""
 
-    __slots__ = ("attrs", "loc", "opdef", "operands", "regions", "results", "seq")
+    __slots__ = ("attrs", "loc", "name", "opdef", "operands", "regions", "results", "seq")
 
     def __init__(
         self,
@@ -128,18 +128,14 @@ class Op:
         seq: int = 0,
     ) -> None:
         self.opdef = opdef
+        self.name = opdef.name
         self.operands = operands
         self.attrs = attrs
         self.regions = regions
-        self.results = tuple(Value(t, self, i) for i, t in enumerate(types))
+        self.results = tuple([Value(t, self, i) for i, t in enumerate(types)])
         self.loc = loc
         self.seq = seq
-        """Position in the builder: operands come from smaller ones."""
-
-    @property
-    def name(self) -> str:
-        """Name of the operation."""
-        return self.opdef.name
+        """Position in the builder that made the op: operands come from smaller ones."""
 
     @property
     def result(self) -> Value:

@@ -1,8 +1,9 @@
 """Rewriting: rules by op name, applied to every op as it is inserted.
 
-``rewrite`` copies a function through a builder that tries the rules on each op before
+``rewrite`` takes a function through a builder that tries the rules on each op before
 it keeps it.  Operands are in final form by then, and what a rule emits goes through
-the same builder, so one sweep reaches the fixed point.
+the same builder, so one sweep reaches the fixed point.  Ops that nothing changes are
+shared with the old function, as all ops are immutable: only what changes is made anew.
 """
 
 from __future__ import annotations
@@ -48,8 +49,7 @@ def rule(*heads: str) -> Callable[[Callable[..., Any]], Rule]:
 def rewrite(func: Func, rules: Sequence[Rule], hits: Counter[str] | None = None) -> Func:
     """``func`` with every rule applied wherever it matches; ``hits`` counts them by name."""
     builder = _Rewriter(rules, hits if hits is not None else Counter())
-    params = [builder.param(p.type, p.name) for p in func.params]
-    return builder.build(inline(builder, func, params), func.name)
+    return builder.build(builder.sweep(func), func.name)
 
 
 class _Rewriter(Builder):
@@ -63,6 +63,33 @@ class _Rewriter(Builder):
             for head in one.heads:
                 self._rules.setdefault(head, []).append(one)
 
+    def sweep(self, func: Func) -> list[Value]:
+        """Takes over a function with its parameters; gives its results as they are now."""
+        self._params.extend(func.params)
+        replaced: dict[int, Value] = {}
+        for op in func.ops:
+            new = tuple([replaced.get(id(v), v) for v in op.operands])
+            with self.at(op.loc):
+                made = self._take(op) if new == op.operands else self.copy(op, new)
+            for old, value in zip(op.results, _results(made), strict=True):
+                if value is not old:
+                    replaced[id(old)] = value
+        return [replaced.get(id(v), v) for v in func.results]
+
+    def _take(self, op: Op) -> Any:
+        """An op whose operands are what they were: itself, or what a rule makes of it."""
+        key = self._key(op.opdef, op.operands, op.attrs, op.regions)
+        known = self._known.get(key)
+        if known is not None:
+            return known.results
+        replacement = self._replacement(op, op.operands)
+        if replacement is not None:
+            return replacement
+        self._ops.append(op)
+        if key is not None:
+            self._known[key] = op
+        return op.results
+
     def _fold(
         self,
         opdef: OpDef,
@@ -73,14 +100,24 @@ class _Rewriter(Builder):
         folded = super()._fold(opdef, operands, attrs, types)
         if folded is not None or opdef.name not in self._rules:
             return folded
-        candidate = Op(opdef, operands, attrs, types)
+        return self._replacement(Op(opdef, operands, attrs, types), operands)
+
+    def _replacement(self, op: Op, operands: tuple[Value, ...]) -> Any:
+        """What the first rule that matches makes of an op, else ``None``."""
+        rules = self._rules.get(op.name)
+        if rules is None:
+            return None
         with self:
-            for one in self._rules[opdef.name]:
-                replacement = one.apply(candidate, *operands)
+            for one in rules:
+                replacement = one.apply(op, *operands)
                 if replacement is not None:
                     self._hits[one.name] += 1
                     return replacement
         return None
+
+
+def _results(made: Any) -> tuple[Value, ...]:
+    return made if isinstance(made, tuple) else (made,)
 
 
 def rewrite_region(region: Region, rules: Sequence[Rule]) -> Region:

@@ -124,7 +124,7 @@ class _Grouping:
             for view in self.uses.sources[op]:
                 source = view.source.op
                 if source in parent and self._joins(view, op):
-                    parent[find(source)] = find(op)
+                    parent[find(source)] = op
         nests: dict[Op, Nest] = {}
         others: dict[tuple[Nest | int, Shape], Nest] = {}
         for op in members:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -28,6 +29,12 @@ class View:
         return id(self.source), self.axes
 
 
+@functools.cache
+def plain_axes(rank: int) -> tuple[int, ...]:
+    """The axes of a value read as it is."""
+    return tuple(range(rank))
+
+
 def points_of(shape: Shape) -> Shape:
     """A shape without its axes of size 1: equal points are visited in equal order."""
     return tuple(n for n in shape if n != 1)
@@ -36,7 +43,7 @@ def points_of(shape: Shape) -> Shape:
 def match_axes(shape: Shape, other: Shape) -> Axes:
     """Where the axes of ``shape`` lie in ``other``, a shape of the same points."""
     if shape == other:
-        return tuple(range(len(shape)))
+        return plain_axes(len(shape))
     big = iter([a for a, n in enumerate(other) if n != 1])
     return tuple(next(big) if n != 1 else None for n in shape)
 
@@ -65,7 +72,7 @@ def belongs_in_nest(op: Op) -> bool:
 
 def space_of(op: Op) -> Shape:
     """The points an op of a nest runs over."""
-    return op.operands[0].shape
+    return op.operands[0].type.shape
 
 
 # -- nests -------------------------------------------------------------------------------
@@ -113,7 +120,7 @@ class Uses:
 
     def view(self, value: Value) -> View:
         """A value as a nest sees it."""
-        return self.views.get(id(value)) or View(value, tuple(range(value.rank)))
+        return self.views.get(id(value)) or View(value, plain_axes(len(value.type.shape)))
 
     def stays(self, op: Op) -> bool:
         """Whether an op that is in no nest is needed: views that nests look through are not."""
@@ -129,5 +136,7 @@ class Uses:
         op, space = view.source.op, space_of(reader)
         if op is None or not op.opdef.elementwise:
             return False
+        if view.source.type.shape == space and view.axes == plain_axes(len(space)):
+            return True  # nearly always, and asked for every operand several times
         kept = [a for a in view.axes if a is not None and space[a] != 1]
         return points_of(view.source.shape) == points_of(space) and kept == sorted(kept)

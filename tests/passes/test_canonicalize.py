@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from passes.programs import assert_same, build, op_names
-from symgrad.ir import dtype_of
+from symgrad.ir import dtype_of, parse
 from symgrad.ir.graph import insertion
 from symgrad.ir.ops import elementwise as ew
 from symgrad.ir.ops import linalg as la
@@ -271,3 +271,25 @@ def test_every_rule_has_a_case_and_says_its_identity():
 def test_what_would_change_a_result_stays(make):
     before = build(make, **V)
     assert canonicalize(before) == before
+
+
+def test_ops_that_nothing_changes_are_shared_with_the_old_function() -> None:
+    func = canonicalize(
+        parse(
+            """
+            func @f(%x: f64[3]) -> (f64[3], f64[3]) {
+              %0: f64[3] = sin %x
+              %1: f64[3] = identity %0
+              %2: f64[3] = exp %1
+              %3: f64[3] = cos %x
+              return %2, %3
+            }
+            """
+        )
+    )
+    again = canonicalize(func)
+    assert [id(op) for op in again.ops] == [id(op) for op in func.ops]
+    before = parse(str(func).replace("cos %x", "stop_gradient %x"))
+    after = canonicalize(before)
+    assert after.ops == before.ops[:2]
+    assert after.results[1] is before.params[0]
