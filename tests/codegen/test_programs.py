@@ -11,7 +11,9 @@ from symgrad.codegen import compile as backend
 from symgrad.codegen import jit, programs
 from symgrad.codegen.image import Image
 from symgrad.codegen.runtime.program import ARENA, Step
+from symgrad.codegen.runtime.resident import TiledForm
 from symgrad.codegen.target import Target
+from symgrad.codegen.tiling import Tiling
 from symgrad.ir import Func, cache, parse
 from symgrad.ir.passes import optimize
 from symgrad.ir.types import parse_type
