@@ -169,7 +169,11 @@ def test_images_read_back() -> None:
         arena_bytes=128,
         threads=3,
         homes={2: 1},
-        forms=(None, None, None),
+        forms=(
+            TiledForm(parse_type("f32[32,16]"), Tiling((2, 16, 16), (0, 1, 0), (16, 1, 1))),
+            None,
+            None,
+        ),
     )
     again = Image.from_bytes(image.to_bytes())
     for field in ("name", "params", "results", "steps", "arena_bytes", "threads", "homes", "forms"):
