@@ -108,7 +108,6 @@ class Builder:
         if loc is None:
             loc = self._loc or (user_location() if self._track else None)
         op = self._append(opdef, operands, attrs, types, regions=regions, loc=loc)
-        derive_facts(op)
         if key is not None:
             self._known[key] = op
         return _unpack(op)
@@ -125,6 +124,7 @@ class Builder:
     ) -> Op:
         """A new op at the end; a builder that keeps its ops elsewhere overrides this."""
         op = Op(opdef, operands, attrs, types, regions=regions, loc=loc, seq=len(self._ops))
+        derive_facts(op)
         self._ops.append(op)
         return op
 

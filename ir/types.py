@@ -111,6 +111,9 @@ class TensorType:
     dtype: DType
     shape: tuple[int, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash((self.dtype.name, self.shape))  # types are in many keys
+
     @property
     def rank(self) -> int:
         """Number of axes."""

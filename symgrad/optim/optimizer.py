@@ -63,17 +63,23 @@ class Optimizer:
         """
         loss = None if closure is None else closure()
         changed: list[Tensor] = []
+        spent: list[Leaf] = []
         for group in self.param_groups:
             given = {p: p._grad for p in group["params"] if p._grad is not None}
             if given:
-                changed += self._update(self._rule_of(group), given, group["lr"])
-        Tensor._compute(changed)
+                changed += self._update(self._rule_of(group), given, group["lr"], spent)
+        Tensor._compute(changed, spent)
         for tensor in changed:
             tensor._publish()
         return loss
 
-    def _update(self, rule: Any, gradients: dict[Tensor, Tensor], lr: Any) -> list[Tensor]:
-        """Records the update of parameters; returns all that has a new value."""
+    def _update(
+        self, rule: Any, gradients: dict[Tensor, Tensor], lr: Any, spent: list[Leaf]
+    ) -> list[Tensor]:
+        """Records the update of parameters; returns all that has a new value.
+
+        The values it replaces are added to ``spent``.
+        """
         params = list(gradients)
         states = [self._state_of(p, rule) for p in params]
         rates = {p._dtype: Leaf(np.asarray(lr, p._dtype)) for p in params}
@@ -82,6 +88,8 @@ class Optimizer:
         function = _update_by(rule, tuple(map(tuple, states)))
         made = record(function, [*values, *[rates[p._dtype] for p in params]])
         changed = [*params, *kept]
+        replaced = (*values[: len(params)], *values[2 * len(params) :])
+        spent += [v for v in replaced if isinstance(v, Leaf)]
         for tensor, value in zip(changed, made, strict=True):
             tensor._take(value)
         return changed

@@ -154,11 +154,14 @@ class Tensor:
         return Tensor._compute([self, *mates])[0]
 
     @staticmethod
-    def _compute(tensors: Sequence[Tensor]) -> list[Array]:
-        """The contents of tensors, and of all that awaits the next program, by one program."""
+    def _compute(tensors: Sequence[Tensor], spent: Sequence[Leaf] = ()) -> list[Array]:
+        """The contents of tensors, and of all that awaits the next program, by one program.
+
+        For ``spent`` see ``materialise``.
+        """
         also = [t for ref in Tensor._ends if (t := ref()) is not None]
         Tensor._ends.clear()
-        arrays = materialise([t._value() for t in (*tensors, *also)])
+        arrays = materialise([t._value() for t in (*tensors, *also)], spent)
         for tensor in (*tensors, *also):
             tensor._settle()
         return arrays[: len(tensors)]
@@ -169,7 +172,7 @@ class Tensor:
         if self._tracer._view is None and (self._node is None or self._spent):
             array = known_array(value)
             if array is not None and not isinstance(value, Leaf):
-                self._tracer._value = Leaf(array)
+                self._tracer._value = Leaf(array, value.type)
 
     def _replace(self, new: Tensor) -> None:
         """Puts a value of the same type into the memory, unseen by the graph."""

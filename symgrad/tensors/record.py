@@ -10,8 +10,10 @@ the ops behind them.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
-from collections import OrderedDict
+import weakref
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +22,6 @@ import numpy as np
 from symgrad.ir import Builder, Func, TensorType, Value
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import Loc
-from symgrad.ir.facts import derive_facts
 from symgrad.ir.graph import Op, Region
 from symgrad.ir.opdef import Array, OpDef
 from symgrad.ir.types import type_of_array
@@ -43,6 +44,12 @@ class Leaf(Value):
         self.array = array
 
 
+class _Pending(Value):
+    """A result of a recorded op."""
+
+    __slots__ = ("__weakref__",)
+
+
 CALL = OpDef("call", lambda *operands, region: tuple(v.type for v in region.results))
 """A recorded operation with its IR in a region: one op here, spliced in by programs.
 
@@ -51,15 +58,45 @@ It is not in the table of ops, for no function that is built has one.
 
 
 class PendingOp(Op):
-    """A recorded op with the arrays of its results, once computed."""
+    """A recorded op with the arrays of its results, once computed.
 
-    __slots__ = ("_kind", "arrays", "depth")
+    Values hold the op that makes them.  The op does not hold them: without cycles a graph
+    is gone, and the arrays it started from are free, when the last tensor lets go of it.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.arrays: list[Array | None] = [None] * len(self.results)
-        self.depth = 1 + max(map(_depth, self.operands), default=0)
+    __slots__ = ("_kind", "_made", "_types", "arrays", "depth")
+
+    def __init__(
+        self,
+        opdef: OpDef,
+        operands: tuple[Value, ...],
+        attrs: Mapping[str, Any],
+        types: tuple[TensorType, ...],
+        *,
+        regions: tuple[Region, ...] = (),
+        loc: Loc | None = None,
+        seq: int = 0,
+    ) -> None:
+        self.opdef, self.operands, self.attrs, self.regions = opdef, operands, attrs, regions
+        self.loc, self.seq = loc, seq
+        self._types = types
+        self._made: list[weakref.ref[Value] | None] = [None] * len(types)
+        self.arrays: list[Array | None] = [None] * len(types)
+        self.depth = 1 + max(map(_depth, operands), default=0)
         self._kind: Any = None
+
+    @property
+    def results(self) -> tuple[Value, ...]:  # type: ignore[override]
+        """The results; those that nobody holds are made anew."""
+        return tuple(map(self._result, range(len(self._types))))
+
+    def _result(self, index: int) -> Value:
+        known = self._made[index]
+        value = None if known is None else known()
+        if value is None:
+            value = _Pending(self._types[index], self, index)
+            self._made[index] = weakref.ref(value)
+        return value
 
     @property
     def kind(self) -> Any:
@@ -133,10 +170,7 @@ class LazyBuilder(Builder):
     ) -> Op:
         """An op whose results are known to have the types of a region's."""
         types = tuple([v.type for v in like.results])
-        op = self._append(opdef, tuple(operands), attrs, types, regions=regions, loc=None)
-        if not regions:
-            derive_facts(op)
-        return op
+        return self._append(opdef, tuple(operands), attrs, types, regions=regions, loc=None)
 
     @staticmethod
     def _key(*_: Any) -> Any:
@@ -196,13 +230,21 @@ _programs: OrderedDict[Any, Callable[[Sequence[Array]], Sequence[Any]]] = Ordere
 _lock = threading.RLock()
 
 
-def materialise(values: Sequence[Value]) -> list[Array]:
-    """The arrays of values; what is pending is computed by one program."""
+def materialise(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> list[Array]:
+    """The arrays of values; what is pending is computed by one program.
+
+    Results may take the memory of ``spent`` leaves, which ``values`` replace, unless
+    something else still refers to these.
+    """
     with _lock:
         pending = list({id(v): v for v in values if known_array(v) is None}.values())
         if pending:
             graph = Recording.behind(pending)
-            arrays = _program(graph, pending)([known_array(v) for v in graph.inputs])
+            donated = _donated(graph, pending, spent)
+            program = _program(graph, pending, donated)
+            arrays = program([known_array(v) for v in graph.inputs])
+            for number in donated:
+                del graph.inputs[number].array  # type: ignore[attr-defined]
             for value, result in zip(pending, arrays, strict=True):
                 value.op.arrays[value.index] = np.asarray(result)  # type: ignore[union-attr]
     return [known_array(v) for v in values]  # type: ignore[misc]
@@ -295,13 +337,30 @@ def _seq(op: Op) -> int:
     return op.seq
 
 
-def _program(graph: Recording, results: Sequence[Value]) -> Any:
-    key = graph.key, graph.numbered(results)
+def _donated(
+    graph: Recording, results: Sequence[Value], spent: Sequence[Leaf]
+) -> tuple[int, ...]:
+    """The inputs among ``spent`` that only the ops which make ``results`` refer to."""
+    users = {v.op.seq: v.op for v in results if v.op is not None}.values()
+    uses = Counter(id(v) for op in users for v in op.operands)
+    held = {id(v) for v in spent}
+    here = 4  # graph.inputs, graph.values, spent, and the argument of getrefcount
+    return tuple(
+        i
+        for i in range(len(graph.inputs))
+        if id(graph.inputs[i]) in held
+        and sys.getrefcount(graph.inputs[i]) == here + uses[id(graph.inputs[i])]
+        and sys.getrefcount(graph.inputs[i].array) == 2  # type: ignore[attr-defined]
+    )
+
+
+def _program(graph: Recording, results: Sequence[Value], donated: tuple[int, ...]) -> Any:
+    key = graph.key, graph.numbered(results), donated
     found = _programs.get(key)
     if found is None:
         from symgrad.api_backend import compile_func
 
-        found = _programs[key] = compile_func(graph.function(results))
+        found = _programs[key] = compile_func(graph.function(results), donated)
         if len(_programs) > PROGRAM_LIMIT:
             _programs.popitem(last=False)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -154,3 +155,65 @@ def test_unread_work_is_run_in_the_end() -> None:
     for _ in range(7000):
         x.add_(1)
     assert x.item() == 7000
+
+
+def test_a_graph_is_gone_with_its_last_tensor() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        x = torch.ones(4, requires_grad=True)
+        loss = (torch.exp(x) * 2).sum()
+        loss.backward()
+        graph = weakref.ref(loss._tracer._value), weakref.ref(x.grad._tracer._value)
+        del loss
+        x.grad = None
+        torch.ones(1).tolist()
+        assert [ref() for ref in graph] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_an_optimizer_reuses_the_memory_of_its_state(look: bool) -> None:
+    w = torch.ones(1000, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+    kept: list[float] = []
+    place = 0
+    for number in range(4):
+        optimizer.zero_grad()
+        loss = (w * w).sum()
+        loss.backward()
+        if look:
+            kept.append(w.grad.tolist()[0])
+        optimizer.step()
+        (state,) = optimizer.state[w].values()
+        places = {x._array().ctypes.data for x in (state, w)}
+        assert number == 0 or place in places
+        place = state._array().ctypes.data
+        if not look and number == 2:
+            kept = w.grad.tolist()  # computed now, from the weights as they were
+    expected, velocity, grads = 1.0, 0.0, []
+    for _ in range(4):
+        grads.append(2 * expected)
+        velocity = 0.9 * velocity + grads[-1]
+        expected -= 0.1 * velocity
+    assert w.tolist()[0] == pytest.approx(expected, rel=1e-5)
+    assert kept[0] == pytest.approx(grads[0] if look else grads[2], rel=1e-5)
+
+
+def test_memory_is_not_reused_while_somebody_holds_it() -> None:
+    w = torch.ones(100, requires_grad=True)
+    optimizer = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+    pending, arrays = [], []
+    for _ in range(3):
+        optimizer.zero_grad()
+        (w * w).sum().backward()
+        w.grad.tolist()
+        pending.append(w.detach() * 1)
+        optimizer.step()
+        (state,) = optimizer.state[w].values()
+        pending.append(state + 0)
+        arrays.append((state._array(), state._array().copy()))
+    assert all((a == b).all() for a, b in arrays)
+    values = [t.tolist()[0] for t in pending]
+    assert values == pytest.approx([1, 2, 0.8, 3.4, 0.46, 3.98], rel=1e-5)
