@@ -50,6 +50,11 @@ class Executable:
         self._direct = self.direct()
 
     @property
+    def has_forms(self) -> bool:
+        """Whether any parameter or result has a form."""
+        return any(self.forms)
+
+    @property
     def lowered(self) -> Lowered:
         """The kernel calls; lowered anew where the program came from the disk."""
         return self._lower()

@@ -21,13 +21,14 @@ def optimize(func: Func) -> Func:
 
 
 def compile_func(
-    func: Func, donate: Sequence[int] = ()
+    func: Func, donate: Sequence[int] = (), *, resident: bool = False
 ) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """A callable from arrays to arrays: native code, or with ``SYMGRAD_BACKEND=interp`` the
     interpreter on the function as traced.
 
-    Results may overwrite the parameters ``donate``.  ``SYMGRAD_DEBUG=ir,llvm,asm`` prints
-    these stages to the standard error stream.
+    Results may overwrite the parameters ``donate``; all may be ``resident``, in a layout of the
+    program's choosing, rather than arrays (see ``codegen.runtime.resident``).
+    ``SYMGRAD_DEBUG=ir,llvm,asm`` prints these stages to the standard error stream.
     """
     channels = os.environ.get("SYMGRAD_DEBUG", "").replace(" ", "").split(",")
     if "ir" in channels:
@@ -35,12 +36,16 @@ def compile_func(
     if os.environ.get("SYMGRAD_BACKEND") == "interp":
         return lambda arrays: [np.array(x)[()] for x in interpret(func, arrays)]
     from symgrad.codegen.compile import compile_func as compile_native
+    from symgrad.codegen.runtime.resident import STATELESS, State
 
+    state = STATELESS
+    if resident:
+        state = State(frozenset(range(len(func.params))), frozenset(range(len(func.results))))
     # Who looks at the stages wants to see them made, not found on disk.
     if any(channels) or os.environ.get("SYMGRAD_DUMP"):
-        executable = compile_native(optimize(func), donate=donate)
+        executable = compile_native(optimize(func), donate=donate, state=state)
     else:
-        executable = compile_native(func, donate=donate, passes=optimize)
+        executable = compile_native(func, donate=donate, state=state, passes=optimize)
     for channel in ("llvm", "asm"):
         if channel in channels:
             print(getattr(executable.lowered, channel)(), file=sys.stderr)

@@ -15,7 +15,7 @@ from typing import Any
 from symgrad.ir import Builder, Func, Value
 from symgrad.ir.adjoint import pull_back
 from symgrad.ir.graph import Region
-from symgrad.tensors.record import RECORDER, PendingOp, Recording, ancestors, known_array
+from symgrad.tensors.record import RECORDER, PendingOp, Recording, ancestors, is_known, memory_of
 
 LIMIT = 512
 """Derivatives kept."""
@@ -71,7 +71,7 @@ def cotangents(
         graph.numbered(outputs),
         tuple([None if w is None else graph.numbers[id(w)] for w in weights]),
         graph.numbered(inputs),
-        tuple([i for i, v in enumerate(graph.values) if known_array(v) is not None]),
+        tuple([i for i, v in enumerate(graph.values) if is_known(v)]),
         detached,
     )
     adjoint = _adjoints.get(key)
@@ -91,7 +91,7 @@ def cotangents(
 def _leads_on(value: Value) -> bool:
     """Whether a derivative may want to know where a value comes from."""
     op: Any = value.op
-    if known_array(value) is None or not isinstance(op, PendingOp):
+    if not is_known(value) or not isinstance(op, PendingOp):
         return True
     ends = op.regions[0].results[value.index].op if op.regions else op
     return ends is None or ends.name != "stop_gradient"
@@ -123,7 +123,7 @@ def _differentiate(
     origins = {
         id(values[id(v)]): n
         for n, v in enumerate(graph.values)
-        if n < len(graph.inputs) or known_array(v) is not None
+        if n < len(graph.inputs) or is_known(v)
     }
     region, sources = _cut(builder.build(results), origins)
     places = iter(range(len(results)))
@@ -177,9 +177,9 @@ def _watched(
     graph.splice(builder, values)
     copies = {id(values[id(v)]): v for v in graph.values}
     for old in graph.values:
-        array, new = known_array(old), values[id(old)]
-        if array is not None and isinstance(new.op, PendingOp):
-            new.op.arrays[new.index] = array
+        memory, new = memory_of(old), values[id(old)]
+        if memory is not None and isinstance(new.op, PendingOp):
+            new.op.memories[new.index] = memory
 
     def visit(value: Value, cotangent: Value) -> Value:
         original = copies.get(id(value))

@@ -18,7 +18,7 @@ from symgrad.ir import Value
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
-from symgrad.tensors.record import RECORDER, Leaf, known_array, materialise, recording
+from symgrad.tensors.record import RECORDER, Leaf, compute, materialise, memory_of, recording
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 
@@ -151,28 +151,28 @@ class Tensor:
         """The present contents, not to be written to."""
         mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
         self._mates = []
-        return Tensor._compute([self, *mates])[0]
+        Tensor._compute([self, *mates])
+        return materialise([self._value()])[0]
 
     @staticmethod
-    def _compute(tensors: Sequence[Tensor], spent: Sequence[Leaf] = ()) -> list[Array]:
-        """The contents of tensors, and of all that awaits the next program, by one program.
+    def _compute(tensors: Sequence[Tensor], spent: Sequence[Leaf] = ()) -> None:
+        """Computes tensors, and all that awaits the next program, by one program.
 
-        For ``spent`` see ``materialise``.
+        For ``spent`` see ``compute``.
         """
         also = [t for ref in Tensor._ends if (t := ref()) is not None]
         Tensor._ends.clear()
-        arrays = materialise([t._value() for t in (*tensors, *also)], spent)
+        compute([t._value() for t in (*tensors, *also)], spent)
         for tensor in (*tensors, *also):
             tensor._settle()
-        return arrays[: len(tensors)]
 
     def _settle(self) -> None:
         """Lets go of the graph of a value that is known and needs no derivative."""
         value = self._tracer._value
         if self._tracer._view is None and (self._node is None or self._spent):
-            array = known_array(value)
-            if array is not None and not isinstance(value, Leaf):
-                self._tracer._value = Leaf(array, value.type)
+            memory = memory_of(value)
+            if memory is not None and not isinstance(value, Leaf):
+                self._tracer._value = Leaf(memory, value.type)
 
     def _replace(self, new: Tensor) -> None:
         """Puts a value of the same type into the memory, unseen by the graph."""
@@ -270,7 +270,7 @@ class Tensor:
                 # What was recorded before does not depend on this leaf.
                 value = self._value()
                 self._tracer._value = (
-                    Leaf(value.array)
+                    Leaf(value.memory, value.type)
                     if isinstance(value, Leaf)
                     else RECORDER.builder.emit("stop_gradient", value)
                 )

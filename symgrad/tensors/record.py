@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.api_backend import register_owner
 from symgrad.ir import Builder, Func, TensorType, Value
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import Loc
@@ -34,14 +35,60 @@ PROGRAM_LIMIT = 512
 """Compiled programs kept."""
 
 
+class Memory:
+    """The contents of a value: an array, or what a program left in a form of its own.
+
+    Never written to, but by a program that is given it to reuse.
+    """
+
+    __slots__ = ("_array", "contents")
+
+    def __init__(self, contents: Any) -> None:
+        self.contents = contents
+        """What programs are given: an array or a ``Resident``."""
+        self._array: Array | None = None
+
+    @property
+    def array(self) -> Array:
+        """The contents as an array, not to be written to."""
+        if isinstance(self.contents, np.ndarray):
+            return self.contents
+        if self._array is None:
+            self._array = self.contents.numpy()
+        return self._array
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether anything else refers to the contents."""
+        if references(self.contents) > 1:
+            return True
+        return not isinstance(self.contents, np.ndarray) and references(self.contents.memory) > 1
+
+
+def _count(x: object) -> int:
+    return sys.getrefcount(x)
+
+
+_PROBE = [object()]
+_OWN = _count(_PROBE[0]) - 1
+"""What counting adds to the count, which differs between Python's versions."""
+
+
+def references(x: object) -> int:
+    """How many variables, attributes and containers refer to an object."""
+    return sys.getrefcount(x) - _OWN
+
+
 class Leaf(Value):
-    """A value whose array is known; the array is never written to."""
+    """A value whose contents are known."""
 
-    __slots__ = ("__weakref__", "array")
+    __slots__ = ("__weakref__", "memory")
 
-    def __init__(self, array: Array, type: TensorType | None = None) -> None:
-        super().__init__(type or type_of_array(array))
-        self.array = array
+    def __init__(self, memory: Memory | Array, type: TensorType | None = None) -> None:
+        if not isinstance(memory, Memory):
+            memory, type = Memory(memory), type_of_array(memory)
+        super().__init__(type)  # type: ignore[arg-type]
+        self.memory = memory
 
 
 class _Pending(Value):
@@ -58,13 +105,13 @@ It is not in the table of ops, for no function that is built has one.
 
 
 class PendingOp(Op):
-    """A recorded op with the arrays of its results, once computed.
+    """A recorded op with the contents of its results, once computed.
 
     Values hold the op that makes them.  The op does not hold them: without cycles a graph
     is gone, and the arrays it started from are free, when the last tensor lets go of it.
     """
 
-    __slots__ = ("_kind", "_made", "_types", "arrays", "depth")
+    __slots__ = ("_kind", "_made", "_types", "depth", "memories")
 
     def __init__(
         self,
@@ -81,7 +128,7 @@ class PendingOp(Op):
         self.loc, self.seq = loc, seq
         self._types = types
         self._made: list[weakref.ref[Value] | None] = [None] * len(types)
-        self.arrays: list[Array | None] = [None] * len(types)
+        self.memories: list[Memory | None] = [None] * len(types)
         self.depth = 1 + max(map(_depth, operands), default=0)
         self._kind: Any = None
 
@@ -116,16 +163,25 @@ class PendingOp(Op):
         return made if isinstance(made, tuple) else (made,)
 
 
-def known_array(value: Value) -> Array | None:
-    """The array of a value, if it has been computed."""
+def memory_of(value: Value) -> Memory | None:
+    """The contents of a value, if it has been computed."""
     if type(value) is Leaf:
-        return value.array
-    return value.op.arrays[value.index] if isinstance(value.op, PendingOp) else None
+        return value.memory
+    return value.op.memories[value.index] if isinstance(value.op, PendingOp) else None
+
+
+def is_known(value: Value) -> bool:
+    """Whether a value has been computed."""
+    return memory_of(value) is not None
+
+
+def _is_pending(value: Value) -> bool:
+    return memory_of(value) is None
 
 
 def _depth(value: Value) -> int:
     op = value.op
-    if not isinstance(op, PendingOp) or op.arrays[value.index] is not None:
+    if not isinstance(op, PendingOp) or op.memories[value.index] is not None:
         return 0
     return op.depth
 
@@ -155,7 +211,7 @@ class LazyBuilder(Builder):
             opdef, operands, attrs, types, regions=regions, loc=loc, seq=next(self._count)
         )
         if op.depth > CHAIN_LIMIT:
-            materialise([v for v in operands if known_array(v) is None])
+            materialise([v for v in operands if not is_known(v)])
             op.depth = 1
         return op
 
@@ -226,28 +282,88 @@ class recording:  # noqa: N801  (a context, as those of contextlib)
 
 # -- running -------------------------------------------------------------------------------
 
-_programs: OrderedDict[Any, Callable[[Sequence[Array]], Sequence[Any]]] = OrderedDict()
-_lock = threading.RLock()
+class _Programs:
+    """Compiled programs by what they compute, the latest last."""
+
+    def __init__(self) -> None:
+        self.known: OrderedDict[Any, Callable[[Sequence[Any]], Sequence[Any]]] = OrderedDict()
+        self.lock = threading.RLock()
+
+    def forget(self) -> None:
+        """Drops them all."""
+        self.known.clear()
+
+    def find(self, graph: Recording, results: Sequence[Value], donated: tuple[int, ...]) -> Any:
+        """The program that computes ``results``; compiled if it is not known."""
+        key = graph.key, graph.numbered(results), donated
+        found = self.known.get(key)
+        if found is None:
+            from symgrad.api_backend import compile_func
+
+            func = graph.function(results)
+            found = self.known[key] = compile_func(func, donated, resident=True)
+            if len(self.known) > PROGRAM_LIMIT:
+                self.known.popitem(last=False)
+        else:
+            self.known.move_to_end(key)
+        return found
+
+
+PROGRAMS = _Programs()
+register_owner(PROGRAMS)
 
 
 def materialise(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> list[Array]:
-    """The arrays of values; what is pending is computed by one program.
+    """The arrays of values; what is pending is computed by one program."""
+    compute(values, spent)
+    return [memory_of(v).array for v in values]  # type: ignore[union-attr]
+
+
+def compute(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> None:
+    """Computes what is pending among values by one program.
 
     Results may take the memory of ``spent`` leaves, which ``values`` replace, unless
     something else still refers to these.
     """
-    with _lock:
-        pending = list({id(v): v for v in values if known_array(v) is None}.values())
-        if pending:
-            graph = Recording.behind(pending)
-            donated = _donated(graph, pending, spent)
-            program = _program(graph, pending, donated)
-            arrays = program([known_array(v) for v in graph.inputs])
-            for number in donated:
-                del graph.inputs[number].array  # type: ignore[attr-defined]
-            for value, result in zip(pending, arrays, strict=True):
-                value.op.arrays[value.index] = np.asarray(result)  # type: ignore[union-attr]
-    return [known_array(v) for v in values]  # type: ignore[misc]
+    with PROGRAMS.lock:
+        pending = list({id(v): v for v in values if not is_known(v)}.values())
+        if not pending:
+            return
+        graph = Recording.behind(pending)
+        donated = _donated(graph, pending, spent)
+        program = PROGRAMS.find(graph, pending, donated)
+        memories: list[Any] = [memory_of(v) for v in graph.inputs]
+        given = [m.contents for m in memories]
+        if getattr(program, "has_forms", False):
+            given = program.prepare(given)
+            for memory, contents in zip(memories, given, strict=True):
+                memory.contents = contents  # stays in the form that programs want
+        results = program(given)
+        for number in donated:
+            del graph.inputs[number].memory  # type: ignore[attr-defined]
+        for value, result in zip(pending, results, strict=True):
+            contents = np.asarray(result) if isinstance(result, np.generic) else result
+            value.op.memories[value.index] = Memory(contents)  # type: ignore[union-attr]
+
+
+def _donated(
+    graph: Recording, results: Sequence[Value], spent: Sequence[Leaf]
+) -> tuple[int, ...]:
+    """The inputs among ``spent`` that only the ops which make ``results`` refer to."""
+    users = {v.op.seq: v.op for v in results if v.op is not None}.values()
+    uses = Counter(id(v) for op in users for v in op.operands)
+    inputs, held = graph.inputs, {id(v) for v in spent}
+    candidates = [i for i in range(len(inputs)) if id(inputs[i]) in held]
+    here = 3  # graph.inputs, graph.values, spent
+    return tuple(
+        [
+            i
+            for i in candidates
+            if references(inputs[i]) == here + uses[id(inputs[i])]
+            and references(inputs[i].memory) == 1  # type: ignore[attr-defined]
+            and not inputs[i].memory.is_shared  # type: ignore[attr-defined]
+        ]
+    )
 
 
 class Recording:
@@ -292,8 +408,7 @@ class Recording:
     @classmethod
     def behind(cls, results: Sequence[Value]) -> Recording:
         """The pending ops that lead from known values to ``results``."""
-        ops = ancestors(results, lambda v: known_array(v) is None)
-        return cls(ops, is_input=lambda v: known_array(v) is not None)
+        return cls(ancestors(results, _is_pending), is_input=is_known)
 
     def numbered(self, values: Iterable[Value]) -> tuple[int, ...]:
         """The numbers of values."""
@@ -335,37 +450,6 @@ def ancestors(results: Iterable[Value], follow: Callable[[Value], bool]) -> list
 
 def _seq(op: Op) -> int:
     return op.seq
-
-
-def _donated(
-    graph: Recording, results: Sequence[Value], spent: Sequence[Leaf]
-) -> tuple[int, ...]:
-    """The inputs among ``spent`` that only the ops which make ``results`` refer to."""
-    users = {v.op.seq: v.op for v in results if v.op is not None}.values()
-    uses = Counter(id(v) for op in users for v in op.operands)
-    held = {id(v) for v in spent}
-    here = 4  # graph.inputs, graph.values, spent, and the argument of getrefcount
-    return tuple(
-        i
-        for i in range(len(graph.inputs))
-        if id(graph.inputs[i]) in held
-        and sys.getrefcount(graph.inputs[i]) == here + uses[id(graph.inputs[i])]
-        and sys.getrefcount(graph.inputs[i].array) == 2  # type: ignore[attr-defined]
-    )
-
-
-def _program(graph: Recording, results: Sequence[Value], donated: tuple[int, ...]) -> Any:
-    key = graph.key, graph.numbered(results), donated
-    found = _programs.get(key)
-    if found is None:
-        from symgrad.api_backend import compile_func
-
-        found = _programs[key] = compile_func(graph.function(results), donated)
-        if len(_programs) > PROGRAM_LIMIT:
-            _programs.popitem(last=False)
-    else:
-        _programs.move_to_end(key)
-    return found
 
 
 def recorded_function(values: Sequence[Value]) -> Func:

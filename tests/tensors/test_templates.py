@@ -44,11 +44,11 @@ def test_a_step_recorded_again_traces_and_differentiates_nothing() -> None:
         return loss.item()
 
     losses = [step([0, 1, 1, 0]), step([0, 1, 1, 0])]
-    counts = [len(templates._templates), len(derivatives._adjoints), len(record._programs)]
+    counts = [len(templates._templates), len(derivatives._adjoints), len(record.PROGRAMS.known)]
     for target in ([0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]):
         optimizer.param_groups[0]["lr"] *= 0.5
         losses.append(step(target))
-    now = [len(templates._templates), len(derivatives._adjoints), len(record._programs)]
+    now = [len(templates._templates), len(derivatives._adjoints), len(record.PROGRAMS.known)]
     assert now == counts and len(set(losses)) == 5
 
 
