@@ -18,7 +18,15 @@ from symgrad.ir import Value
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
-from symgrad.tensors.record import RECORDER, Leaf, compute, materialise, memory_of, recording
+from symgrad.tensors.record import (
+    RECORDER,
+    Leaf,
+    compute,
+    is_known,
+    materialise,
+    memory_of,
+    recording,
+)
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 
@@ -149,10 +157,12 @@ class Tensor:
 
     def _array(self) -> Array:
         """The present contents, not to be written to."""
-        mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
-        self._mates = []
-        Tensor._compute([self, *mates])
-        return materialise([self._value()])[0]
+        value = self._value()
+        if not is_known(value):
+            mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
+            self._mates = []
+            Tensor._compute([self, *mates])
+        return materialise([value])[0]
 
     @staticmethod
     def _compute(tensors: Sequence[Tensor], spent: Sequence[Leaf] = ()) -> None:

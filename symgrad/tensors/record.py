@@ -84,10 +84,9 @@ class Leaf(Value):
 
     __slots__ = ("__weakref__", "memory")
 
-    def __init__(self, memory: Memory | Array, type: TensorType | None = None) -> None:
-        if not isinstance(memory, Memory):
-            memory, type = Memory(memory), type_of_array(memory)
-        super().__init__(type)  # type: ignore[arg-type]
+    def __init__(self, contents: Memory | Array, type: TensorType | None = None) -> None:
+        memory = contents if isinstance(contents, Memory) else Memory(contents)
+        super().__init__(type or type_of_array(memory.array))
         self.memory = memory
 
 
