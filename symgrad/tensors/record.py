@@ -123,7 +123,8 @@ class PendingOp(Op):
         loc: Loc | None = None,
         seq: int = 0,
     ) -> None:
-        self.opdef, self.operands, self.attrs, self.regions = opdef, operands, attrs, regions
+        self.opdef, self.name = opdef, opdef.name
+        self.operands, self.attrs, self.regions = operands, attrs, regions
         self.loc, self.seq = loc, seq
         self._types = types
         self._made: list[weakref.ref[Value] | None] = [None] * len(types)
