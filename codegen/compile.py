@@ -74,7 +74,7 @@ def lower(
     threads = threads or get_num_threads()
     _check_dtypes(func)
     layouts = Layouts(func, state)
-    scope = Scope(target, threads, layouts, find_epilogues(func))
+    scope = Scope(target, threads, layouts, find_epilogues(func, layouts))
     calls = lower_func(scope, func)
     homes = reuse_donated(func, layouts, calls, donate)
     forms = tuple(layouts.form(v) for v in (*func.params, *func.results))

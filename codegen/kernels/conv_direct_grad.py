@@ -13,10 +13,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 
+from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, reach
-from symgrad.codegen.kernels.conv_pack import emit_scatter, weight_block
+from symgrad.codegen.kernels.conv_pack import weight_block
+from symgrad.codegen.kernels.weight_store import emit_store_pair
 from symgrad.codegen.target import Target
 
 
@@ -24,9 +26,9 @@ from symgrad.codegen.target import Target
 class WeightGradSpec:
     """The cotangent of a convolution's weights from x and the cotangent of y.
 
-    Arguments of the kernel: x, dy, dw, scratch.  stride, padding, dilation and groups
-    are those of the convolution.  With ``splits`` > 1 the third argument holds that
-    many partial results in the blocked layout.
+    Arguments of the kernel: x, dy, the epilogue's operands, dw, scratch.  stride, padding,
+    dilation and groups are those of the convolution.  With ``splits`` > 1 dw holds that
+    many partial results in the blocked layout.  An epilogue needs dw blocked.
     """
 
     x: Blocked
@@ -37,6 +39,7 @@ class WeightGradSpec:
     dilation: Pair = (1, 1)
     groups: int = 1
     splits: int = 1
+    epilogue: Epilogue | None = None
 
     def refusal(self) -> str | None:
         """Why the direct kernel cannot compute this, if so."""
@@ -194,10 +197,12 @@ def emit_weight_grad(k: Emitter, name: str, spec: WeightGradSpec) -> None:
     out = spec.dw if spec.splits == 1 else replace(spec.dw, strides=None)
     fresh = -(-chunks // spec.splits) == 1
     _emit_tile(k, f"{name}_tile", spec, shape, fresh)
-    emit_scatter(k, f"{name}_scatter", out)
+    emit_store_pair(k, f"{name}_store", out, spec.epilogue)
 
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
-        x_base, dy_base, dw, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(4))
+        count = 4 + (len(spec.epilogue.operands) if spec.epilogue else 0)
+        pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(count)]
+        x_base, dy_base, *operands, dw, scratch = pointers
         x_base, dy_base = k.gep(x_base, x.offset, scalar), k.gep(dy_base, dy.offset, scalar)
         stage_size = shape.panel_blocks * spec.dw.matrix
         stage = k.gep(scratch, k.mul(tid, stage_size), scalar)
@@ -266,17 +271,21 @@ def emit_weight_grad(k: Emitter, name: str, spec: WeightGradSpec) -> None:
                 accumulate(chunk, x_block, out_block)
             partial = k.gep(dw, k.mul(part, spec.dw.elements), scalar)
             with k.loop(0, shape.panel_blocks) as number:
-                block = k.gep(stage, k.mul(number, spec.dw.matrix), scalar)
-                target = weight_block(k, out, partial, k.add(out_block, number), in_block)
-                k.call(f"{name}_scatter", "void", [block, target])
+                pair = k.gep(stage, k.mul(number, spec.dw.matrix), scalar)
+                place = k.as_reg(k.add(out_block, number)), k.as_reg(in_block)
+                k.call(f"{name}_store", "void", [pair, *place, partial, *operands])
 
 
 @dataclass(frozen=True, slots=True)
 class SumPartialsSpec:
-    """Adds up partial weight gradients; arguments: partials, dw, scratch."""
+    """Adds up partial weight gradients.
+
+    Arguments: partials, the epilogue's operands, dw, scratch.
+    """
 
     dw: Weights
     splits: int
+    epilogue: Epilogue | None = None
 
 
 def sum_partials_scratch_bytes(spec: SumPartialsSpec, target: Target, threads: int) -> int:
@@ -290,9 +299,11 @@ def emit_sum_partials(k: Emitter, name: str, spec: SumPartialsSpec) -> None:
     lanes = min(BLOCK, k.target.lanes(bytes_of(scalar)))
     vector = vec(scalar, lanes)
     blocked = replace(dw, strides=None)
-    emit_scatter(k, f"{name}_scatter", dw)
+    emit_store_pair(k, f"{name}_store", dw, spec.epilogue)
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
-        partials, out, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(3))
+        count = 3 + (len(spec.epilogue.operands) if spec.epilogue else 0)
+        pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(count)]
+        partials, *operands, out, scratch = pointers
         stage = k.gep(scratch, k.mul(tid, dw.matrix), scalar)
         with k.loop(*k.slice(dw.blocks[0] * dw.blocks[1], tid, nth)) as task:
             out_block, in_block = k.divmod(task, dw.blocks[1])
@@ -306,8 +317,8 @@ def emit_sum_partials(k: Emitter, name: str, spec: SumPartialsSpec) -> None:
                     value = k.load(vector, k.gep(first, share, scalar))
                     k.store(k.fadd(k.load(vector, total), value), total)
                 k.store(k.load(vector, total), k.gep(stage, at, scalar))
-            target = weight_block(k, dw, out, out_block, in_block)
-            k.call(f"{name}_scatter", "void", [stage, target])
+            place = k.as_reg(out_block), k.as_reg(in_block)
+            k.call(f"{name}_store", "void", [stage, *place, out, *operands])
 
 
 def lower_weight_grad(spec: WeightGradSpec, target: Target, threads: int) -> Lowering:
@@ -327,20 +338,20 @@ def lower_weight_grad(spec: WeightGradSpec, target: Target, threads: int) -> Low
     splits = next(enough, most)
     spec = replace(spec, splits=splits)
     scratch = weight_grad_scratch_bytes(spec, target, threads)
+    operands = len(spec.epilogue.operands) if spec.epilogue else 0
+    result = 2 + operands
+    extra = tuple(range(2, result))
     if splits == 1:
-        return Lowering((Phase("conv_weight_grad", emit_weight_grad, spec, (0, 1, 2), scratch),))
-    total = SumPartialsSpec(spec.dw, splits)
-    size = splits * spec.dw.elements
+        buffers = (0, 1, *extra, result)
+        return Lowering((Phase("conv_weight_grad", emit_weight_grad, spec, buffers, scratch),))
+    total = SumPartialsSpec(spec.dw, splits, spec.epilogue)
+    spec = replace(spec, epilogue=None)
+    room = sum_partials_scratch_bytes(total, target, threads)
+    partials = result + 1
     return Lowering(
         (
-            Phase("conv_weight_grad", emit_weight_grad, spec, (0, 1, 3), scratch),
-            Phase(
-                "sum_partials",
-                emit_sum_partials,
-                total,
-                (3, 2),
-                sum_partials_scratch_bytes(total, target, threads),
-            ),
+            Phase("conv_weight_grad", emit_weight_grad, spec, (0, 1, partials), scratch),
+            Phase("sum_partials", emit_sum_partials, total, (partials, *extra, result), room),
         ),
-        (size * bytes_of(spec.x.scalar),),
+        (splits * spec.dw.elements * bytes_of(spec.x.scalar),),
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import conv, elementwise, index, linalg, scan, shape, window
-from symgrad.codegen.lowering.epilogue import find_epilogues
+from symgrad.codegen.lowering.epilogue import AttachedRegion, find_epilogues
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.storage import Buffer, Storage
-from symgrad.ir.graph import Func
+from symgrad.ir.graph import Func, Op
 
 __all__ = [
     "conv",
@@ -29,13 +29,8 @@ def lower_func(scope: Scope, func: Func) -> list[Call]:
     """The kernel calls of a whole function, results written to the caller's memory."""
     for slot, param in enumerate(func.params):
         scope.define(param, scope.layouts.edge(param, Buffer(param.type.bytes, slot=slot)))
-    anchored = {id(region.op): anchor for anchor, region in scope.epilogues.items()}
-    anchors = {id(op): op for op in func.ops if id(op) in scope.epilogues}
-    for op in func.ops:
-        if id(op) in anchored:  # the anchor waited until all operands are there
-            scope.lower(anchors[anchored[id(op)]])
-        elif id(op) not in anchors:
-            scope.lower(op)
+    for op in _in_order(func, scope.epilogues):
+        scope.lower(op)
     for number, value in enumerate(func.results):
         slot = len(func.params) + number
         home = scope.storage(value)
@@ -45,6 +40,38 @@ def lower_func(scope: Scope, func: Func) -> list[Call]:
         else:
             scope.copy(home, edge)
     return scope.finish()
+
+
+def _in_order(func: Func, epilogues: Mapping[int, AttachedRegion]) -> list[Op]:
+    """The ops to lower: an anchor stands for the fused op that it takes, as early as it may.
+
+    That is when all operands are there, and parameters that it may overwrite (weights and
+    momentum, in an optimiser's update) have been read by all others: a gradient is used
+    up at once, before the next layer's.
+    """
+    Key = tuple[int, ...]
+    anchors = {id(op): op for op in func.ops if id(op) in epilogues}
+    anchor_of = {id(epilogues[key].op): op for key, op in anchors.items()}
+    keys: dict[int, Key] = {id(op): (at,) for at, op in enumerate(func.ops)}
+    for key, region in epilogues.items():
+        keys[key] = keys[id(region.op)]
+    readers: dict[int, list[Op]] = {}
+    for op in func.ops:
+        for value in op.operands if id(op) not in anchor_of else ():
+            if value.op is None:
+                readers.setdefault(id(value), []).append(op)
+    for op in func.ops:
+        anchor = anchor_of.get(id(op))
+        if anchor is None:
+            continue
+        needed = [v for v in (*anchor.operands, *op.operands) if v.op is not anchor]
+        before = [id(v.op) for v in needed if v.op is not None]
+        before += [id(r) for v in op.operands for r in readers.get(id(v), ())]
+        earlier = [keys[b] for b in before if b != id(anchor) and keys[b] < keys[id(op)]]
+        keys[id(op)] = keys[id(anchor)] = (*max(earlier, default=(-1,)), 1)
+    lowered = [op for op in func.ops if id(op) not in anchors]
+    lowered.sort(key=lambda op: keys[id(op)])
+    return [anchor_of.get(id(op), op) for op in lowered]
 
 
 def _is_whole(home: Storage, edge: Storage) -> bool:

@@ -77,7 +77,7 @@ def conv(scope: Scope, op: Op) -> None:
         _blocked(source),
         _blocked(result),
         plain.kernel,
-        epilogue=fused.build(scope, 4, result.tiling) if fused else None,
+        epilogue=fused.build(scope, result, result.tiling) if fused else None,
         **_geometry(op),
     )
     packing = PackWeightsSpec(plain, op.attrs["groups"])
@@ -86,6 +86,7 @@ def conv(scope: Scope, op: Op) -> None:
         conv_direct.lower_conv(spec, packing, scope.target, scope.threads),
         [source, weights, *(fused.storages if fused else ())],
         [result],
+        written=fused.written if fused else (),
         **_work(op, w),
     )
 
@@ -122,18 +123,30 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
     x, dy = op.operands
     source = scope.blocked(x, forward_halo(op, x.shape[2:], op.attrs["kernel"]))
     cotangent = scope.blocked(dy, ((0, 0), (0, 0)))
-    result = scope.allocate(op.result, plain=not scope.layouts.is_weights(op.result))
+    fused = scope.epilogue(op)
+    made = fused.result if fused else op.result
+    result = scope.allocate(made, plain=not scope.layouts.is_weights(made))
     shape = op.result.shape
     plain = Weights.plain(x.type.dtype.name, shape[0], shape[1], (shape[2], shape[3]))
     spec = conv_direct_grad.WeightGradSpec(
         _blocked(source),
         _blocked(cotangent),
         result.weights or plain,
+        epilogue=fused.build(scope, result, result.tiling) if fused else None,
         **_geometry(op),
     )
     scope.choose("direct blocked")
-    lowering = conv_direct_grad.lower_weight_grad(spec, scope.target, scope.threads)
-    scope.run(lowering, [source, cotangent], [result], **_work(op, None))
+    work = _work(op, None)
+    if fused:
+        work["bytes"] += sum(s.buffer.bytes for s in fused.storages)
+    scope.run(
+        conv_direct_grad.lower_weight_grad(spec, scope.target, scope.threads),
+        [source, cotangent, *(fused.storages if fused else ())],
+        [result],
+        written=fused.written if fused else (),
+        in_place=fused.in_place if fused else (),
+        **work,
+    )
 
 
 def implicit(scope: Scope, op: Op) -> None:
@@ -141,13 +154,13 @@ def implicit(scope: Scope, op: Op) -> None:
     left, right = (scope.plain(v) for v in op.operands)
     fused = scope.epilogue(op)
     result = scope.allocate(fused.result if fused else op.result)
-    epilogue = fused.build(scope, op.result.rank) if fused else None
+    epilogue = fused.build(scope, result) if fused else None
     work = _work(op, op.operands[1] if op.name != "conv_weight_grad" else None)
     threads = scope.threads_for(work["flops"], work["bytes"])
     accesses = left.access, right.access, result.access
     lowering = _lower_implicit(op, accesses, epilogue, scope.target, threads)
     operands = [right, left, *(fused.storages if fused else ())]  # the image comes second
-    scope.run(lowering, operands, [result], **work)
+    scope.run(lowering, operands, [result], written=fused.written if fused else (), **work)
 
 
 def _lower_implicit(

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import Access
 from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of
-from symgrad.codegen.kernels.lanes import load_lanes
+from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
 from symgrad.codegen.kernels.loop_nest import region_key
+from symgrad.codegen.layout import Layouts, refusal
 from symgrad.codegen.scalar import emit_region
-from symgrad.codegen.storage import Storage, over_space
+from symgrad.codegen.storage import Buffer, Storage, over_space
 from symgrad.codegen.tiling import Tiling
 from symgrad.ir.graph import Func, Op, Region, Value
 
 if TYPE_CHECKING:
     from symgrad.codegen.lowering.scope import Scope
 
-ANCHORS = ("dot_general", "conv")
+ANCHORS = ("dot_general", "conv", "conv_weight_grad")
 """Ops whose kernels take an epilogue."""
 
 
@@ -29,16 +30,23 @@ class AttachedRegion:
 
     op: Op
     position: int
+    kept: Value | None = None
+    """The anchor's own result, where it is asked for as well."""
     storages: tuple[Storage, ...] = field(default=())
-    """Where the other operands live, set by ``build``."""
+    """Where the other operands live and then the other results go, set by ``build``."""
+    written: tuple[Storage, ...] = field(default=())
+    """Those of the storages that are written."""
+    in_place: tuple[tuple[Buffer, Buffer], ...] = field(default=())
+    """(written, read) pairs of the storages that may share memory."""
 
     @property
     def result(self) -> Value:
         """What the anchor's kernel stores instead of its own result."""
-        return self.op.result
+        return self.op.results[0]
 
-    def build(self, scope: Scope, rank: int, tiling: Tiling | None = None) -> RegionEpilogue:
-        """The epilogue over the anchor's output space, of so many axes or tiled."""
+    def build(self, scope: Scope, result: Storage, tiling: Tiling | None = None) -> RegionEpilogue:
+        """The epilogue over the axes of the anchor's result, or over its tiling."""
+        rank = len(result.shape)
         others = [
             (value, axes)
             for i, (value, axes) in enumerate(
@@ -46,27 +54,63 @@ class AttachedRegion:
             )
             if i != self.position
         ]
-        self.storages = tuple(scope.operand(v, axes, tiling) for v, axes in others)
-        accesses = tuple(
+        operands = tuple(scope.operand(v, axes, tiling) for v, axes in others)
+        reads = tuple(
             over_space(storage, axes, rank, tiling)
-            for storage, (_, axes) in zip(self.storages, others, strict=True)
+            for storage, (_, axes) in zip(operands, others, strict=True)
         )
+        results = (*self.op.results[1:], *([self.kept] if self.kept else ()))
+        self.written = tuple(scope.allocate(v, plain=tiling is None) for v in results)
+        writes = tuple(over_space(s, range(rank), rank, tiling) for s in self.written)
+        self.storages = (*operands, *self.written)
+        made = [(over_space(result, range(rank), rank, tiling), result)]
+        made += zip(writes, self.written, strict=True)
+        self.in_place = overwritable(list(zip(reads, operands, strict=True)), made)
+        body = self.op.regions[0]
+        if self.kept:
+            results = (*body.results, body.params[self.position])
+            body = Region(body.params, body.ops, results)
         dtype = self.result.type.dtype.name
-        return RegionEpilogue(accesses, self.op.regions[0], self.position, dtype)
+        return RegionEpilogue(reads, body, self.position, dtype, writes)
+
+
+def overwritable(
+    reads: Sequence[tuple[Access, Storage]], writes: Sequence[tuple[Access, Storage]]
+) -> tuple[tuple[Buffer, Buffer], ...]:
+    """(written, read) pairs of buffers of which the read one is read at the same points only."""
+    found: dict[Buffer, set[Access]] = {}
+    for access, source in reads:
+        found.setdefault(source.buffer, set()).add(access)
+    return tuple(
+        (target.buffer, buffer)
+        for access, target in writes
+        for buffer, accesses in found.items()
+        if accesses == {access} and all(access.strides)
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class RegionEpilogue:
-    """A scalar region applied to a kernel's accumulators; see ``access.Epilogue``."""
+    """A scalar region applied to a kernel's accumulators; see ``access.Epilogue``.
 
-    operands: tuple[Access, ...]
+    The region's first result is what the kernel stores; the others go where ``writes`` says.
+    """
+
+    reads: tuple[Access, ...]
     body: Region
     position: int
     """Which parameter of the body is the accumulator."""
     result_dtype: str
+    writes: tuple[Access, ...] = ()
+
+    @property
+    def operands(self) -> tuple[Access, ...]:
+        """What is read, then what is written beside the kernel's result."""
+        return (*self.reads, *self.writes)
 
     def _identity(self) -> tuple[object, ...]:
-        return self.operands, region_key(self.body), self.position, self.result_dtype
+        key = region_key(self.body), self.position, self.result_dtype
+        return self.reads, self.writes, *key
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RegionEpilogue) and self._identity() == other._identity()
@@ -83,37 +127,55 @@ class RegionEpilogue:
         mask: Reg | None,
     ) -> Reg:
         """Loads the other operands at ``point`` and runs the region."""
+        lanes, count = lanes_of(accumulator.type), len(self.reads)
         values = [
             load_lanes(
-                k, access.address(k, base, point), access.dtype, (0, *access.strides)[-1],
-                lanes_of(accumulator.type), mask,
+                k, access.address(k, base, point), access.dtype, (0, *access.strides)[-1], lanes,
+                mask,
             )
-            for access, base in zip(self.operands, bases, strict=True)
+            for access, base in zip(self.reads, bases[:count], strict=True)
         ]  # fmt: skip
         values.insert(self.position, accumulator)
-        (result,) = emit_region(k, self.body, values)
+        result, *others = emit_region(k, self.body, values)
+        for access, base, value in zip(self.writes, bases[count:], others, strict=True):
+            stride = (0, *access.strides)[-1]
+            store_lanes(k, value, access.address(k, base, point), access.dtype, stride, mask)
         return result
 
 
-def find_epilogues(func: Func) -> dict[int, AttachedRegion]:
+def find_epilogues(func: Func, layouts: Layouts) -> dict[int, AttachedRegion]:
     """For each anchor op (by id) the fused op that its kernel can run on its result.
 
-    That op has one elementwise result over the anchor's output and is the only user.
-    The anchor then runs where the fused op stood, when all operands are there.
+    That op works point by point over the anchor's output and is its only user; a weight
+    gradient may be a result of the function as well.  The anchor then runs when all
+    operands are there.
     """
     uses = Counter(id(v) for op in func.ops for v in op.operands)
-    uses.update(id(v) for v in func.results)
+    returned = Counter(id(v) for v in func.results)
     attached: dict[int, AttachedRegion] = {}
     for op in func.ops:
-        if op.name != "fused" or op.attrs["reduce"] != (None,) or not op.result.type.size:
+        if op.name != "fused" or any(op.attrs["reduce"]) or not op.results[0].type.size:
             continue
         whole = tuple(range(len(op.attrs["space"])))
         for position, (value, axes) in enumerate(zip(op.operands, op.attrs["maps"], strict=True)):
             anchor = value.op
             if anchor is None or anchor.name not in ANCHORS or id(anchor) in attached:
                 continue
-            same = anchor.name != "conv" or op.result.type == value.type
-            if same and axes == whole and uses[id(value)] == 1 and op.operands.count(value) == 1:
+            if axes != whole or uses[id(value)] != 1 or not _takes(anchor, op, layouts):
+                continue
+            if not returned[id(value)]:
                 attached[id(anchor)] = AttachedRegion(op, position)
                 break
+            if anchor.name == "conv_weight_grad":
+                attached[id(anchor)] = AttachedRegion(op, position, value)
+                break
     return attached
+
+
+def _takes(anchor: Op, op: Op, layouts: Layouts) -> bool:
+    """Whether the anchor's kernel can store what a fused op makes of its result."""
+    if anchor.name == "conv_weight_grad" and (
+        refusal(anchor) or not layouts.is_weights(anchor.result)
+    ):
+        return False
+    return anchor.name == "dot_general" or all(v.type == anchor.result.type for v in op.results)

@@ -38,7 +38,7 @@ def dot_general(scope: Scope, op: Op) -> None:
         a=_permuted(left, (*attrs["lhs_batch"], *lhs_free, *attrs["lhs_contract"])),
         b=_permuted(right, (*attrs["rhs_batch"], *attrs["rhs_contract"], *rhs_free)),
         c=result.access,
-        epilogue=fused.build(scope, op.result.rank) if fused else None,
+        epilogue=fused.build(scope, result) if fused else None,
     )
     flops = 2.0 * prod(prod(group) for group in sizes.values())
     moved = float(x.type.bytes + y.type.bytes + op.result.type.bytes)
@@ -51,6 +51,7 @@ def dot_general(scope: Scope, op: Op) -> None:
         label="gemm",
         flops=flops,
         bytes=moved,
+        written=fused.written if fused else (),
         parallel=threads > 1,
     )
 

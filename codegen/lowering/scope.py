@@ -16,7 +16,7 @@ from symgrad.codegen.access import Access
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
 from symgrad.codegen.layout import Layouts
-from symgrad.codegen.lowering.epilogue import AttachedRegion
+from symgrad.codegen.lowering.epilogue import AttachedRegion, overwritable
 from symgrad.codegen.storage import (
     Buffer,
     Halo,
@@ -219,16 +219,19 @@ class Scope:
         label: str = "",
         flops: float = 0.0,
         bytes: float = 0.0,
+        written: Sequence[Storage] = (),
         in_place: tuple[tuple[Buffer, Buffer], ...] = (),
         parallel: bool | None = None,
     ) -> None:
         """Appends a lowering's phases, with its temporaries as arena buffers.
 
-        ``parallel`` says whether all threads call the kernels; None lets the work decide.
+        ``written`` are operands that are written, too; ``in_place`` holds for the last
+        phase, which alone may read and write these.  ``parallel`` says whether all threads
+        call the kernels; None lets the work decide.
         """
         temporaries = [Buffer(n) for n in lowering.temporaries]
         pool = [*(s.buffer for s in operands), *(s.buffer for s in results), *temporaries]
-        written = {id(s.buffer) for s in results} | {id(b) for b in temporaries}
+        targets = {id(s.buffer) for s in (*results, *written)} | {id(b) for b in temporaries}
         if parallel is None:
             parallel = self.threads_for(flops, bytes) > 1
         for phase in lowering.phases:
@@ -241,8 +244,8 @@ class Scope:
                     phase=phase,
                     buffers=(*buffers, *scratch),
                     reads=buffers,
-                    writes=(*(b for b in buffers if id(b) in written), *scratch),
-                    in_place=in_place if len(lowering.phases) == 1 else (),
+                    writes=(*(b for b in buffers if id(b) in targets), *scratch),
+                    in_place=in_place if phase is lowering.phases[-1] else (),
                     parallel=parallel,
                     op=f"{self._op.name if self._op else 'copy'}:{label or phase.label}",
                     loc=self._op.loc if self._op else None,
@@ -264,15 +267,12 @@ def _in_place(
     spec: LoopSpec, inputs: Sequence[Storage], outputs: Sequence[Storage]
 ) -> tuple[tuple[Buffer, Buffer], ...]:
     """Outputs that may overwrite an input: the nest reads that buffer nowhere else."""
-    reads: dict[Buffer, set[Access]] = {}
-    for access, source in zip(spec.inputs, inputs, strict=True):
-        reads.setdefault(source.buffer, set()).add(access)
-    return tuple(
-        (target.buffer, buffer)
+    writes = [
+        (output.access, target)
         for output, target in zip(spec.outputs, outputs, strict=True)
-        for buffer, accesses in reads.items()
-        if output.reduce is None and accesses == {output.access} and all(output.access.strides)
-    )
+        if output.reduce is None
+    ]
+    return overwritable(list(zip(spec.inputs, inputs, strict=True)), writes)
 
 
 def _touched(extents: Sequence[int], access: Access) -> int:

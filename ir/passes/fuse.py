@@ -28,7 +28,8 @@ that the array is read once.
   is cheap: few flops, nothing transcendental, and fewer bytes moved.  What could be
   computed as the array leaves a convolution or matmul is not recomputed.
 - Where a product's or convolution's result, read nowhere else, flows into one written
-  value and on into more, the nest is cut behind that value: the first part is an epilogue.
+  value and on into a reduction, the nest is cut behind that value: the first part is an
+  epilogue, which may have several results but no reduction.
 """
 
 from __future__ import annotations
@@ -239,7 +240,9 @@ class _Grouping:
 
     def _epilogue(self, nest: Nest) -> set[Op] | None:
         """The ops up to the first written value, where they can follow a product's kernel
-        and something else comes after them."""
+        and something that cannot comes after them."""
+        if nest.axes is None:
+            return None
         written = [
             op for op in nest.ops if not is_reduce(op) and id(op.result) in self.uses.written
         ]

@@ -40,11 +40,18 @@ def scaled(w: Value, v: Value, g: Value) -> list[Value]:
 
 
 def chain(
-    convs: Sequence[Conv], dtype: Any = f32, *, images: int = 2, size: int = 6, update: Any = sgd
+    convs: Sequence[Conv],
+    dtype: Any = f32,
+    *,
+    images: int = 2,
+    size: int = 6,
+    update: Any = sgd,
+    gradients: bool = False,
 ) -> Func:
     """One training step of convolutions with a smooth activation between.
 
-    Parameters: weights, momenta, x.  Results: loss, weights, momenta.
+    Parameters: weights, momenta, x.  Results: loss, weights, momenta, and the gradients if
+    they are asked for.
     """
     b = Builder(locations=False)
     weights = [b.param(TensorType(dtype, (o, i // g, k, k))) for i, o, k, g in convs]
@@ -66,7 +73,8 @@ def chain(
     value, *grads = inline(step, graded, [*state[:count], step.param(x.type)])
     with step:
         updated = [update(w, v, g) for w, v, g in zip(state, state[count:], grads, strict=False)]
-    return step.build([value, *(w for w, _ in updated), *(v for _, v in updated)])
+    asked = grads if gradients else []
+    return step.build([value, *(w for w, _ in updated), *(v for _, v in updated), *asked])
 
 
 def arguments_of(func: Func, seed: int = 0) -> list[Any]:
@@ -81,7 +89,7 @@ def arguments_of(func: Func, seed: int = 0) -> list[Any]:
 def resident_step(func: Func, **options: Any) -> Executable:
     """The step with all its weights and momenta donated and resident."""
     numbers = range(len(func.params) - 1)
-    state = State(frozenset(numbers), frozenset(n + 1 for n in numbers))
+    state = State(frozenset(numbers), frozenset(range(1, len(func.results))))
     return compile_func(optimize(func), donate=numbers, state=state, **options)
 
 
@@ -98,7 +106,8 @@ def check_steps(func: Func, run: Executable, *, bound: float, steps: int = 3) ->
         got = run(held)
         for actual, wanted in zip(got, expected, strict=True):
             np.testing.assert_allclose(plain(actual), wanted, rtol=bound, atol=bound)
-        held[:-1], arguments[:-1] = got[1:], expected[1:]
+        count = len(func.params)
+        held[:-1], arguments[:-1] = got[1:count], expected[1:count]
     return held[:-1]
 
 
@@ -152,6 +161,63 @@ def test_results_take_over_donated_memory() -> None:
     memory = [h.memory.ctypes.data for h in held[:2]]
     _, *state = run(held)
     assert [s.memory.ctypes.data for s in state] == memory
+
+
+def _touching(run: Executable, slots: set[int]) -> set[str]:
+    """The ops whose kernels touch some of the caller's arrays."""
+    calls = run.lowered.calls
+    return {c.op for c in calls if any(b.slot in slots for b in (*c.reads, *c.writes))}
+
+
+def test_updates_ride_on_the_weight_gradient() -> None:
+    func = chain([(16, 32, 3, 1), (32, 32, 3, 1)], update=scaled)
+    run = resident_step(func, threads=1)
+    assert _touching(run, {2, 3}) == {"conv_weight_grad:conv_weight_grad"}
+    small = max(c.writes[0].bytes for c in run.lowered.calls if c.writes[0].slot is None)
+    assert small < func.params[0].type.bytes, "no gradient is in memory"
+    assert not run.lowered.homes.keys() ^ set(range(6, 10))
+
+
+@pytest.mark.usefixtures("always_parallel")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_that_are_asked_for_are_stored_as_well(threads: int) -> None:
+    func = chain([(3, 16, 5, 1), (16, 32, 3, 1)], size=9, update=sgd, gradients=True)
+    run = resident_step(func, threads=threads)
+    check_steps(func, run, bound=1e-4)
+    assert "fused:loop" not in _touching(run, {0, 1, 2, 3, 10, 11})
+
+
+@pytest.mark.usefixtures("always_parallel")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pixels_split_among_threads_meet_in_one_update(threads: int) -> None:
+    func = chain([(16, 16, 3, 1)], images=6, size=24)
+    run = resident_step(func, threads=threads)
+    check_steps(func, run, bound=2e-3)
+    summed = "conv_weight_grad:sum_partials" in {c.op for c in run.lowered.calls}
+    assert summed == (threads > 1)
+
+
+@pytest.mark.usefixtures("always_parallel")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (64, 40, 33), (3, 130, 17), (700, 9, 20)])
+def test_updates_ride_on_products(sizes: tuple[int, int, int], threads: int) -> None:
+    """Of a linear layer: gradient, momentum and weights in the product's kernel."""
+    batch, inputs, outputs = sizes
+    b = Builder(locations=False)
+    w, v, x, dy = (
+        b.param(TensorType(f32, shape))
+        for shape in ((outputs, inputs), (outputs, inputs), (batch, inputs), (batch, outputs))
+    )
+    g = b.emit("dot_general", dy, x, lhs_contract=(0,), rhs_contract=(0,), lhs_batch=(),
+               rhs_batch=())  # fmt: skip
+    with b:
+        func = b.build(sgd(w, v, g))
+    run = compile_func(optimize(func), donate=(0, 1), threads=threads)
+    assert len({c.op.split(":")[0] for c in run.lowered.calls}) == 1
+    arguments = arguments_of(func)
+    expected = interpret(func, arguments)
+    for actual, wanted in zip(run([a.copy() for a in arguments]), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_arrays_are_taken_and_survive() -> None:
