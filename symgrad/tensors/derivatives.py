@@ -109,7 +109,9 @@ def _differentiate(
     for value in graph.inputs:
         values[id(value)] = param = builder.param(value.type)
         param.facts = value.facts
-    graph.splice(builder, values, distinct={id(v) for v in inputs})
+    # What is differentiated again must know every value it read: one may be asked for.
+    distinct = {id(v) for v in inputs} if detached else graph.numbers.keys()
+    graph.splice(builder, values, distinct)
     seeds = [
         builder.constant(1, out.type) if w is None else values[id(w)]
         for out, w in zip(outputs, weights, strict=True)
@@ -123,7 +125,7 @@ def _differentiate(
     origins = {
         id(values[id(v)]): n
         for n, v in enumerate(graph.values)
-        if n < len(graph.inputs) or is_known(v)
+        if not detached or n < len(graph.inputs) or is_known(v)
     }
     region, sources = _cut(builder.build(results), origins)
     places = iter(range(len(results)))
@@ -194,6 +196,8 @@ def _watched(
     found = pull_back(
         builder, [values[id(v)] for v in outputs], seeds, [values[id(v)] for v in inputs], visit
     )
+    if not detached:
+        found = _reading(found, copies)
     ends = "stop_gradient" if detached else "identity"
     return [
         None
@@ -201,3 +205,16 @@ def _watched(
         else Cotangent(builder.emit(ends, v), "clone" if v.op is None else v.op.name)
         for v in found
     ]
+
+
+def _reading(found: Sequence[Value | None], copies: Mapping[int, Value]) -> list[Value | None]:
+    """Derivatives that were computed from copies of values, computed from the values."""
+    results = [v for v in found if v is not None]
+    made = Recording(
+        ancestors(results, lambda v: id(v) not in copies),
+        also=results,
+        is_input=lambda v: id(v) in copies,
+    )
+    values = {id(v): copies.get(id(v), v) for v in made.inputs}
+    made.splice(RECORDER.builder, values)
+    return [None if v is None else values[id(v)] for v in found]
