@@ -67,7 +67,7 @@ def record(function: Callable[..., Any], operands: Sequence[Value]) -> Sequence[
     inputs = [Tracer(RECORDER, v) for v in operands]
     template = templates.find(function, inputs, [v.type for v in operands], tracked=0)
     if template is not None:
-        return template.record(operands)
+        return template.record(operands, inputs)
     with recording():
         return [RECORDER.builder.emit("stop_gradient", x.value) for x in function(*inputs)]
 
@@ -119,7 +119,7 @@ class _Operation:
     def recorded(self, template: Template) -> list[Any]:
         """The results by way of the template."""
         with recording():
-            values = template.record([t._tracer.value for t in self._tensors])
+            values = template.record([t._tracer.value for t in self._tensors], self.inputs)
             return [self._output(output, i, values) for i, output in enumerate(template.outputs)]
 
     def _is_state(self, place: int) -> bool:

@@ -63,7 +63,7 @@ def cotangents(
     nothing leads from the input to an output.
     """
     given = [w for w in weights if w is not None]
-    graph = Recording(ancestors(outputs, _leads_on), also=(*outputs, *given, *inputs))
+    graph = graph_behind(outputs, also=(*outputs, *given, *inputs))
     if watchers:
         return _watched(graph, outputs, weights, inputs, watchers, detached)
     key = (
@@ -86,6 +86,11 @@ def cotangents(
         None if place is None else Cotangent(made[place], adjoint.made_by[place])
         for place in adjoint.results
     ]
+
+
+def graph_behind(outputs: Sequence[Value], also: Sequence[Value] = ()) -> Recording:
+    """All that a derivative of ``outputs`` may need to know."""
+    return Recording(ancestors(outputs, _leads_on), also)
 
 
 def _leads_on(value: Value) -> bool:

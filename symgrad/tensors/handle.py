@@ -101,10 +101,12 @@ class Tensor:
     """A multi-dimensional array that remembers how it was computed; torch's interface."""
 
     __slots__ = (
-        "__weakref__", "_accumulate", "_base", "_grad", "_hooks", "_mates", "_node", "_origin",
-        "_requires_grad", "_retains", "_seen", "_spent", "_tracer",
+        "__weakref__", "_accumulate", "_base", "_foreseen", "_grad", "_hooks", "_mates", "_node",
+        "_origin", "_requires_grad", "_retains", "_seen", "_spent", "_tracer",
     )  # fmt: skip
 
+    _foresee: ClassVar[Callable[[Tensor], Sequence[Value]]]
+    """Set by ``engine``: what to compute together with a loss that is looked at."""
     _ends: ClassVar[list[weakref.ref[Tensor]]] = []
     """What backward passes started from since the last look: computed with the next program,
     so that a loss costs no second one and lets go of its graph."""
@@ -126,6 +128,8 @@ class Tensor:
         self._requires_grad = requires_grad
         self._node: Node | None = None
         self._accumulate: AccumulateGrad | None = None
+        self._foreseen: Any = None
+        """The leaves a loss depends on and its derivatives by them, made when it was looked at."""
         self._grad: Tensor | None = None
         self._base: Tensor | None = None
         self._origin: Tensor | None = None
@@ -161,19 +165,22 @@ class Tensor:
         if not is_known(value):
             mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
             self._mates = []
-            Tensor._compute([self, *mates])
+            is_loss = self._node is not None and not self._spent and self.numel() == 1
+            Tensor._compute([self, *mates], also=Tensor._foresee(self) if is_loss else ())
         return materialise([value])[0]
 
     @staticmethod
-    def _compute(tensors: Sequence[Tensor], spent: Sequence[Leaf] = ()) -> None:
-        """Computes tensors, and all that awaits the next program, by one program.
+    def _compute(
+        tensors: Sequence[Tensor], spent: Sequence[Leaf] = (), also: Sequence[Value] = ()
+    ) -> None:
+        """Computes tensors, values, and all that awaits the next program, by one program.
 
         For ``spent`` see ``compute``.
         """
-        also = [t for ref in Tensor._ends if (t := ref()) is not None]
+        ends = [t for ref in Tensor._ends if (t := ref()) is not None]
         Tensor._ends.clear()
-        compute([t._value() for t in (*tensors, *also)], spent)
-        for tensor in (*tensors, *also):
+        compute([*[t._value() for t in (*tensors, *ends)], *also], spent)
+        for tensor in (*tensors, *ends):
             tensor._settle()
 
     def _settle(self) -> None:

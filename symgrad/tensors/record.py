@@ -26,6 +26,7 @@ from symgrad.ir.errors import Loc
 from symgrad.ir.graph import Op, Region
 from symgrad.ir.opdef import Array, OpDef
 from symgrad.ir.types import type_of_array
+from symgrad.tensors import recompiles
 from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, _active
 
@@ -300,6 +301,7 @@ class _Programs:
         if found is None:
             from symgrad.api_backend import compile_func
 
+            recompiles.report(key, self.known)
             func = graph.function(results)
             found = self.known[key] = compile_func(func, donated, resident=True)
             if len(self.known) > PROGRAM_LIMIT:

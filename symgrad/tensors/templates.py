@@ -22,7 +22,7 @@ from symgrad.ir import Value
 from symgrad.ir.builder import Builder
 from symgrad.ir.graph import Region
 from symgrad.ir.opdef import Array
-from symgrad.ir.types import DType, TensorType, type_of_array
+from symgrad.ir.types import DType, TensorType, f64, i64, type_of_array
 from symgrad.tensors import dtypes
 from symgrad.tensors.record import RECORDER, Leaf
 from symgrad.tracer import Tracer
@@ -30,6 +30,8 @@ from symgrad.tracing import Trace
 
 LIMIT = 4096
 """Templates kept."""
+VARIANTS = 6
+"""Different numbers in one place that have templates of their own."""
 
 
 class _NoTemplateError(Exception):
@@ -72,16 +74,52 @@ class Template:
     region: Region
     constants: tuple[Leaf, ...]
     """Arrays that the function made: operands that follow its own."""
+    lifted: tuple[int, ...]
+    """Places of numbers that are operands of the region, after the tensors."""
     outputs: tuple[Output, ...]
     is_single: bool
     """Whether the function returns a bare result in place of a tuple."""
 
-    def record(self, operands: Sequence[Value]) -> Sequence[Value]:
-        """Records the operation; returns the region's results."""
-        return RECORDER.call(self.region, (*operands, *self.constants))
+    def record(self, tensors: Sequence[Value], operands: Sequence[Any]) -> Sequence[Value]:
+        """Records the operation on ``operands``, those that are tensors having the values
+        ``tensors``; returns the region's results."""
+        numbers = [Leaf(np.asarray(operands[i]), _number_type(operands[i])) for i in self.lifted]
+        return RECORDER.call(self.region, (*tensors, *numbers, *self.constants))
+
+
+class _Numbers:
+    """The numbers that one function was called with, all else being equal.
+
+    A number is part of the template, as ``x ** 2`` and ``x * 0.5`` would want, until too many
+    others have been seen in its place: then it is an operand.
+    """
+
+    __slots__ = ("lifted", "seen")
+
+    def __init__(self) -> None:
+        self.lifted: tuple[int, ...] = ()
+        """Places of operands among all operands."""
+        self.seen: set[Any] = set()
+
+    def fixed(self, places: Sequence[int], operands: Sequence[Any]) -> Any:
+        """The key of the numbers that are part of the template, after a look at new ones."""
+        key = self._key(places, operands)
+        if key not in self.seen:
+            self.seen.add(key)
+            if len(self.seen) > VARIANTS:
+                columns = zip(places, zip(*self.seen, strict=True), strict=True)
+                varying = [place for place, column in columns if len({*column}) > 1]
+                self.lifted = tuple(sorted({*self.lifted, *varying}))
+                key = self._key(places, operands)
+                self.seen = {key}
+        return key
+
+    def _key(self, places: Sequence[int], operands: Sequence[Any]) -> Any:
+        return tuple([None if p in self.lifted else key_of(operands[p]) for p in places])
 
 
 _templates: OrderedDict[Any, Template | None] = OrderedDict()
+_numbers: OrderedDict[Any, _Numbers] = OrderedDict()
 
 
 def find(
@@ -93,20 +131,47 @@ def find(
     Derivatives pass through the first ``tracked`` results, or all of them.  ``None`` if the
     function has to be run.
     """
+    places = [i for i, x in enumerate(operands) if type(x) is float or type(x) is int]
     try:
-        key = (
+        key: Any = (
             key_of(function),
             tracked,
             dtypes.get_default_dtype(),
-            *[key_of(x) if t is None else t for x, t in zip(operands, types, strict=True)],
+            *[
+                t if t is not None else type(x) if i in places else key_of(x)
+                for i, (x, t) in enumerate(zip(operands, types, strict=True))
+            ],
         )
     except _NoTemplateError:
         return None
+    if not places:
+        return _found(key, function, operands, types, tracked, ())
+    numbers = _numbers.setdefault(key, _Numbers())
+    _numbers.move_to_end(key)
+    if len(_numbers) > LIMIT:
+        _numbers.popitem(last=False)
+    fixed = numbers.fixed(places, operands)
+    if numbers.lifted:
+        template = _found((key, fixed), function, operands, types, tracked, numbers.lifted)
+        if template is not None:
+            return template
+        fixed = tuple([key_of(operands[p]) for p in places])  # it must know the numbers
+    return _found((key, fixed), function, operands, types, tracked, ())
+
+
+def _found(
+    key: Any,
+    function: Callable[..., Any],
+    operands: Sequence[Any],
+    types: Sequence[TensorType | None],
+    tracked: int | None,
+    lifted: tuple[int, ...],
+) -> Template | None:
     if key in _templates:
         _templates.move_to_end(key)
         return _templates[key]
     try:
-        template = _trace(function, operands, types, tracked)
+        template = _trace(function, operands, types, tracked, lifted)
     except _NoTemplateError:
         template = None
     except Exception:  # whatever it is, running the function itself will raise it
@@ -191,11 +256,16 @@ class _TemplateTrace(Trace):
         raise _NoTemplateError
 
 
+def _number_type(x: float) -> TensorType:
+    return TensorType(f64 if type(x) is float else i64)
+
+
 def _trace(
     function: Callable[..., Any],
     operands: Sequence[Any],
     types: Sequence[TensorType | None],
     tracked: int | None,
+    lifted: tuple[int, ...],
 ) -> Template | None:
     trace = _TemplateTrace()
     with trace:
@@ -203,6 +273,10 @@ def _trace(
             x if t is None else trace.parameter(t) for x, t in zip(operands, types, strict=True)
         ]
         given = [x for x in inputs if isinstance(x, Tracer)]
+        for place in lifted:  # weak: it decides no dtype, as the number would not
+            x = operands[place]
+            inputs[place] = trace.parameter(_number_type(x), weak=type(x))
+            given.append(inputs[place])
         for x in given:
             x._value.facts = 0  # operands may be anything
         made = function(*inputs)
@@ -221,12 +295,14 @@ def _trace(
         params = [*[x._value for x in given], *[value for value, _ in trace.constants]]
         region = trace.builder.region(params, values)
     constants = tuple([leaf for _, leaf in trace.constants])
-    return Template(region, constants, outputs, not isinstance(made, (tuple, list)))
+    return Template(region, constants, lifted, outputs, not isinstance(made, (tuple, list)))
 
 
 def _output(x: Any, inputs: Sequence[Any], values: list[Value]) -> Output:
     for i, given in enumerate(inputs):
         if x is given:
+            if isinstance(x, Tracer) and x.weak is not None:
+                raise _NoTemplateError
             return Given(i)
     if not isinstance(x, Tracer):
         key_of(x)  # it must be immutable

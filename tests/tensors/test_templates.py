@@ -113,3 +113,27 @@ def test_templates_are_bounded(monkeypatch: Any) -> None:
         assert x.grad.tolist() == [i] * 3
     assert len(templates._templates) <= templates.LIMIT
     assert len(derivatives._adjoints) == before
+
+
+def test_numbers_that_keep_changing_become_operands() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    counts = []
+    for i in range(20):
+        x.grad = None
+        factor, shift = 0.5 + i / 7, i
+        y = ((x * factor + shift) * 3 - factor / x).sum()
+        y.backward()
+        expected = [3 * factor + factor / v**2 for v in (1, 2, 3)]
+        np.testing.assert_allclose(x.grad.tolist(), expected, rtol=1e-6)
+        assert y.dtype is x.grad.dtype is torch.float32
+        counts.append(len(record.PROGRAMS.known))
+    assert counts[-1] == counts[-8]
+    assert (torch.arange(3) * 12345 + 1).dtype is torch.int64
+
+
+def test_numbers_that_decide_the_course_stay_in_the_template() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0])
+    for i in range(12):
+        assert torch.clamp(x, max=i / 4).tolist() == [min(v, i / 4) for v in (1, 2, 3)]
+        np.testing.assert_allclose((x ** (i / 2)).tolist(), np.array([1, 2, 3]) ** (i / 2), 1e-6)
+        assert torch.where(x > 1, x, i).tolist() == [i, 2, 3]
