@@ -47,7 +47,7 @@ def difference(key: Any, known: Collection[Any]) -> str:
         return f"operation {at + 1} is {_named(lines[at + 1])}, it was {_named(before[at + 1])}"
     more = len(lines) - len(before)
     if more:
-        return f"{abs(more)} operations {'more' if more > 0 else 'less'} than a known one, else alike"
+        return f"{abs(more)} operations {'more' if more > 0 else 'less'} than a known program"
     if results != other[1]:
         return f"other values are looked at ({len(results)}, they were {len(other[1])})"
     return f"other memory is given up ({len(donated)} inputs, they were {len(other[2])})"
