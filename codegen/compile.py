@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from symgrad.codegen.jit import (
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
+from symgrad.codegen.memory_report import describe_memory, memory_of
 from symgrad.codegen.runtime.resident import STATELESS, Form, State
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.target import Target
@@ -45,6 +47,23 @@ class Lowered:
     """Slots of results that overwrite a donated parameter, with that parameter's."""
     forms: tuple[Form | None, ...]
     """The forms of the parameters, then of the results; ``None`` for plain arrays."""
+
+    def explain(self) -> str:
+        """Which kernels run, how often, why these, and the memory of a run."""
+        types, results = self.func.param_types, self.func.result_types
+        memory = describe_memory(memory_of(types, results, self.arena_bytes, self.homes))
+        lines = [
+            f"@{self.func.name}: {len(self.calls)} kernel calls, {len(self.modules)} kernels, "
+            f"{self.threads} threads, {memory}"
+        ]
+        counts = Counter(self.names)
+        reasons = {
+            name: f"  [{call.chosen}{f': {call.refused}' if call.refused else ''}]"
+            for name, call in zip(self.names, self.calls, strict=True)
+            if call.chosen
+        }
+        lines += [f"{n:6} x {name}{reasons.get(name, '')}" for name, n in counts.items()]
+        return "\n".join(lines) + "\n"
 
     def llvm(self, *, optimise: bool = False) -> str:
         """The kernels' LLVM text."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from symgrad.codegen import profile
 from symgrad.codegen.image import Image
+from symgrad.codegen.memory_report import memory_of
 from symgrad.codegen.runtime.memory import SMALL, empty
 from symgrad.codegen.runtime.program import NativeProgram
 from symgrad.codegen.runtime.resident import Resident
@@ -15,9 +19,11 @@ from symgrad.ir.types import type_of_array
 
 if TYPE_CHECKING:
     from symgrad.codegen.compile import Lowered
-    from symgrad.codegen.lowering.scope import Call
 
 Array = np.ndarray[Any, Any]
+
+_MAX_RUNS = 1000
+"""Of one profile."""
 
 
 class Executable:
@@ -79,14 +85,14 @@ class Executable:
 
         Raises ``UsageError`` when the arguments do not have the parameters' types.
         """
-        if self._direct is not None:
+        if self._direct is not None and not profile.active:
             fast = self._direct(*arguments)
             if fast is not NotImplemented:
                 results: Sequence[Any] = fast
                 return results
         arrays = self._memory(arguments)
         made = self._results_for(arrays)
-        self._program.run([*arrays, *made])
+        self._run([*arrays, *made])
         forms = self.forms[len(arrays) :]
         return [
             array[()] if form is None else Resident(form, array)
@@ -112,12 +118,46 @@ class Executable:
             made.append(empty(extents, dtype) if home is None else arrays[home])
         return made
 
-    def profile(self, arguments: Sequence[Any]) -> list[tuple[Call, float]]:
-        """The seconds each kernel call took in one run."""
-        arrays = self._memory(arguments)
-        results = self._results_for(arrays)
-        times = self._program.run_timed([*arrays, *results])
-        return list(zip(self.lowered.calls, map(float, times), strict=True))
+    def _run(self, slots: Sequence[Array]) -> None:
+        if not profile.active:
+            self._program.run(slots)
+            return
+        run = profile.timed(self, slots)
+        for record in profile.active:
+            record.add(self, run)
+
+    @property
+    def threads(self) -> int:
+        """Threads that a run uses at most."""
+        return self._program.threads
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of the arena, the parameters and the results that have memory of their own."""
+        image = self.image
+        return memory_of(image.params, image.results, image.arena_bytes, image.homes)
+
+    def run_timed(self, slots: Sequence[Array]) -> NDArray[np.float64]:
+        """See ``NativeProgram.run_timed``."""
+        return self._program.run_timed(slots)
+
+    def profile(self, arguments: Sequence[Any], seconds: float = 0.3) -> profile.Profile:
+        """Runs again and again for about so long: the time of each kernel call.
+
+        Donated arguments are copied first: the caller's stay as they are.
+        """
+        donated = set(self.image.homes.values())
+        arrays = [
+            array.copy() if slot in donated else array
+            for slot, array in enumerate(self._memory(arguments))
+        ]
+        slots = [*arrays, *self._results_for(arrays)]
+        self._program.run(slots)  # the first run may start the team
+        found = profile.Profile(self)
+        end = time.perf_counter() + seconds
+        while found.count < 3 or (time.perf_counter() < end and found.count < _MAX_RUNS):
+            found.add(profile.timed(self, slots))
+        return found
 
     def _memory(self, arguments: Sequence[Any]) -> list[Array]:
         """The memory to pass for each argument, checked and converted where need be."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from symgrad.ir import Func, interpret
+
+if TYPE_CHECKING:
+    from symgrad.codegen.profile import Recording
 
 
 def optimize(func: Func) -> Func:
@@ -58,6 +62,9 @@ class HasPrograms(Protocol):
     def forget(self) -> None:
         """Drops them: they are compiled anew at the next call."""
 
+    def set_quick(self, allowed: bool) -> None:
+        """Whether calls may go straight to native code, where no profile sees them."""
+
 
 _owners: weakref.WeakSet[HasPrograms] = weakref.WeakSet()
 
@@ -79,3 +86,39 @@ def set_num_threads(threads: int) -> None:
     if threads != before:
         for owner in list(_owners):
             owner.forget()
+
+
+# -- profiles ------------------------------------------------------------------------------
+
+
+def is_profiled() -> bool:
+    """Whether a profile is being taken."""
+    found = sys.modules.get("symgrad.codegen.profile")
+    return found is not None and bool(found.active)
+
+
+@contextlib.contextmanager
+def profile() -> Iterator[Recording]:
+    """Times every compiled program that runs within, kernel by kernel and thread by thread.
+
+        with sg.profile() as p:
+            for x, y in loader:
+                ...
+        print(p)                     # programs by their time, and the first one's kernels
+        p.save_trace("trace.json")   # a timeline for Perfetto
+
+    ``p.profiles`` has the figures.
+    """
+    from symgrad.codegen.profile import recording
+
+    try:
+        with recording() as record:
+            _set_quick(False)
+            yield record
+    finally:
+        _set_quick(not is_profiled())
+
+
+def _set_quick(allowed: bool) -> None:
+    for owner in list(_owners):
+        owner.set_quick(allowed)

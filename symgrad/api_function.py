@@ -18,7 +18,7 @@ import numpy as np
 
 import symgrad.numpy  # noqa: F401  (declares the traced forms)
 from symgrad import tree
-from symgrad.api_backend import compile_func, register_owner
+from symgrad.api_backend import compile_func, is_profiled, register_owner
 from symgrad.api_captures import Environment, Surroundings
 from symgrad.ir import Func, TensorType, Value, dtype_of
 from symgrad.ir.errors import DTypeError, TraceError, UsageError
@@ -27,6 +27,7 @@ from symgrad.tracing import Trace, current_trace
 
 if TYPE_CHECKING:
     from symgrad.api_stages import Stages
+    from symgrad.codegen.profile import Profile
 
 MAX_PROGRAMS = 128
 """Signatures a function keeps compiled; the one used longest ago goes first."""
@@ -200,12 +201,19 @@ class Function:
         """Per signature the programs for different surroundings, the latest first."""
         self._quick: Callable[..., Any] = _no_program
         """The latest program on flat arguments, if nothing around it can change."""
+        self._latest: Program | None = None
         register_owner(self)
 
     def forget(self) -> None:
         """Drops the compiled programs."""
         self._programs.clear()
-        self._quick = _no_program
+        self._latest = None
+        self.set_quick(True)
+
+    def set_quick(self, allowed: bool) -> None:
+        """Whether calls may go straight to native code, where no profile sees them."""
+        quick = self._latest.quick() if allowed and self._latest is not None else None
+        self._quick = quick or _no_program
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if current_trace() is not None:
@@ -241,7 +249,8 @@ class Function:
                 return program, leaves
         program = self._compile(key, args, kwargs)
         if leaves is args:
-            self._quick = program.quick() or _no_program
+            self._latest = program
+            self.set_quick(not is_profiled())
         return program, leaves
 
     def _compile(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
@@ -327,17 +336,16 @@ class Function:
         """The kernels that run, in order, with their memory."""
         return self.stages(*args, **kwargs).explain
 
-    def profile(self, *args: Any, **kwargs: Any) -> str:
-        """Runs once with these arguments: the time of each kernel call, the longest first."""
+    def profile(self, *args: Any, **kwargs: Any) -> Profile:
+        """Runs some times with these arguments: what each kernel call takes.
+
+        The text of the result is a table; donated arguments stay as they are.
+        """
         program, leaves = self._find(args, kwargs)
-        times = program.executable.profile([*leaves, *program.environment.arrays()])
-        total = sum(seconds for _, seconds in times)
-        lines = [f"@{self.name}: {len(times)} kernel calls, {1e6 * total:.1f} us"]
-        for call, seconds in sorted(times, key=lambda pair: -pair[1]):
-            lines.append(
-                f"  {1e6 * seconds:10.1f} us {100 * seconds / total:5.1f} %  {call.phase.label}"
-            )
-        return "\n".join(lines) + "\n"
+        if not hasattr(program.executable, "profile"):
+            raise UsageError(f"{self.name}: the interpreter has no kernels to profile")
+        found: Profile = program.executable.profile([*leaves, *program.environment.arrays()])
+        return found
 
     def stages(self, *args: Any, **kwargs: Any) -> Stages:
         """All stages of compilation for these arguments as attributes."""

@@ -88,14 +88,6 @@ class Stages:
 
     @functools.cached_property
     def explain(self) -> str:
-        """Which kernels run, how often, and how much memory they share."""
-        low = self._lowered
-        counts: dict[str, int] = {}
-        for name in low.names:
-            counts[name] = counts.get(name, 0) + 1
-        lines = [
-            f"@{low.func.name}: {len(low.calls)} kernel calls, {len(counts)} kernels, "
-            f"{low.arena_bytes} bytes of arena, {low.threads} threads"
-        ]
-        lines += [f"  {n:4} x {name}" for name, n in counts.items()]
-        return "\n".join(lines) + "\n"
+        """Which kernels run, how often, why these, and how much memory they share."""
+        text: str = self._lowered.explain()
+        return text

@@ -31,6 +31,8 @@ class Phase:
     buffers: tuple[int, ...]
     scratch_bytes: int = 0
     numbers: tuple[int, ...] = ()
+    weight: int = 1
+    """Its part of the op's work relative to the other phases, for profiles."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def _in_parts(spec: LoopSpec, plan: Schedule, loop: int) -> Lowering:
     return Lowering(
         (
             Phase("parts", emit_loop, split, tuple(places)),
-            Phase("join", emit_loop, join, (*temporaries, *results)),
+            Phase("join", emit_loop, join, (*temporaries, *results), weight=0),
         ),
         tuple(parts * size * bytes_of(MEMORY_TYPES[a.dtype]) for a in partials),
     )

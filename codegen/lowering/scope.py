@@ -31,6 +31,7 @@ from symgrad.codegen.target import Target
 from symgrad.codegen.tiling import Tiling
 from symgrad.ir.errors import Loc, NoKernelError
 from symgrad.ir.graph import Op, Value
+from symgrad.ir.types import DTYPES
 
 SERIAL_BELOW = 2e-6
 """Seconds of one thread's work under which waking the others does not pay."""
@@ -67,6 +68,12 @@ class Call:
     loc: Loc | None
     flops: float
     bytes: float
+    scalar_bytes: int = 4
+    """Size of an element of the op's result: wider ones have fewer lanes."""
+    chosen: str = ""
+    """The kernel family, where there was a choice."""
+    refused: str = ""
+    """Why a better family was refused."""
 
 
 class Scope:
@@ -106,6 +113,12 @@ class Scope:
         """Records the kernel family chosen for the current op, and why not a better one."""
         if self._op is not None:
             self.choices.append((self._op, kernel, refused))
+
+    def _choice(self) -> tuple[str, str]:
+        """What ``choose`` recorded for the current op, if it did."""
+        if self.choices and self.choices[-1][0] is self._op:
+            return self.choices[-1][1:]
+        return "", ""
 
     # -- operands -----------------------------------------------------------
 
@@ -234,6 +247,8 @@ class Scope:
         targets = {id(s.buffer) for s in (*results, *written)} | {id(b) for b in temporaries}
         if parallel is None:
             parallel = self.threads_for(flops, bytes) > 1
+        chosen, refused = self._choice()
+        weights = sum(phase.weight for phase in lowering.phases)
         for phase in lowering.phases:
             buffers = tuple(pool[i] for i in phase.buffers)
             if phase.numbers:
@@ -249,8 +264,11 @@ class Scope:
                     parallel=parallel,
                     op=f"{self._op.name if self._op else 'copy'}:{label or phase.label}",
                     loc=self._op.loc if self._op else None,
-                    flops=flops / len(lowering.phases),
-                    bytes=bytes / len(lowering.phases),
+                    flops=flops * phase.weight / weights,
+                    bytes=bytes * phase.weight / weights,
+                    scalar_bytes=self._op.results[0].type.dtype.bytes if self._op else 4,
+                    chosen=chosen,
+                    refused=refused,
                 )
             )
 
@@ -276,7 +294,7 @@ def _in_place(
 
 
 def _touched(extents: Sequence[int], access: Access) -> int:
-    size = 4
+    size = DTYPES[access.dtype].bytes
     for n, stride in zip(extents, access.strides, strict=True):
         size *= n if stride else 1
     return size

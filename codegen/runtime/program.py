@@ -83,7 +83,8 @@ def _emit_execute(k: Emitter) -> None:
         # A team larger than the program was made for only waits at the barriers.
         used = k.min(size, k.load("i64", field(k, program, _THREADS)))
         steps = k.load("ptr", field(k, program, _STEPS))
-        with k.loop(0, k.load("i64", field(k, program, _STEP_COUNT))) as i:
+        count = k.load("i64", field(k, program, _STEP_COUNT))
+        with k.loop(0, count) as i:
             step = k.gep(steps, k.mul(i, _STEP.itemsize), "i8")
             kernel = k.load("ptr", step)
             pointers = k.load("ptr", field(k, step, 8))
@@ -91,12 +92,15 @@ def _emit_execute(k: Emitter) -> None:
             parallel = k.icmp("ne", k.bits("and", flags, _PARALLEL), 0)
             team_size = k.select(parallel, k.as_reg(used), Reg("1", "i64"))
             with k.if_(k.icmp("slt", tid, team_size)):
+                stamps = k.gep(times, k.mul(k.add(k.mul(tid, count), i), 2), "i64")
+                with k.if_(timed):
+                    k.store(_emit_clock(k), stamps)
                 k.line(f"call void {kernel}(ptr {pointers}, i64 {tid}, i64 {team_size})")
-            wanted = k.bits("or", k.icmp("ne", k.bits("and", flags, _BARRIER), 0), timed)
+                with k.if_(timed):
+                    k.store(_emit_clock(k), k.gep(stamps, 1, "i64"))
+            wanted = k.icmp("ne", k.bits("and", flags, _BARRIER), 0)
             with k.if_(k.bits("and", wanted, k.icmp("sgt", size, 1))):
                 k.call("barrier", "void", [team, size])
-            with k.if_(k.bits("and", timed, k.icmp("eq", tid, 0))):
-                k.store(_emit_clock(k), k.gep(times, k.add(i, 1), "i64"))
 
 
 def _emit_run(k: Emitter) -> None:
@@ -111,8 +115,6 @@ def _emit_run(k: Emitter) -> None:
             base = k.load("ptr", k.gep(slots, k.load("i64", field(k, patch, 8)), "ptr"))
             pointer = k.gep(base, k.load("i64", field(k, patch, 16)), "i8")
             k.store(pointer, k.load("ptr", patch))
-        with k.if_(k.icmp("ne", times, Reg("null", "ptr"))):
-            k.store(_emit_clock(k), times)
         status = k.alloca("i32")
         k.store(Reg(str(_DONE), "i32"), status)
         team = k.load("ptr", field(k, program, _TEAM))
@@ -224,11 +226,13 @@ class NativeProgram:
         self._lay_out(steps, addresses, {**(fixed or {}), ARENA: self._arena.ctypes.data})
         self._team = process_team()
         limit = threads or self._team.size
+        self.threads = limit if any(step.parallel for step in steps) else 1
+        """Threads that a run uses at most."""
         self._block = aligned_bytes(_BLOCK_BYTES)
         self.block: int = self._block.ctypes.data
         self._block[LINE:].view(np.int64)[:_WORDS] = (
             self._team.block,
-            limit if any(step.parallel for step in steps) else 1,
+            self.threads,
             self._steps.ctypes.data,
             len(self._steps),
             self._patches.ctypes.data,
@@ -285,12 +289,18 @@ class NativeProgram:
             self._until_done(self._invoke, _addresses(slots))
 
     def run_timed(self, slots: Sequence[Slot]) -> NDArray[np.float64]:
-        """As ``run``, with a barrier after every step; the seconds each step took."""
+        """As ``run``; seconds at which each thread began and ended each step.
+
+        ``[threads, steps, 2]``, counted from the first beginning; NaN for a step that a
+        thread had no part in.  What lies between two steps of a thread is waiting.
+        """
         self._check_count(slots)
-        times = np.zeros(len(self._steps) + 1, np.int64)
-        timed = functools.partial(self._slow_invoke, times=times.ctypes.data)
+        ticks = np.zeros((self.threads, len(self._steps), 2), np.int64)
+        timed = functools.partial(self._slow_invoke, times=ticks.ctypes.data)
         self._until_done(timed, slots)
-        return np.diff(times) * _seconds_per_tick()
+        ran = ticks != 0
+        first = ticks[ran].min() if ran.any() else 0
+        return np.where(ran, (ticks - first) * _seconds_per_tick(), np.nan)
 
     def bind(
         self, params: Signature, results: Signature, *, unwrap: bool = False

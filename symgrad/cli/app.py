@@ -156,7 +156,7 @@ def explain(
     gradient: Annotated[bool, typer.Option("--grad", help="Of value and gradient.")] = False,
     wrt: Wrt = None,
 ) -> None:
-    """Print which kernels run, how often, and how much memory they share."""
+    """Print which kernels run, how often, why these, and the memory of a run."""
     show(target, code, arg, "kernels", gradient, wrt)
 
 
@@ -175,6 +175,25 @@ def run(
 
     subject = resolve(target, code, arg or [])
     run_subject(subject, wrt, save, gradient=gradient or wrt is not None)
+
+
+@app.command(cls=_Command)
+def profile(
+    target: Target = None,
+    code: Code = None,
+    arg: Args = None,
+    gradient: Annotated[bool, typer.Option("--grad", help="Of value and gradient.")] = False,
+    wrt: Wrt = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a timeline that Perfetto opens, as JSON.")
+    ] = None,
+) -> None:
+    """Run a function and print the time of each kernel, and how near it is to the limit."""
+    from symgrad.cli.execute import profile as profile_subject
+    from symgrad.cli.target import resolve
+
+    subject = resolve(target, code, arg or [])
+    profile_subject(subject, wrt, trace, gradient=gradient or wrt is not None)
 
 
 @app.command(cls=_Command)

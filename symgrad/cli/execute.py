@@ -1,8 +1,9 @@
-"""``symgrad run``: compile, run, print."""
+"""``symgrad run`` and ``profile``: compile, run, print."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,39 @@ def run(subject: Subject, wrt: str | None, save: Path | None, *, gradient: bool)
         text = np.array2string(np.asarray(value), separator=", ")
         typer.echo(f"{label}: {t} = {text}" if not t.shape else f"{label}: {t} =\n{text}")
     if save is not None:
-        try:
-            with open(save, "wb") as file:
-                np.savez(file, **dict(zip(labels, results, strict=True)))
-        except OSError as error:
-            raise UsageError(f"{save}: cannot write: {error.strerror}") from None
+        with _reported(save), open(save, "wb") as file:
+            np.savez(file, **dict(zip(labels, results, strict=True)))
+
+
+def profile(subject: Subject, wrt: str | None, trace: Path | None, *, gradient: bool) -> None:
+    """Runs the compiled function, or its gradient, and prints what each kernel takes."""
+    from symgrad.api_backend import optimize
+    from symgrad.codegen.compile import compile_func
+
+    func = differentiate(subject.own, wrt) if gradient else subject.own
+    found = compile_func(func, passes=optimize).profile(_arrays(func, subject.values))
+    typer.echo(str(found), nl=False)
+    if trace is not None:
+        with _reported(trace):
+            found.save_trace(trace)
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Says plainly that a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write: {error.strerror}") from None
+
+
+def _arrays(func: Func, values: Sequence[Any]) -> list[Any]:
+    types = [p.type.dtype.numpy for p in func.params]
+    return [np.asarray(x, dtype) for x, dtype in zip(values, types, strict=True)]
 
 
 def execute(func: Func, values: Sequence[Any]) -> list[Any]:
     """The results of the optimised and compiled function."""
     from symgrad.api_backend import compile_func
 
-    types = [p.type.dtype.numpy for p in func.params]
-    arrays = [np.asarray(x, dtype) for x, dtype in zip(values, types, strict=True)]
-    return list(compile_func(func)(arrays))
+    return list(compile_func(func)(_arrays(func, values)))

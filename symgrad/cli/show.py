@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -80,17 +79,6 @@ def _latex(stages: Stages) -> str:
     return as_latex(stages.compiled)
 
 
-def _kernels(stages: Stages) -> str:
-    """Every kernel with how often it runs, and the memory they share."""
-    low = stages.lowered
-    lines = [
-        f"@{low.func.name}: {len(low.calls)} kernel calls, {len(low.modules)} kernels, "
-        f"{low.arena_bytes} bytes of arena, {low.threads} threads"
-    ]
-    lines += [f"{count:6} x {name}" for name, count in Counter(low.names).items()]
-    return "\n".join(lines)
-
-
 STAGES: dict[str, Callable[[Stages], str]] = {
     "source": lambda s: s.subject.source,
     "ir": lambda s: str(s.subject.ir),
@@ -98,7 +86,7 @@ STAGES: dict[str, Callable[[Stages], str]] = {
     "optimized": lambda s: str(s.optimized),
     "symbolic": _symbolic,
     "latex": _latex,
-    "kernels": _kernels,
+    "kernels": lambda s: str(s.lowered.explain()),
     "llvm": lambda s: str(s.lowered.llvm()),
     "asm": lambda s: str(s.lowered.asm()),
     "dot": lambda s: as_dot(s.compiled.name, nodes(s.compiled)),

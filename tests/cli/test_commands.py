@@ -261,7 +261,7 @@ def test_version(cli: Run) -> None:
 
 def test_explain(cli: Run) -> None:
     text = succeeds(cli("explain", *MODEL, "--grad"))
-    assert re.match(r"@model_grad: \d+ kernel calls, \d+ kernels, \d+ bytes of arena", text)
+    assert re.match(r"@model_grad: \d+ kernel calls, \d+ kernels, \d threads, memory [\d.]+", text)
 
 
 def test_doctor(cli: Run) -> None:

@@ -144,7 +144,7 @@ def test_serial_steps_run_once_and_wake_nobody() -> None:
 
 def test_a_program_without_steps() -> None:
     NativeProgram([], {}, 0).run([])
-    assert NativeProgram([], {}, 0).run_timed([]).shape == (0,)
+    assert NativeProgram([], {}, 0).run_timed([]).shape == (1, 0, 2)
 
 
 def test_fixed_slots_and_offsets() -> None:
@@ -176,11 +176,14 @@ def test_timed_runs_give_the_same_and_a_time_for_each_step(size: int) -> None:
     ring = Ring(3000, 6)
     x, out = np.arange(3000), np.zeros(3000, np.int64)
     slots = [x.ctypes.data, out.ctypes.data, ring.n.ctypes.data]
-    seconds = ring.program.run_timed(slots)
+    spans = ring.program.run_timed(slots)
     np.testing.assert_array_equal(out, ring.expected(x))
-    assert seconds.shape == (len(ring.steps),)
-    assert (seconds > 0).all()
-    assert 0 < seconds.sum() < 10
+    assert spans.shape == (size, len(ring.steps), 2)
+    parts = np.array([[step.parallel or t == 0 for step in ring.steps] for t in range(size)])
+    np.testing.assert_array_equal(np.isfinite(spans).all(axis=2), parts)
+    order = [row[mine].ravel() for row, mine in zip(spans, parts, strict=True)]
+    assert all((np.diff(stamps) >= 0).all() for stamps in order)
+    assert np.nanmin(spans) == 0 < np.nanmax(spans) < 10
     np.testing.assert_array_equal(ring(x), ring.expected(x))
 
 
