@@ -23,6 +23,7 @@ from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.memory_report import describe_memory, memory_of
+from symgrad.codegen.runtime import threadpool
 from symgrad.codegen.runtime.resident import STATELESS, Form, State
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.target import Target
@@ -152,6 +153,7 @@ def compile_func(
         optimised = passes(func) if passes else func
         return lower(optimised, target=target, threads=threads, donate=donate, state=state)
 
+    threadpool.register()
     if passes is None:
         return _build(lowered())
     key = programs.key(func, target, threads=threads, donate=tuple(donate), state=state)

@@ -62,10 +62,6 @@ class HasPrograms(Protocol):
     def forget(self) -> None:
         """Drops them: they are compiled anew at the next call."""
 
-    def set_quick(self, allowed: bool) -> None:
-        """Whether calls may go straight to native code, where no profile sees them."""
-
-
 _owners: weakref.WeakSet[HasPrograms] = weakref.WeakSet()
 
 
@@ -89,6 +85,21 @@ def set_num_threads(threads: int) -> None:
 
 
 # -- profiles ------------------------------------------------------------------------------
+
+
+class HasQuickCalls(Protocol):
+    """Something whose calls may go straight to native code, where no profile sees them."""
+
+    def set_quick(self, allowed: bool) -> None:
+        """Whether they may."""
+
+
+_quick: weakref.WeakSet[HasQuickCalls] = weakref.WeakSet()
+
+
+def register_quick(owner: HasQuickCalls) -> None:
+    """Has ``owner`` told when a profile begins and ends."""
+    _quick.add(owner)
 
 
 def is_profiled() -> bool:
@@ -120,5 +131,5 @@ def profile() -> Iterator[Recording]:
 
 
 def _set_quick(allowed: bool) -> None:
-    for owner in list(_owners):
+    for owner in list(_quick):
         owner.set_quick(allowed)

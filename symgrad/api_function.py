@@ -18,7 +18,7 @@ import numpy as np
 
 import symgrad.numpy  # noqa: F401  (declares the traced forms)
 from symgrad import tree
-from symgrad.api_backend import compile_func, is_profiled, register_owner
+from symgrad.api_backend import compile_func, is_profiled, register_owner, register_quick
 from symgrad.api_captures import Environment, Surroundings
 from symgrad.ir import Func, TensorType, Value, dtype_of
 from symgrad.ir.errors import DTypeError, TraceError, UsageError
@@ -203,6 +203,7 @@ class Function:
         """The latest program on flat arguments, if nothing around it can change."""
         self._latest: Program | None = None
         register_owner(self)
+        register_quick(self)
 
     def forget(self) -> None:
         """Drops the compiled programs."""

@@ -79,9 +79,6 @@ class _Halves:
         """Drops the compiled programs."""
         self.programs.clear()
 
-    def set_quick(self, allowed: bool) -> None:
-        """Its calls are never quick: a profile sees them all."""
-
     def __call__(self, primals: tuple[Any, ...]) -> tuple[Any, Any]:
         leaves, spec = tree.flatten(primals)
         key = spec, tuple(leaf_type(x) for x in leaves)

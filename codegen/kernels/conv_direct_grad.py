@@ -351,7 +351,9 @@ def lower_weight_grad(spec: WeightGradSpec, target: Target, threads: int) -> Low
     return Lowering(
         (
             Phase("conv_weight_grad", emit_weight_grad, spec, (0, 1, partials), scratch),
-            Phase("sum_partials", emit_sum_partials, total, (partials, *extra, result), room),
+            Phase(
+                "sum_partials", emit_sum_partials, total, (partials, *extra, result), room, weight=0
+            ),
         ),
         (splits * spec.dw.elements * bytes_of(spec.x.scalar),),
     )

@@ -121,10 +121,10 @@ def test_donated_arguments_stay_as_they_are() -> None:
 def test_chosen_kernels_and_refusals_are_told() -> None:
     text = """
     func @f(%x: f32[1,3,8,8], %w: f32[16,3,3,3]) -> (f32[1,16,8,8]) {
-      %0: f32[1,16,8,8] = conv %x, %w {stride=(1, 1), padding=((1, 1), (1, 1))}
+      %0: f32[1,16,8,8] = conv %x, %w {ATTRS}
       return %0
     }
-    """
+    """.replace("ATTRS", "stride=(1,1), padding=((1,1),(1,1)), dilation=(1,1), lhs_dilation=(1,1)")
     lowered = lower(optimize(parse(text)), threads=1)
     told = {(call.chosen, call.refused) for call in lowered.calls if call.op.startswith("conv")}
     assert any(chosen for chosen, _ in told)

@@ -433,3 +433,63 @@ except KeyboardInterrupt:
     print("stopped")
 """
     assert run_script(body) == "stopped\n"
+
+
+def test_threadpoolctl_sees_and_limits_the_team() -> None:
+    pytest.importorskip("threadpoolctl")  # comes with scikit-learn
+    body = """
+import threadpoolctl
+import numpy as np
+import symgrad as sg
+
+f = sg.jit(lambda x: np.sum(np.sin(x)))
+x = np.linspace(0, 1, 100_000)
+expected = f(x)
+
+def ours():
+    info = threadpoolctl.threadpool_info()
+    return [p["num_threads"] for p in info if p["user_api"] == "symgrad"]
+
+assert ours() == [2], ours()
+with threadpoolctl.threadpool_limits(1, user_api="symgrad"):
+    assert ours() == [1] and sg.get_num_threads() == 1
+    assert np.isclose(f(x), expected)
+assert ours() == [2] and f(x) == expected
+print("limited")
+"""
+    assert run_script(body) == "limited\n"
+
+
+def test_threadpoolctl_is_not_imported_for_it() -> None:
+    body = """
+import numpy as np
+import symgrad as sg
+
+sg.jit(np.sin)(np.ones(3))
+print("threadpoolctl" in sys.modules)
+"""
+    assert run_script(body) == "False\n"
+
+
+@pytest.mark.parametrize(("cpus", "spins"), [(1, 0), (2, threads.SPINS), (3, threads.SPINS)])
+def test_nobody_spins_where_there_are_fewer_cpus_than_threads(
+    cpus: int, spins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "available_cpus", lambda: cpus)
+    team = Team(2)
+    team.start()
+    assert team._long(threads.SPIN).value == spins
+    team.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_the_default_honours_affinity() -> None:
+    body = """
+import symgrad as sg
+os.environ.pop("SYMGRAD_NUM_THREADS")
+os.environ.pop("OMP_NUM_THREADS", None)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from symgrad.codegen.runtime.threads import Team
+print(Team().size)
+"""
+    assert run_script(body) == "1\n"
