@@ -26,7 +26,7 @@ def register() -> None:
 
 @functools.cache
 def _register(module: Any) -> None:
-    class SymgradController(module.LibController):  # type: ignore[misc,name-defined]
+    class SymgradController(module.LibController):  # type: ignore[misc]
         """Reads and sets the size of the process's team."""
 
         user_api = "symgrad"
