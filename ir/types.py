@@ -104,15 +104,27 @@ def dtype_of(spec: object) -> DType:
     return _by_numpy_name()[name]
 
 
-@dataclass(frozen=True, slots=True)
+_types: dict[tuple[DType, tuple[int, ...]], TensorType] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TensorType:
-    """dtype and shape of a value; ``f32[]`` is a scalar."""
+    """dtype and shape of a value; ``f32[]`` is a scalar.
+
+    There is one object for each type, so that types compare and hash by identity: they are
+    in the keys of ops, kernels and programs.
+    """
 
     dtype: DType
     shape: tuple[int, ...] = ()
 
-    def __hash__(self) -> int:
-        return hash((self.dtype.name, self.shape))  # types are in many keys
+    def __new__(cls, dtype: DType, shape: tuple[int, ...] = ()) -> TensorType:
+        key = dtype, shape
+        known = _types.get(key)
+        return known if known is not None else _types.setdefault(key, object.__new__(cls))
+
+    def __reduce__(self) -> Any:
+        return TensorType, (self.dtype, self.shape)
 
     @property
     def rank(self) -> int:

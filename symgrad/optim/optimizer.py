@@ -12,6 +12,7 @@ from symgrad.ir.errors import UsageError
 from symgrad.tensors.apply import record
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.record import Leaf
+from symgrad.tensors.templates import kept
 from symgrad.tracer import Tracer
 
 _ONE = "p"
@@ -82,10 +83,11 @@ class Optimizer:
         """
         params = list(gradients)
         states = [self._state_of(p, rule) for p in params]
-        rates = {p._dtype: Leaf(np.asarray(lr, p._dtype)) for p in params}
+        rates = {dtype: Leaf(np.asarray(lr, dtype)) for dtype in {p._dtype for p in params}}
         kept = [tensor for state in states for tensor in state.values()]
         values = [t._value() for t in (*params, *gradients.values(), *kept)]
-        function = _update_by(rule, tuple(map(tuple, states)))
+        # A scheduled rate is no other update: it is an operand.
+        function = _update_by(dataclasses.replace(rule, lr=0.0), tuple(map(tuple, states)))
         made = record(function, [*values, *[rates[p._dtype] for p in params]])
         changed = [*params, *kept]
         replaced = (*values[: len(params)], *values[2 * len(params) :])
@@ -110,26 +112,26 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
+@kept
 def _update_by(rule: Any, states: tuple[tuple[str, ...], ...]) -> Callable[..., Any]:
     """One step of ``rule`` for parameters whose states have these names, on traced values.
 
     Takes the parameters, their gradients, their states one after the other and a learning
     rate for each; returns new parameters and states.  ``rule.lr`` is not looked at.
     """
-    rule = dataclasses.replace(rule, lr=0.0)  # a scheduled rate is no other update
 
     def update(*values: Tracer) -> list[Tracer]:
         count = len(states)
         rest = iter(values[2 * count : -count])
         params: list[Tracer] = []
-        kept: list[Tracer] = []
+        moments: list[Tracer] = []
         for i, names in enumerate(states):
             before = {name: next(rest) for name in names}
             after, moved = rule.apply(
                 {_ONE: values[i]}, {_ONE: values[count + i]}, before, values[i - count]
             )
             params.append(after[_ONE])
-            kept += [moved[name] for name in names]
-        return [*params, *kept]
+            moments += [moved[name] for name in names]
+        return [*params, *moments]
 
     return update

@@ -119,7 +119,7 @@ class _Operation:
     def recorded(self, template: Template) -> list[Any]:
         """The results by way of the template."""
         with recording():
-            values = template.record([t._tracer.value for t in self._tensors], self.inputs)
+            values = template.record([t._value() for t in self._tensors], self.inputs)
             return [self._output(output, i, values) for i, output in enumerate(template.outputs)]
 
     def _is_state(self, place: int) -> bool:

@@ -156,8 +156,11 @@ class Tensor:
 
     def _value(self) -> Value:
         """The present value."""
+        tracer = self._tracer
+        if type(tracer) is Handle and tracer.shared is None:  # nobody else can have changed it
+            return tracer._value
         with recording():
-            return self._tracer.value
+            return tracer.value
 
     def _array(self) -> Array:
         """The present contents, not to be written to."""

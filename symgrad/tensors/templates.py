@@ -10,11 +10,12 @@ change their operands are run every time.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from symgrad.tensors import dtypes
 from symgrad.tensors.record import RECORDER, Leaf
 from symgrad.tracer import Tracer
 from symgrad.tracing import Trace
+
+T = TypeVar("T")
 
 LIMIT = 4096
 """Templates kept."""
@@ -83,8 +86,10 @@ class Template:
     def record(self, tensors: Sequence[Value], operands: Sequence[Any]) -> Sequence[Value]:
         """Records the operation on ``operands``, those that are tensors having the values
         ``tensors``; returns the region's results."""
-        numbers = [Leaf(np.asarray(operands[i]), _number_type(operands[i])) for i in self.lifted]
-        return RECORDER.call(self.region, (*tensors, *numbers, *self.constants))
+        if self.lifted:
+            numbers = [operands[i] for i in self.lifted]
+            tensors = (*tensors, *[Leaf(np.asarray(x), _number_type(x)) for x in numbers])
+        return RECORDER.call(self.region, (*tensors, *self.constants))
 
 
 class _Numbers:
@@ -120,17 +125,56 @@ class _Numbers:
 
 _templates: OrderedDict[Any, Template | None] = OrderedDict()
 _numbers: OrderedDict[Any, _Numbers] = OrderedDict()
+_quick: dict[Any, Template] = {}
+"""Templates by keys that are quickly made."""
 
 
 def find(
-    function: Callable[..., Any], operands: Sequence[Any], types: Sequence[TensorType | None],
+    function: Callable[..., Any],
+    operands: Sequence[Any],
+    types: Sequence[TensorType | None],
     tracked: int | None = None,
-) -> Template | None:  # fmt: skip
+) -> Template | None:
     """The template of ``function`` on operands, those with a type being traced values.
 
     Derivatives pass through the first ``tracked`` results, or all of them.  ``None`` if the
     function has to be run.
     """
+    try:
+        plain = [
+            t if t is not None else _plain(x) for x, t in zip(operands, types, strict=True)
+        ]
+        quick = key_of(function), tracked, dtypes.get_default_dtype(), *plain, *map(type, operands)
+        template = _quick.get(quick)
+    except _NoTemplateError:
+        quick, template = None, None
+    if template is None:
+        template = _found_by_key(function, operands, types, tracked)
+        if quick is not None and template is not None and not template.lifted:
+            if len(_quick) >= LIMIT:
+                _quick.clear()
+            _quick[quick] = template
+    return template
+
+
+def _plain(x: Any) -> Any:
+    """What tells ``x`` apart from others of its type, if that is quickly said."""
+    kind = type(x)
+    if kind is int or kind is bool or kind is str or x is None:
+        return x
+    if kind is float:
+        return x or str(x)  # tells 0.0 from -0.0
+    if kind is tuple and all(type(item) is int for item in x):
+        return x
+    raise _NoTemplateError
+
+
+def _found_by_key(
+    function: Callable[..., Any],
+    operands: Sequence[Any],
+    types: Sequence[TensorType | None],
+    tracked: int | None,
+) -> Template | None:
     places = [i for i, x in enumerate(operands) if type(x) is float or type(x) is int]
     try:
         key: Any = (
@@ -182,6 +226,18 @@ def _found(
     return template
 
 
+def kept(make: Callable[..., T]) -> Callable[..., T]:
+    """Decorates a maker of functions: those for equal arguments are one, and its own key."""
+
+    @functools.lru_cache(maxsize=LIMIT)
+    def make_once(*args: Any) -> T:
+        function = make(*args)
+        function.is_kept = True  # type: ignore[attr-defined]
+        return function
+
+    return make_once
+
+
 # -- keys ----------------------------------------------------------------------------------
 
 _BY_VALUE = frozenset({bool, int, str, bytes, type(None), type(...), TensorType, DType})
@@ -217,15 +273,20 @@ def key_of(x: Any, depth: int = 0) -> Any:
 
 
 def _function_key(function: types.FunctionType, depth: int) -> Any:
-    cells, defaults, named = function.__closure__, function.__defaults__, function.__kwdefaults__
-    if cells is None and defaults is None and named is None:
-        return function if function.__name__ != "<lambda>" else function.__code__
+    cells = function.__closure__
+    if cells is None and "<l" not in function.__qualname__:  # <locals>, <lambda>: made anew
+        return function
+    if hasattr(function, "is_kept"):
+        return function
+    defaults, named = function.__defaults__, function.__kwdefaults__
     if depth > _DEPTH:
         raise _NoTemplateError
     try:
         held = tuple([key_of(cell.cell_contents, depth + 1) for cell in cells or ()])
     except ValueError:  # a cell that is not filled yet
         raise _NoTemplateError from None
+    if defaults is None and named is None:
+        return function.__code__, held
     return function.__code__, held, key_of(defaults or (), depth), key_of(named or {}, depth)
 
 

@@ -12,8 +12,8 @@ from symgrad.autograd import grad
 
 LEAVES: dict[str, Callable[[], Any]] = {
     "known": lambda: torch.tensor([2.0, 2.0], requires_grad=True),
-    "pending": lambda: (torch.ones(2) * 2).requires_grad_(),
-    "computed": lambda: _computed(),
+    "pending": lambda: (torch.ones(2) * 2).requires_grad_(),  # noqa: PLW0108
+    "computed": lambda: _computed(),  # noqa: PLW0108
 }
 
 
