@@ -39,6 +39,21 @@ class Feed:
     pitch: int
     step: int
 
+    @property
+    def transposed(self) -> Feed:
+        """Lines and contraction indices exchanged."""
+        return Feed(self.dtype, self.base, self.step, self.pitch)
+
+    def at(self, k: Emitter, line: Int) -> Feed:
+        """The same from ``line`` on."""
+        scalar = MEMORY_TYPES[self.dtype]
+        base = k.gep(self.base, k.mul(line, self.pitch), scalar)
+        return Feed(self.dtype, base, self.pitch, self.step)
+
+    def from_index(self, k: Emitter, index: Int) -> Feed:
+        """The same from contraction index ``index`` on."""
+        return self.transposed.at(k, index).transposed
+
     def address(self, k: Emitter, line: Int, index: Int) -> Reg:
         """Where an element lies."""
         scalar = MEMORY_TYPES[self.dtype]

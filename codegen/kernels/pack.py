@@ -68,7 +68,7 @@ def pack_transposed(
     source: Source,
     dst: Reg,
     first: tuple[Int, Int],
-    shape: tuple[Int, int],
+    shape: tuple[Int, Int],
     pitch: int,
     lanes: int,
 ) -> None:

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from symgrad.codegen.layout import Layouts
-from symgrad.codegen.lowering import conv, elementwise, index, linalg, scan, shape, window
+from symgrad.codegen.lowering import (
+    attention,
+    conv,
+    elementwise,
+    index,
+    linalg,
+    scan,
+    shape,
+    window,
+)
 from symgrad.codegen.lowering.epilogue import AttachedRegion, find_epilogues
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.storage import Buffer, Storage
 from symgrad.ir.graph import Func, Op
 
 __all__ = [
+    "attention",
     "conv",
     "elementwise",
     "find_epilogues",

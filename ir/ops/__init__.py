@@ -1,6 +1,7 @@
 """The op table.  Importing this package declares every operation."""
 
 from symgrad.ir.ops import (
+    attention,
     conv,
     elementwise,
     index,
@@ -13,6 +14,7 @@ from symgrad.ir.ops import (
 )
 
 __all__ = [
+    "attention",
     "conv",
     "elementwise",
     "index",
