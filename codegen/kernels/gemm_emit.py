@@ -9,7 +9,7 @@ from itertools import product
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels.gemm_schedule import Problem, schedule
 from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
@@ -29,6 +29,9 @@ from symgrad.codegen.scalar import convert, emit_op
 from symgrad.codegen.target import Target
 
 Range = tuple[Int, Int]
+
+CACHE_LINE = 64
+"""Bytes of memory that are fetched together."""
 
 
 def emit_gemm(k: Emitter, name: str, spec: GemmSpec) -> None:
@@ -139,6 +142,14 @@ class _Result:
         k, c = self.k, self.plan.c
         offset = k.add(c.rows.at(k, row).offset, c.cols.at(k, col).offset)
         return k.gep(self.base, offset, MEMORY_TYPES[c.dtype])
+
+    def prefetch(self, at: tuple[Int, Int], height: int, width: int) -> None:
+        """Asks for the memory of a tile that will be stored once its sums are there."""
+        if self.stride == 1:
+            step = CACHE_LINE // bytes_of(MEMORY_TYPES[self.plan.c.dtype])
+            for i, j in product(range(height), range(0, width, step)):
+                address = self.address(self.k.add(at[0], i), self.k.add(at[1], j))
+                self.k.prefetch(address, write=True)
 
     def load(self, row: Int, col: Int, piece: Piece) -> Reg:
         """Partial sums stored before."""
@@ -284,6 +295,7 @@ class _Product:
         else:
             acc = Accumulators(k, height, [accumulator_type(dtype, p.lanes) for p in line])
             acc.clear()
+            result.prefetch(at, height, width)
             outer_tile(k, a, b, acc, height, line, part.depth)
             if part.first is not None:  # adding block sums rounds less than one long sum
                 with k.if_(k.bits("xor", part.first, 1)):

@@ -161,8 +161,11 @@ def _packs_b(p: Problem, m: int, n: int, mr: int, target: Target) -> bool:
 
 
 def _depth(p: Problem, nr: int, target: Target) -> int:
-    """Contraction steps per block, evenly: a panel of B stays around in L1."""
+    """Contraction steps per block, evenly: few, as each reads and writes all of C.
+
+    A panel of B may come from L2: a tile computes longer on a row of it than that takes.
+    """
     if not p.holds_partials or not p.k:
         return p.k
-    most = min(384, max(128, target.l1d * 4 // 3 // (nr * p.bytes)))
+    most = min(512, max(128, target.l2 // 4 // (nr * p.bytes)))
     return min(p.k, round_up(ceil(p.k / ceil(p.k / most)), 4))

@@ -79,31 +79,43 @@ def pack_transposed(
     """
     rows, cols = shape
     flipped, dtype = source.transposed, packed_dtype(source.matrix.dtype)
-    square = k.alloca(vec(MEMORY_TYPES[dtype], lanes), lanes)
-    for down, height in vectors(k, rows, lanes):
-        with down as row:
-            along = flipped.lanes(k, k.add(first[0], row), lanes, height)
-            for across, width in vectors(k, cols, lanes):
-                with across as col:
-                    with k.loop(0, width) as i:
-                        value = flipped.load(k, k.add(k.add(first[1], col), i), along)
-                        _put(k, source, value, square, k.mul(i, lanes))
-                    at = k.add(k.mul(row, pitch), col)
-                    _transpose(k, square, k.gep(dst, at, MEMORY_TYPES[dtype]), dtype, pitch, lanes)
-
-
-def _transpose(k: Emitter, square: Reg, dst: Reg, dtype: str, pitch: int, lanes: int) -> None:
-    """Stores a square's columns as rows ``pitch`` apart; out of line, for it is long."""
     scalar = MEMORY_TYPES[dtype]
-    name = f"transpose_{dtype}_{lanes}_{pitch}"
+    in_place = flipped.matrix.strides if dtype == source.matrix.dtype else None
+    square = k.alloca(vec(scalar, lanes), lanes)
+    # The lines of a strip of squares are read from end to end: few streams at a time.
+    for across, width in vectors(k, cols, lanes):
+        with across as col:
+            for down, height in vectors(k, rows, lanes):
+                with down as row:
+                    to = k.gep(dst, k.add(k.mul(row, pitch), col), scalar)
+                    line, start = k.add(first[1], col), k.add(first[0], row)
+                    if in_place and in_place[1] == 1 and (width, height) == (lanes, lanes):
+                        offset = k.add(k.mul(line, in_place[0]), start)
+                        at = k.gep(flipped.base, offset, scalar)
+                        _transpose(k, at, in_place[0], to, pitch, dtype, lanes)
+                        continue
+                    along = flipped.lanes(k, start, lanes, height)
+                    with k.loop(0, width) as i:
+                        value = flipped.load(k, k.add(line, i), along)
+                        _put(k, source, value, square, k.mul(i, lanes))
+                    _transpose(k, square, lanes, to, pitch, dtype, lanes)
+
+
+def _transpose(
+    k: Emitter, src: Reg, src_pitch: int, dst: Reg, dst_pitch: int, dtype: str, lanes: int
+) -> None:
+    """Stores a square's columns as rows; out of line, for it is long."""
+    scalar = MEMORY_TYPES[dtype]
+    name = f"transpose_{dtype}_{lanes}_{src_pitch}_{dst_pitch}".replace("-", "m")
     if k.misses(name):
         with k.function(name, ("ptr noalias", "ptr noalias"), internal=True) as (source, target):
             rows = [
-                k.load(vec(scalar, lanes), k.gep(source, i * lanes, scalar)) for i in range(lanes)
+                k.load(vec(scalar, lanes), k.gep(source, i * src_pitch, scalar))
+                for i in range(lanes)
             ]
             for i, row in enumerate(transpose(k, rows)):
-                k.store(row, k.gep(target, i * pitch, scalar))
-    k.call(name, "void", (square, dst))
+                k.store(row, k.gep(target, i * dst_pitch, scalar))
+    k.call(name, "void", (src, dst))
 
 
 def vectors(
