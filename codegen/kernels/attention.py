@@ -120,9 +120,8 @@ class Scores:
     def pack(self, source: Source, target: Reg, depth: int, first: Int, count: Int) -> None:
         """Transposes ``count`` queries of a turned operand to ``target[depth, block]``."""
         cut = self.cut
-        pack_transposed(
-            self.k, source, target, (0, first), (depth, count), cut.block, cut.lanes
-        )  # fmt: skip
+        shape = depth, count
+        pack_transposed(self.k, source, target, (0, first), shape, cut.block, cut.lanes)
 
     def count(self, first: Int) -> Int:
         """How many queries of the block from ``first`` on there are."""
@@ -197,7 +196,7 @@ class Scores:
 
     def write_product(
         self, lines: Feed, b: Reg, depth: int, low: Int, high: Int, target: Reg
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``lines`` of some tiles of keys times a packed block of queries, to ``target``."""
         k, rows = self.k, self.cut.rows
         for loop, height in self.each_tile(low, high):
@@ -219,10 +218,8 @@ class Scores:
             dtype = heads.mask.dtype
             address = k.gep(self.mask.base, place, MEMORY_TYPES[dtype])
             mask = load_lanes(k, address, dtype, along, lanes, self.present(count, v))
-            if dtype == "bool":
-                scores = k.select(mask, scores, never)
-            else:
-                scores = k.fadd(scores, mask)
+            is_bool = dtype == "bool"
+            scores = k.select(mask, scores, never) if is_bool else k.fadd(scores, mask)
         if heads.causal:
             distance = k.splat(k.as_reg(k.sub(key, query)), lanes)
             seen = k.icmp("sge", k.lane_index("i64", lanes), distance)

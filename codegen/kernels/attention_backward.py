@@ -221,9 +221,8 @@ class _Backward:
         stride = source.matrix.strides[0]
         place = k.mul(k.add(first, v * s.cut.lanes), stride)
         address = k.gep(source.base, place, MEMORY_TYPES[source.matrix.dtype])
-        return load_lanes(
-            k, address, source.matrix.dtype, stride, s.cut.lanes, s.present(count, v)
-        )  # fmt: skip
+        present = s.present(count, v)
+        return load_lanes(k, address, source.matrix.dtype, stride, s.cut.lanes, present)
 
     def _weigh(self, keys: Int) -> None:
         """Scores become weights, products with the values the cotangents of the scores."""

@@ -231,14 +231,19 @@ class _Product:
                     for loop, height in tiles(k, some_rows, plan.m, s.mr):
                         with loop as i:
                             self._pack_a(part, i, k.sub(i, m_block), height)
-                for outer, width in tiles(k, some_cols, plan.n, s.nr):
-                    with outer as j:
-                        b = self._feed_b(part, j, k.sub(j, n_block))
-                        for inner, height in tiles(k, some_rows, plan.m, s.mr):
-                            with inner as i:
-                                a = self._feed_a(part, i, k.sub(i, m_block))
-                                at = k.mul(i, s.mr), k.mul(j, s.nr)
-                                self._tile(part, a, b, at, (height, width))
+                starts = m_block, n_block
+                if s.rows_first:
+                    for outer, height in tiles(k, some_rows, plan.m, s.mr):
+                        with outer as i:
+                            for inner, width in tiles(k, some_cols, plan.n, s.nr):
+                                with inner as j:
+                                    self._tile(part, starts, (i, j), (height, width))
+                else:
+                    for outer, width in tiles(k, some_cols, plan.n, s.nr):
+                        with outer as j:
+                            for inner, height in tiles(k, some_rows, plan.m, s.mr):
+                                with inner as i:
+                                    self._tile(part, starts, (i, j), (height, width))
 
     def _pack_a(self, part: _Part, tile: Int, slot: Int, height: int) -> None:
         k, plan, s = self.k, self.plan, self.plan.schedule
@@ -281,10 +286,17 @@ class _Product:
         return self.k.gep(block, self.k.mul(slot, size), MEMORY_TYPES[packed_dtype(matrix.dtype)])
 
     def _tile(
-        self, part: _Part, a: Feed, b: Feed, at: tuple[Int, Int], shape: tuple[int, int]
+        self,
+        part: _Part,
+        starts: tuple[Int, Int],
+        number: tuple[Int, Int],
+        shape: tuple[int, int],
     ) -> None:
-        """A register tile of the result at ``at``."""
+        """Tile ``number`` (down, across) of the result, in the block of tiles at ``starts``."""
         k, s, dtype, result = self.k, self.plan.schedule, self.plan.spec.accumulator, self.result
+        a = self._feed_a(part, number[0], k.sub(number[0], starts[0]))
+        b = self._feed_b(part, number[1], k.sub(number[1], starts[1]))
+        at = k.mul(number[0], s.mr), k.mul(number[1], s.nr)
         (row, col), (height, width) = at, shape
         line = pieces(width, s.lanes)
         if s.form == "dot":

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from math import ceil
+from math import ceil, gcd
 
 from symgrad.codegen.kernels.matrix import Matrix
 from symgrad.codegen.kernels.pack import packed_dtype, round_up
 from symgrad.codegen.target import Target
+
+LINE = 64
+"""Bytes of a cache line."""
+L1_WAYS = 8
+"""Lines that a set of L1 holds, on most processors."""
+STREAMS = 8
+"""Sequences of addresses that are fetched ahead side by side."""
 
 ITEM = {"f64": 8, "i64": 8, "u64": 8}
 """Bytes of an element to compute with, where it is not 4."""
@@ -55,6 +62,8 @@ class Schedule:
     pack_b: bool
     grid: tuple[int, int, int]
     """Threads along batch, M and N."""
+    rows_first: bool = False
+    """Whether the tiles of a block follow each other along rows of C, not columns."""
 
 
 def schedule(p: Problem, target: Target) -> Schedule:
@@ -69,9 +78,9 @@ def schedule(p: Problem, target: Target) -> Schedule:
         pack_b = p.b.strides is None or p.b.strides[0] != 1
         kc = p.k
     else:
-        mr, nr = outer_tile_shape(m, n, lanes, target)
+        mr, nr = outer_tile_shape(m, n, lanes, target, _rows_that_fit(p, target))
         pack_a, pack_b = _packs_a(p, m, n, nr, target), _packs_b(p, m, n, mr, target)
-        kc = _depth(p, nr, target)
+        kc = _depth(p, m <= mr and not pack_b, n, nr, target)
     if p.splits > 1:  # at least one block for every part
         kc = min(kc, round_up(ceil(p.k / p.splits), lanes))
     mc, nc = round_up(m, mr), round_up(n, nr)
@@ -80,7 +89,9 @@ def schedule(p: Problem, target: Target) -> Schedule:
         mc = min(mc, max(mr, target.l2 // 8 // step // mr * mr))
     if pack_b:
         nc = min(nc, max(nr, target.l2 // step // nr * nr))
-    return Schedule(form, lanes, mr, nr, mc, kc, nc, pack_a, pack_b, grid)
+    # Products of little depth are stores above all: those of a row in one go.
+    rows_first = nc * step <= target.l1d and p.k <= 4 * lanes
+    return Schedule(form, lanes, mr, nr, mc, kc, nc, pack_a, pack_b, grid, rows_first)
 
 
 def thread_grid(p: Problem, lanes: int) -> tuple[int, int, int]:
@@ -99,12 +110,14 @@ def thread_grid(p: Problem, lanes: int) -> tuple[int, int, int]:
     return grid
 
 
-def outer_tile_shape(m: int, n: int, lanes: int, target: Target) -> tuple[int, int]:
+def outer_tile_shape(
+    m: int, n: int, lanes: int, target: Target, most_rows: int = 1 << 30
+) -> tuple[int, int]:
     """Rows and columns of the register tile that needs the fewest cycles for m x n."""
     spare = 1 if target.has_fma else 2
     best, shape = float("inf"), (1, lanes)
     for vectors in range(1, min(8, ceil(n / lanes)) + 1):
-        most = (target.vector_registers - spare - vectors) // vectors
+        most = min(most_rows, (target.vector_registers - spare - vectors) // vectors)
         if most < 1:
             continue
         rows = ceil(m / ceil(m / most))
@@ -140,12 +153,31 @@ def dot_tile_shape(m: int, n: int, target: Target) -> tuple[int, int]:
     return shape
 
 
+def _rows_that_fit(p: Problem, target: Target) -> int:
+    """How many rows of A, read in place side by side, L1 holds a line of each of.
+
+    Rows a power of two apart share few of its sets.
+    """
+    if p.a.strides is None or p.a.strides[1] != 1 or p.n > 8 * target.lanes(p.bytes):
+        return 1 << 30  # or A is packed: see ``_packs_a``
+    sets = max(1, target.l1d // (L1_WAYS * LINE))
+    pitch = abs(p.a.strides[0]) * p.bytes
+    apart = pitch // LINE if pitch % LINE == 0 else 1
+    return max(4, L1_WAYS * sets // gcd(apart, sets) - 2)
+
+
 def _prefers_dot(p: Problem, lanes: int) -> bool:
     """Whether summing along the contraction beats transposing one of the operands."""
     a, b = p.a.strides, p.b.strides
-    if a is None or b is None or p.k < 2 * lanes or p.k * min(p.m, p.n) * p.bytes > 1 << 20:
+    if a is None or b is None or p.k < 2 * lanes:
         return False
-    return (b[0] == 1 and b[1] != 1 and p.m <= 8) or (a[1] == 1 and p.n <= lanes // 2)
+    is_one_tile = p.m <= 4 and p.n <= 4
+    if not is_one_tile and p.k * min(p.m, p.n) * p.bytes > 1 << 20:
+        return False
+    # Transposing B takes about six cycles per vector of it, against one for each row of A;
+    # a dot tile waits for more loads, and adds up lanes at its end.
+    pays = p.m <= 8 or 6 / p.m > 0.1 + 3 * lanes / p.k
+    return (b[0] == 1 and b[1] != 1 and pays) or (a[1] == 1 and p.n <= lanes // 2)
 
 
 def _packs_a(p: Problem, m: int, n: int, nr: int, target: Target) -> bool:
@@ -160,12 +192,16 @@ def _packs_b(p: Problem, m: int, n: int, mr: int, target: Target) -> bool:
     return m >= 12 * mr and n * p.k * p.bytes > target.l1d
 
 
-def _depth(p: Problem, nr: int, target: Target) -> int:
+def _depth(p: Problem, in_place_once: bool, n: int, nr: int, target: Target) -> int:
     """Contraction steps per block, evenly: few, as each reads and writes all of C.
 
     A panel of B may come from L2: a tile computes longer on a row of it than that takes.
+    But where B is read once, and where it lies, a block is as many of its rows as can be
+    streamed side by side: that is worth the accesses to C.
     """
     if not p.holds_partials or not p.k:
         return p.k
     most = min(512, max(128, target.l2 // 4 // (nr * p.bytes)))
+    if in_place_once and n > 2 * nr and p.k * n * p.bytes > target.l2:
+        most = STREAMS
     return min(p.k, round_up(ceil(p.k / ceil(p.k / most)), 4))

@@ -10,12 +10,10 @@ from symgrad.codegen.kernels.attention_forward import AttentionSpec, lower_atten
 from symgrad.codegen.lowering.linalg import DENSITY
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage
-from symgrad.ir.graph import Op, Value
+from symgrad.ir.graph import Op
 
 
-def _heads(
-    op: Op, q: Storage, k: Storage, v: Storage, mask: list[Storage]
-) -> Heads:
+def _heads(op: Op, q: Storage, k: Storage, v: Storage, mask: list[Storage]) -> Heads:
     return Heads(
         batch=q.shape[:-2],
         queries=q.shape[-2],
@@ -31,10 +29,10 @@ def _heads(
     )
 
 
-def _work(op: Op, q: Value, k: Value, v: Value, products: tuple[int, int]) -> tuple[float, float]:
-    """Flops of so many products over depth and width, and bytes moved."""
-    pairs = prod(q.shape[:-1]) * k.shape[-2] * (0.5 if op.attrs["causal"] else 1.0)
-    flops = 2.0 * pairs * (products[0] * q.shape[-1] + products[1] * v.shape[-1] + 10)
+def _work(op: Op, heads: Heads, over_depth: int, over_width: int) -> tuple[float, float]:
+    """Flops of so many products over depth and over width, and bytes moved."""
+    pairs = prod(heads.batch) * heads.queries * heads.keys * (0.5 if heads.causal else 1.0)
+    flops = 2.0 * pairs * (over_depth * heads.depth + over_width * heads.width + 10)
     return flops, float(sum(x.type.bytes for x in (*op.operands, *op.results)))
 
 
@@ -44,14 +42,13 @@ def attention(scope: Scope, op: Op) -> None:
     operands = [scope.plain(x) for x in op.operands]
     q, k, v, *mask = operands
     results = [scope.allocate(x) for x in op.results]
-    spec = AttentionSpec(_heads(op, q, k, v, mask), results[0].access, results[1].access)
-    flops, moved = _work(op, *op.operands[:3], products=(1, 1))
+    heads = _heads(op, q, k, v, mask)
+    spec = AttentionSpec(heads, results[0].access, results[1].access)
+    flops, moved = _work(op, heads, 1, 1)
     threads = scope.threads_for(flops / DENSITY, moved)
     lowering = lower_attention(spec, scope.target, threads)
     scope.choose("online softmax")
-    scope.run(
-        lowering, operands, results, flops=flops, bytes=moved, parallel=threads > 1
-    )  # fmt: skip
+    scope.run(lowering, operands, results, flops=flops, bytes=moved, parallel=threads > 1)
 
 
 @lowers("attention_grad")
@@ -64,9 +61,10 @@ def attention_grad(scope: Scope, op: Op) -> None:
         for storage, value in zip((ct, q), op.operands, strict=False)
     )
     results = [scope.allocate(x) for x in op.results]
-    statistics, outputs = (lse.access, delta.access), (r.access for r in results)
-    spec = AttentionGradSpec(_heads(op, q, k, v, mask), ct.access, *statistics, *outputs)
-    flops, moved = _work(op, *op.operands[1:4], products=(3, 2))
+    heads = _heads(op, q, k, v, mask)
+    dq, dk, dv = (result.access for result in results)
+    spec = AttentionGradSpec(heads, ct.access, lse.access, delta.access, dq, dk, dv)
+    flops, moved = _work(op, heads, 3, 2)
     threads = scope.threads_for(flops / DENSITY, moved)
     lowering = lower_attention_grad(spec, scope.target, threads)
     scope.choose("online softmax")

@@ -137,7 +137,7 @@ def _scores(q: Array, k: Array, mask: Sequence[Array], scale: float, causal: boo
     for m in mask:
         scores = np.where(m, scores, -np.inf) if m.dtype == bool else scores + m
     if causal:
-        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
+        scores = np.where(np.tri(*scores.shape[-2:]) > 0, scores, -np.inf)
     return np.asarray(scores)
 
 
@@ -292,11 +292,14 @@ def _attention_grad_adjoint(
     cts: Sequence[Value | None], ys: Sequence[Value], *operands: Value, scale: float, causal: bool
 ) -> list[Value | None]:
     from symgrad.ir.adjoint import pull_back
+    from symgrad.ir.builder import Builder
 
+    builder = insertion.builder
+    assert isinstance(builder, Builder)
     # Derivatives of the gradient are rare: they go through the scores as arrays.
     inputs = [identity(v) for v in operands]
-    results = _attention_grad_formula(*inputs, scale=scale, causal=causal)  # type: ignore[arg-type]
-    return pull_back(insertion.builder, results, cts, inputs)
+    results = _attention_grad_formula(*inputs, scale=scale, causal=causal)
+    return pull_back(builder, results, cts, inputs)
 
 
 def _expands(formula: Callable[..., Any], queries: int) -> Callable[..., Any]:

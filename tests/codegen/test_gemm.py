@@ -131,6 +131,15 @@ def test_dtypes(dtype: str) -> None:
         Case(200, 4, 100, "f64", "aBc", threads=2),
         Case(9, 11, 13, batch=7, threads=3),
         Case(40, 70, 50, order="ABC", batch=3, threads=2),
+        Case(1, 700, 1100),  # too much to keep: streamed a few rows at a time
+        Case(3, 1024, 700, "f64", "abc", threads=2),
+        Case(300, 90, 4),  # stores above all: along the rows of the result
+        Case(65, 300, 16, "f64", threads=2),
+        Case(100, 16, 512),  # rows a power of two apart share sets of L1
+        Case(10, 100, 1000, order="aBc"),  # dot products, though A has more than a few rows
+        Case(2, 2, 200_000, order="aBc"),
+        Case(70, 130, 1100, "f32", "aBc", target="avx2"),
+        Case(70, 130, 1100, "f32", "aBc", target="x86-64"),
     ],
     ids=str,
 )
