@@ -31,8 +31,10 @@ MEMORY_TYPES = {
     "bf16": "bfloat",
     "f32": "float",
     "f64": "double",
+    "bf16x2": "i32",
 }
-"""LLVM type of one element in memory, by IR dtype name."""
+"""LLVM type of one element in memory, by IR dtype name; a ``bf16x2`` is two neighbours
+along a contraction, see ``gemm_pairs``."""
 
 REGISTER_TYPES = {**MEMORY_TYPES, "bool": "i1", "f16": "float", "bf16": "float"}
 """LLVM type of one element in a register: half types compute in f32."""

@@ -36,6 +36,11 @@ class Target:
         return max(1, self.vector_bytes // scalar_bytes)
 
     @property
+    def has_bf16_products(self) -> bool:
+        """Whether there is an instruction for products of bf16 pairs summed in f32."""
+        return "+avx512bf16" in self.features.split(",") and self.vector_bytes == 64
+
+    @property
     def key(self) -> str:
         """Text that identifies the generated code's target in cache keys."""
         return f"{self.triple}/{self.cpu}/{self.features}/{self.vector_bytes}/{self.l1d}/{self.l2}"

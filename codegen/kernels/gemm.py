@@ -16,6 +16,7 @@ from symgrad.codegen.access import MEMORY_TYPES
 from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm_emit import Plan, emit_combine, emit_gemm
+from symgrad.codegen.kernels.gemm_pairs import in_pairs
 from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums, runs_down, transposed
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS
 from symgrad.codegen.target import Target
@@ -32,19 +33,28 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
     """
     spec, order = replace(spec, threads=threads), (0, 1)
     extra = len(spec.epilogue.operands) if spec.epilogue else 0
+    before: tuple[Phase, ...] = ()
+    temporaries: tuple[int, ...] = ()
+    if paired := in_pairs(spec, target, 3 + extra):
+        spec, before, temporaries, order = (
+            paired.spec, paired.phases, paired.temporaries, paired.operands,
+        )  # fmt: skip
     if runs_down(spec):
-        spec, order = transposed(spec), (1, 0)
+        spec, order = transposed(spec), order[::-1]
     splits = _splits(spec, target)
     if splits == 1:
         buffers = (*order, *range(2, 3 + extra))
         scratch = gemm_scratch_bytes(spec, target, threads)
-        return Lowering((Phase("gemm", emit_gemm, spec, buffers, scratch),))
+        return Lowering(
+            (*before, Phase("gemm", emit_gemm, spec, buffers, scratch)), temporaries
+        )
     partial = partial_sums(spec, splits)
     first = replace(spec, c=partial, epilogue=None, splits=splits)
     scratch = gemm_scratch_bytes(first, target, threads)
-    temporary = 3 + extra
+    temporary = 3 + extra + len(temporaries)
     return Lowering(
         (
+            *before,
             Phase("gemm_partial", emit_gemm, first, (*order, temporary), scratch),
             Phase(
                 "gemm_combine",
@@ -53,7 +63,7 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
                 (temporary, *range(2, 3 + extra)),
             ),
         ),
-        (partial.strides[0] * splits * bytes_of(MEMORY_TYPES[partial.dtype]),),
+        (*temporaries, partial.strides[0] * splits * bytes_of(MEMORY_TYPES[partial.dtype])),
     )
 
 

@@ -169,7 +169,7 @@ def _rows_that_fit(p: Problem, target: Target) -> int:
 def _prefers_dot(p: Problem, lanes: int) -> bool:
     """Whether summing along the contraction beats transposing one of the operands."""
     a, b = p.a.strides, p.b.strides
-    if a is None or b is None or p.k < 2 * lanes:
+    if a is None or b is None or p.k < 2 * lanes or p.a.dtype == "bf16x2":
         return False
     is_one_tile = p.m <= 4 and p.n <= 4
     if not is_one_tile and p.k * min(p.m, p.n) * p.bytes > 1 << 20:

@@ -35,7 +35,7 @@ class GemmSpec:
     @property
     def accumulator(self) -> str:
         """IR dtype of the sums."""
-        return packed_dtype(self.a.dtype)
+        return "f32" if self.a.dtype == "bf16x2" else packed_dtype(self.a.dtype)
 
     @property
     def mergeable(self) -> int:

@@ -15,6 +15,7 @@ from itertools import product
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES
 from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of, scalar_of, vec
+from symgrad.codegen.kernels.gemm_pairs import multiply_add_pairs
 from symgrad.codegen.kernels.matrix import load_run
 from symgrad.codegen.kernels.pack import packed_dtype, vectors
 from symgrad.codegen.scalar import emit_op
@@ -87,6 +88,8 @@ def pieces(width: int, lanes: int) -> tuple[Piece, ...]:
 def multiply_add(k: Emitter, a: Reg, b: Reg, total: Reg) -> Reg:
     """``a * b + total`` as the element type has it: fused, integer, or logical for bool."""
     scalar = scalar_of(a.type)
+    if scalar == "i32" and scalar_of(total.type) == "float":
+        return multiply_add_pairs(k, a, b, total)
     if scalar in ("float", "double"):
         return k.fma(a, b, total)
     if scalar == "i1":
