@@ -36,18 +36,15 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
     before: tuple[Phase, ...] = ()
     temporaries: tuple[int, ...] = ()
     if paired := in_pairs(spec, target, 3 + extra):
-        spec, before, temporaries, order = (
-            paired.spec, paired.phases, paired.temporaries, paired.operands,
-        )  # fmt: skip
+        spec, order = paired.spec, paired.operands
+        before, temporaries = paired.phases, paired.temporaries
     if runs_down(spec):
         spec, order = transposed(spec), order[::-1]
     splits = _splits(spec, target)
     if splits == 1:
         buffers = (*order, *range(2, 3 + extra))
         scratch = gemm_scratch_bytes(spec, target, threads)
-        return Lowering(
-            (*before, Phase("gemm", emit_gemm, spec, buffers, scratch)), temporaries
-        )
+        return Lowering((*before, Phase("gemm", emit_gemm, spec, buffers, scratch)), temporaries)
     partial = partial_sums(spec, splits)
     first = replace(spec, c=partial, epilogue=None, splits=splits)
     scratch = gemm_scratch_bytes(first, target, threads)
