@@ -11,6 +11,7 @@ from symgrad.codegen.kernels import (
     Lowering,
     conv_direct,
     conv_direct_grad,
+    conv_small,
     depthwise,
     implicit_gemm,
 )
@@ -73,17 +74,9 @@ def conv(scope: Scope, op: Op) -> None:
     weights, plain = _weights(scope, w)
     fused = scope.epilogue(op)
     result = scope.allocate(fused.result if fused else op.result, plain=False)
-    spec = conv_direct.forward(
-        _blocked(source),
-        _blocked(result),
-        plain.kernel,
-        epilogue=fused.build(scope, result, result.tiling) if fused else None,
-        **_geometry(op),
-    )
-    packing = PackWeightsSpec(plain, op.attrs["groups"])
-    scope.choose("direct blocked")
+    epilogue = fused.build(scope, result, result.tiling) if fused else None
     scope.run(
-        conv_direct.lower_conv(spec, packing, scope.target, scope.threads),
+        _lower_blocked(scope, op, _blocked(source), _blocked(result), plain, epilogue),
         [source, weights, *(fused.storages if fused else ())],
         [result],
         written=fused.written if fused else (),
@@ -102,15 +95,36 @@ def conv_input_grad(scope: Scope, op: Op) -> None:
     source = scope.blocked(dy, backward_halo(op, dy.shape[2:], w.shape[2:]))
     weights, plain = _weights(scope, w)
     result = scope.allocate(op.result, plain=False)
-    spec, packing = conv_direct.input_grad(
-        _blocked(source),
-        _blocked(result),
-        plain,
-        **_geometry(op),
-    )
-    scope.choose("direct blocked")
-    lowering = conv_direct.lower_conv(spec, packing, scope.target, scope.threads)
+    lowering = _lower_blocked(scope, op, _blocked(source), _blocked(result), plain, None)
     scope.run(lowering, [source, weights], [result], **_work(op, w))
+
+
+def _lower_blocked(
+    scope: Scope,
+    op: Op,
+    source: Blocked,
+    result: Blocked,
+    weights: Weights,
+    epilogue: Epilogue | None,
+) -> Lowering:
+    """The kernels of a convolution or of its gradient to the input on blocked activations."""
+    target, threads, geometry = scope.target, scope.threads, _geometry(op)
+    to_input = op.name == "conv_input_grad"
+    x, y = (result, source) if to_input else (source, result)
+    small = conv_small.SmallConvSpec(
+        x, y, weights, to_input=to_input, epilogue=epilogue, **geometry
+    )
+    reason = small.refusal(target)
+    if reason is None:
+        scope.choose("small images")
+        return conv_small.lower_small_conv(small, target, threads)
+    scope.choose("direct blocked", reason)
+    if to_input:
+        spec, packing = conv_direct.input_grad(source, result, weights, **geometry)
+    else:
+        spec = conv_direct.forward(source, result, weights.kernel, epilogue=epilogue, **geometry)
+        packing = PackWeightsSpec(weights, op.attrs["groups"])
+    return conv_direct.lower_conv(spec, packing, target, threads)
 
 
 @lowers("conv_weight_grad")
