@@ -213,8 +213,8 @@ def _emit_forward(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Reg
                 value = k.fadd(value, k.load(vector, row[pixel]))
             if spec.epilogue:
                 value = spec.epilogue.emit(k, value, operands, point, None)
-            at = k.add(k.mul(point[0], y.strides[0]), k.mul(block, y.strides[1]))
-            place = k.gep(y_base, k.add(k.add(at, lane), _pixel(y, pixel)), y.scalar)
+            y_at = k.add(k.mul(point[0], y.strides[0]), k.mul(block, y.strides[1]))
+            place = k.gep(y_base, k.add(k.add(y_at, lane), _pixel(y, pixel)), y.scalar)
             k.store(value, place)
 
 
