@@ -50,7 +50,7 @@ def chain(chain: str, dtype: str, size: int) -> Call:
 def resnet18_infer(batch: int, size: int) -> Call:
     """Forward with running statistics."""
     model = _resnet18().eval()
-    parameters, state = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters, state = sg.nn.arrays(model)
     x = cases.images(batch, size)
 
     @sg.jit
@@ -69,7 +69,7 @@ def resnet18_train(batch: int, size: int) -> Call:
         logits, state = sg.nn.functional_call(model, parameters, state, x)
         return sg.nn.functional.cross_entropy(logits, y), state
 
-    parameters, state = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters, state = sg.nn.arrays(model)
     x, y = cases.images(batch, size), cases.labels(batch, 1000)
     return _training(loss, parameters, state, x, y)
 

@@ -136,7 +136,8 @@ class LayerCase:
 
     ``gradients[name]`` is the gradient of ``sum(cotangent * output)`` with respect to
     ``inputs[name]``, for every floating-point input that has one; ``updated[name]`` is a
-    buffer's value after the call.  ``attrs`` are torch's keyword arguments.
+    buffer's value after the call.  ``attrs`` are torch's keyword arguments, ``grad_fn`` is what
+    it calls the operation.
     """
 
     op: str
@@ -147,6 +148,7 @@ class LayerCase:
     cotangent: Array
     gradients: dict[str, Array]
     updated: dict[str, Array]
+    grad_fn: str
 
     def __str__(self) -> str:
         return self.name
@@ -160,11 +162,11 @@ def layer_ops() -> list[str]:
 def layer_cases(op: str) -> list[LayerCase]:
     """All recorded calls of ``torch.nn.functional.<op>``."""
     index, arrays = read_record(DATA / "nn_cases.npz")
-    return [_layer_case(op, name, attrs, arrays) for name, attrs in index[op].items()]
+    return [_layer_case(op, name, about, arrays) for name, about in index[op].items()]
 
 
 def _layer_case(
-    op: str, name: str, attrs: dict[str, Any], recorded: Mapping[str, Array]
+    op: str, name: str, about: dict[str, Any], recorded: Mapping[str, Array]
 ) -> LayerCase:
     prefix = f"{op}/{name}/"
     arrays = {k.removeprefix(prefix): v for k, v in recorded.items() if k.startswith(prefix)}
@@ -172,11 +174,69 @@ def _layer_case(
     def group(kind: str) -> dict[str, Array]:
         return {k.removeprefix(kind): v for k, v in arrays.items() if k.startswith(kind)}
 
-    attrs = {k: tuple(v) if isinstance(v, list) else v for k, v in attrs.items()}
+    attrs = {k: tuple(v) if isinstance(v, list) else v for k, v in about["attrs"].items()}
     return LayerCase(
         op, name, attrs, group("inputs."), arrays["output"], arrays["cotangent"],
-        group("gradients."), group("updated."),
+        group("gradients."), group("updated."), about["grad_fn"],
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------- modules --
+
+
+@dataclass(frozen=True)
+class ModuleCase:
+    """A module made by ``expression``, its text and its state's names and shapes.
+
+    ``arrays`` are float64 results for the parameters and inputs of ``module_values``:
+    ``output0`` and so on, gradients ``input0``, ``gradients.<name>`` of the sum of all outputs
+    weighted by ``module_cotangent``, and ``buffers.<name>`` after the call.
+    """
+
+    expression: str
+    shapes: list[Any]
+    repr: str
+    state: list[tuple[str, list[int]]]
+    arrays: dict[str, Array]
+
+    def __str__(self) -> str:
+        return self.expression
+
+
+def module_values(
+    expression: str, state: list[tuple[str, list[int]]], shapes: list[Any]
+) -> tuple[dict[str, Array], list[Array]]:
+    """A module's state and inputs in float64; ``{"integers": [...]}`` is such an input itself."""
+    values = {}
+    for name, shape in state:
+        if name.endswith("num_batches_tracked"):
+            values[name] = np.array(0)
+        else:
+            low = 0.5 if name.endswith("running_var") else -1.0
+            values[name] = draw(f"{expression}/{name}", tuple(shape), low).astype(np.float64)
+    inputs = []
+    for i, shape in enumerate(shapes):
+        if isinstance(shape, dict):
+            inputs.append(np.array(shape["integers"], np.int64))
+        else:
+            inputs.append(draw(f"{expression}/input{i}", tuple(shape), -2, 2).astype(np.float64))
+    return values, inputs
+
+
+def module_cotangent(shape: tuple[int, ...]) -> Array:
+    """Weights of an output."""
+    return draw("module cotangent", shape).astype(np.float64)
+
+
+def module_cases() -> list[ModuleCase]:
+    """All recorded modules."""
+    index, arrays = read_record(DATA / "nn_modules.npz")
+    cases = []
+    for expression, about in index.items():
+        prefix = f"{expression}/"
+        own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        cases.append(ModuleCase(expression, arrays=own, **about))
+    return cases
 
 
 # ----------------------------------------------------------------------- ResNet-18 --

@@ -166,11 +166,10 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(512 * block.expansion, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                shape = module.state_dict()["weight"].shape
-                module.weight = nn.Parameter(nn.init.kaiming_normal_fan_out(shape))
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
                 last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
-                last.weight = nn.Parameter(last.weight * 0)
+                nn.init.zeros_(last.weight)
 
     def forward(self, x: Array) -> Array:
         """Images ``[N, C, H, W]`` to logits ``[N, num_classes]``."""

@@ -4,34 +4,120 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+import numpy as np
+
+from symgrad.ir.errors import ShapeError
+from symgrad.tensors import Tensor
+from symgrad.tensors.apply import INPUTS, nn_function, write
+from symgrad.tensors.record import is_known, materialise
+from symgrad.tracer import Tracer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def for_tensors(name: str) -> Callable[[F], F]:
-    """Lets tensors among the arguments take over the call, as an operation called ``name``.
+class FitError(ShapeError, RuntimeError):
+    """Operand shapes that do not fit, where torch raises ``RuntimeError``."""
 
-    The hook is a method ``__nn_function__(name, function, arguments)`` of their type, so
-    that this layer need not know of tensors.
+
+Name = str | Callable[[dict[str, Any]], str]
+
+
+def for_tensors(name: Name, *, saves: str | tuple[str, ...] = INPUTS) -> Callable[[F], F]:
+    """Makes a function on arrays and traced values one on tensors too, ``grad_fn`` ``name``.
+
+    Where torch's name depends on the arguments, ``name`` is a function of them.  ``saves``
+    says which operands the derivative reads, as in ``tensors.apply``, or names them: writing
+    to one of these before the backward pass is an error.  An argument ``inplace`` of the
+    function asks that the result be written into its first operand.
     """
 
     def declare(function: F) -> F:
         parameters = inspect.signature(function).parameters
         names, defaults = tuple(parameters), {n: p.default for n, p in parameters.items()}
+        place = names.index("inplace") if "inplace" in names else None
+        recorded = _positional(function)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            for x in (*args, *kwargs.values()):
-                take_over = getattr(type(x), "__nn_function__", None)
-                if take_over is not None:
-                    rest = [kwargs.get(n, defaults[n]) for n in names[len(args) :]]
-                    if len(args) > len(names) or not defaults.keys() >= kwargs.keys():
-                        return function(*args, **kwargs)  # raises
-                    return take_over(name, function, (*args, *rest))
-            return function(*args, **kwargs)
+            given = None
+            if any(isinstance(x, Tensor) for x in (*args, *kwargs.values())):
+                given = _bound(names, defaults, args, kwargs)
+            if given is None:  # no tensors, or arguments that do not fit, which raises
+                result = function(*args, **kwargs)
+            else:
+                shown = name if isinstance(name, str) else name(_named(names, given))
+                read = saves if isinstance(saves, str) else _chosen(given, names, saves)
+                result = nn_function(shown, recorded, given, read)
+            if place is not None:
+                if args[place] if len(args) > place else kwargs.get("inplace", False):
+                    return _written(args[0] if args else kwargs[names[0]], result)
+            return result
 
         return call  # type: ignore[return-value]
 
     return declare
+
+
+def _bound(
+    names: Sequence[str], defaults: dict[str, Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Any, ...] | None:
+    """All arguments in the order of the parameters, or ``None`` if they do not fit these."""
+    rest = names[len(args) :]
+    given = (*args, *[kwargs.get(n, defaults[n]) for n in rest])
+    fit = len(given) == len(names) and all(n in rest for n in kwargs)
+    return given if fit and not any(x is inspect.Parameter.empty for x in given) else None
+
+
+def _named(names: Sequence[str], given: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(names, given, strict=True))
+
+
+def _chosen(
+    given: Sequence[Any], names: Sequence[str], chosen: Sequence[str]
+) -> tuple[Tensor, ...]:
+    pairs = _named(names, given).items()
+    return tuple(x for name, x in pairs if name in chosen and isinstance(x, Tensor))
+
+
+def _positional(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with all its arguments by position."""
+    parameters = inspect.signature(function).parameters.values()
+    options = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    if not options:
+        return function
+    count = len(parameters) - len(options)
+    return lambda *args: function(*args[:count], **dict(zip(options, args[count:], strict=True)))
+
+
+def _written(x: Any, result: Any) -> Any:
+    """``result``, put into ``x``.
+
+    The derivative is that of the values before, which the recording keeps.
+    """
+    if isinstance(x, Tensor):
+        if result._node is not None:
+            result._node.saved = ()
+        return write(x, result)
+    if isinstance(x, Tracer):
+        x.assign(result, "inplace")
+    else:
+        x[...] = result
+    return x
+
+
+def kind_of(x: Any) -> str:
+    """The kind of elements, by NumPy's letter: ``f`` for real numbers, ``i`` for integers."""
+    kind: str = (x._dtype if isinstance(x, Tensor) else x.dtype).kind
+    return kind
+
+
+def known_array(x: Any) -> Any:
+    """The array of a tensor that is computed, or of an array; ``None`` if it is not known."""
+    if isinstance(x, np.ndarray):
+        return x
+    if isinstance(x, Tensor) and is_known(value := x._value()):
+        return materialise([value])[0]
+    return None

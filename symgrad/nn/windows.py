@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,9 +31,11 @@ def pads(
         if padding == "valid":
             return ((0, 0),) * len(kernel)
         if padding != "same":
-            raise UsageError(f"padding must be a number, 'same' or 'valid', got {padding!r}")
+            raise UsageError(
+                f"Invalid padding string {padding!r}, should be one of {{'valid', 'same'}}"
+            )
         if any(s != 1 for s in stride):
-            raise UsageError("padding='same' needs stride 1")
+            raise UsageError("padding='same' is not supported for strided convolutions")
         total = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
         return tuple((t // 2, t - t // 2) for t in total)
     return tuple((p, p) for p in per_axis(padding, len(kernel)))
@@ -50,13 +53,17 @@ def window_counts(
     for (n, p), m, k, s, low in zip(counted, out, window, stride, padding, strict=True):
         start = np.arange(m) * s - low
         lines.append(np.minimum(start + k, n + p) - np.maximum(start, -p))
-    return np.asarray(np.multiply.outer(lines[0], lines[1]), np.float64)
+    return np.asarray(functools.reduce(np.multiply.outer, lines), np.float64)
+
+
+def window_bounds(n: int, m: int) -> list[tuple[int, int]]:
+    """The windows ``floor(i n / m) ... ceil((i + 1) n / m)`` that cut ``n`` into ``m`` parts."""
+    return [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
 
 
 def adaptive_windows(n: int, m: int) -> np.ndarray[Any, Any]:
-    """Weights ``[m, n]`` of the means over ``floor(i n / m) ... ceil((i + 1) n / m)``."""
+    """Weights ``[m, n]`` of the means over ``window_bounds``."""
     weights = np.zeros((m, n))
-    for i in range(m):
-        start, stop = i * n // m, -(-(i + 1) * n // m)
+    for i, (start, stop) in enumerate(window_bounds(n, m)):
         weights[i, start:stop] = 1 / (stop - start)
     return weights

@@ -22,6 +22,8 @@ from symgrad.tracer import Tracer
 
 NOTHING, INPUTS, OTHERS, RESULT = "", "inputs", "others", "result"
 """What a derivative reads: nothing, the operands, of a product the others, the result."""
+Saves = str | tuple[Tensor, ...]
+"""One of these, or the operands themselves."""
 
 
 def stage(name: str, *operands: Any, **attrs: Any) -> Any:
@@ -34,7 +36,7 @@ def apply(
     function: Callable[..., Any],
     operands: Sequence[Any],
     *,
-    saves: str = INPUTS,
+    saves: Saves = INPUTS,
     parents: Sequence[Any] | None = None,
     tracked: int | None = None,
 ) -> Any:
@@ -72,18 +74,30 @@ def record(function: Callable[..., Any], operands: Sequence[Value]) -> Sequence[
         return [RECORDER.builder.emit("stop_gradient", x.value) for x in function(*inputs)]
 
 
-def nn_function(name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+def nn_function(
+    name: str, function: Callable[..., Any], arguments: Sequence[Any], saves: Saves = INPUTS
+) -> Any:
     """Records a function of ``symgrad.nn``.
 
     Of several results, such as a normalised batch and its statistics, the first is tracked;
     the others are state, which the next program computes with whatever else it does.
     """
-    results = apply(name, function, arguments, tracked=1)
+    results = apply(name, function, arguments, saves=saves, tracked=1)
     if isinstance(results, tuple):
         for state in results[1:]:
             if isinstance(state, Tensor) and not any(state is x for x in arguments):
                 Tensor._ends.append(weakref.ref(state))
     return results
+
+
+def update_state(target: Tensor, new: Tensor) -> None:
+    """Gives state that is not differentiated, such as running statistics, its next value.
+
+    It is computed with the next program.
+    """
+    with recording():
+        target._tracer.rebind(new._tracer)
+    Tensor._ends.append(weakref.ref(target))
 
 
 class _Operation:
@@ -98,7 +112,7 @@ class _Operation:
         self,
         name: str,
         operands: Sequence[Any],
-        saves: str,
+        saves: Saves,
         parents: Sequence[Any] | None,
         limit: int | None,
     ) -> None:
@@ -199,8 +213,10 @@ def _source(tensor: Tensor) -> str:
     return "" if tensor._node is None else tensor._node.name()
 
 
-def _read(tensors: Sequence[Tensor], saves: str) -> list[Tensor]:
+def _read(tensors: Sequence[Tensor], saves: Saves) -> list[Tensor]:
     """The operands that the derivative reads."""
+    if isinstance(saves, tuple):
+        return list(saves)
     if saves == INPUTS:
         return list(tensors)
     if saves == OTHERS:

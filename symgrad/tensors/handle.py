@@ -86,6 +86,10 @@ def distinct(x: Tracer) -> Tracer:
     return Tracer(RECORDER, RECORDER.builder.emit("identity", x.value))
 
 
+WHOLE = "whole"
+"""The key of a view that shows all of its base as it is."""
+
+
 def alias(x: Tracer, *, detached: bool = False) -> Tracer:
     """A handle that shares the memory of ``x``."""
     op = "stop_gradient" if detached else "identity"
@@ -94,7 +98,7 @@ def alias(x: Tracer, *, detached: bool = False) -> Tracer:
         return Tracer(RECORDER, RECORDER.builder.emit(op, base.value))
 
     with recording():
-        return read(x).as_view_of(x, read, lambda base, new: new)
+        return read(x).as_view_of(x, read, lambda base, new: new, WHOLE)
 
 
 class Tensor:
@@ -211,6 +215,16 @@ class Tensor:
         """Makes what was taken seen by an array that shares the memory."""
         if isinstance(self._tracer, Handle):
             self._tracer.publish()
+
+    def _set_array(self, array: Array) -> None:
+        """Takes over an array that nobody else writes to, of any type; unseen by the graph."""
+        if self._tracer._view is None and (array.shape, array.dtype) != (
+            self._tracer.shape, self._dtype,
+        ):  # fmt: skip
+            self._tracer = Handle(Leaf(array))
+        else:
+            with recording():
+                self._tracer.rebind(Tracer(RECORDER, Leaf(array)))
 
     # -- attributes ------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
-from symgrad.tensors.handle import Handle, Tensor
+from symgrad.tensors.handle import WHOLE, Handle, Tensor
 from symgrad.tensors.record import RECORDER, Leaf, materialise, recording
 from symgrad.tracer import Tracer
 
@@ -41,15 +41,16 @@ def numpy(self: Tensor, *, force: bool = False) -> Array:
 
 def shared_array(tensor: Tensor) -> Array:
     """The memory of a tensor as a NumPy array: through a view, the part it shows."""
-    root = tensor._tracer
+    root, whole = tensor._tracer, True
     while root._view is not None:
+        whole = whole and root._view.key == WHOLE
         root = root._view.base
     if not isinstance(root, Handle):
         return tensor._array().copy()
     if root.shared is None:
         with recording():
             root.shared = materialise([root.value])[0].copy()
-    if root is tensor._tracer:
+    if whole:
         return root.shared
     places = _places(tensor._tracer, root)
     flat = root.shared.reshape(-1)  # what we share is contiguous, or the caller's own array
@@ -59,6 +60,9 @@ def shared_array(tensor: Tensor) -> Array:
         int(np.take(places, 1, a).flat[0] - places.flat[0]) if n > 1 else 0
         for a, n in enumerate(places.shape)
     ]
+    expected = places.flat[0] + np.tensordot(steps, np.indices(places.shape), 1)
+    if not np.array_equal(places, expected):
+        return tensor._array().copy()  # such as a matrix transposed, then as one axis
     start = flat[int(places.flat[0]) :]
     strides = [s * flat.itemsize for s in steps]
     return np.lib.stride_tricks.as_strided(start, places.shape, strides)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from symgrad.tensors import creation, products, reductions, shapes  # noqa: F401
-from symgrad.tensors.apply import nn_function, write
+from symgrad.tensors.apply import write
 from symgrad.tensors.elementwise import FUNCTIONS, is_number
 from symgrad.tensors.engine import backward_from
 from symgrad.tensors.forgotten import Hinting
@@ -151,7 +151,6 @@ _METHODS: dict[str, Any] = {
     "__setitem__": setitem,
     "backward": backward_from,
     "numpy": numpy,
-    "__nn_function__": staticmethod(nn_function),
     "fill_": _fill,
     "zero_": _zero,
     "copy_": _copy,

@@ -30,8 +30,7 @@ class Network:
         self._model = resnet18(
             num_classes=classes, in_channels=channels, small_images=small_images
         )
-        self.parameters: Arrays = dict(self._model.named_parameters())
-        self.state: Arrays = dict(self._model.named_buffers())
+        self.parameters, self.state = nn.arrays(self._model)
         self.momentum: Arrays = optimizer.init(self.parameters)
         self._step = self._compiled_step(optimizer)
         self._evaluation = self._compiled_evaluation()

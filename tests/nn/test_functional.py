@@ -16,6 +16,8 @@ from symgrad.nn import functional as F
 Array = np.ndarray[Any, Any]
 CASES = [case for op in layer_ops() if hasattr(F, op) for case in layer_cases(op)]
 TOLERANCE = {np.float64: 1e-11, np.float32: 1e-5}
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")
+IMPRECISE = {"hardsigmoid": 1e-7}  # torch multiplies by a float32 1/6
 
 
 def label(case: LayerCase) -> str:
@@ -30,26 +32,27 @@ def arguments(case: LayerCase, dtype: type) -> tuple[dict[str, Array], dict[str,
 
 
 def call(case: LayerCase, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Output and updated statistics, by this library's spelling of the arguments."""
-    attrs = {"axis" if k == "dim" else k: v for k, v in case.attrs.items()}
-    rest = {k: v for k, v in inputs.items() if k != "input"}
+    """Output and statistics, which a batch norm updates in place."""
     if case.op != "batch_norm":
-        return getattr(F, case.op)(inputs["input"], **rest, **attrs), {}
-    statistics = {"running_mean": None, "running_var": None}
-    y, mean, variance = F.batch_norm(inputs["input"], **{**statistics, **rest}, **attrs)
-    return y, {} if mean is None else {"running_mean": mean, "running_var": variance}
+        return getattr(F, case.op)(**inputs, **case.attrs), {}
+    statistics: dict[str, Any] = {"running_mean": None, "running_var": None}
+    statistics |= {k: v.copy() for k, v in inputs.items() if k in statistics}
+    output = F.batch_norm(**{**inputs, **statistics}, **case.attrs)
+    return output, {k: v for k, v in statistics.items() if v is not None}
 
 
-def assert_close(actual: Any, expected: Array, dtype: type) -> None:
+def assert_close(actual: Any, expected: Array, dtype: type, bound: float = 0) -> None:
     assert actual.dtype == dtype
     assert actual.shape == expected.shape
-    bound = TOLERANCE[dtype]
+    bound = max(TOLERANCE[dtype], bound)
     scale = float(np.max(np.abs(expected), initial=1))
     np.testing.assert_allclose(actual, expected, rtol=bound, atol=bound * scale)
 
 
 def test_all_functions_are_recorded() -> None:
-    exempt = {"flatten"}  # a reshape
+    exempt = {"flatten", "unflatten", "one_hot"}  # reshapes, and integers
+    exempt |= {name for name in F.__all__ if "dropout" in name}  # random: see test_dropout
+    exempt |= {"multi_head_attention_forward"}  # see test_modules
     assert set(F.__all__) - exempt <= set(layer_ops())
 
 
@@ -84,4 +87,4 @@ def test_compiled_with_gradients(case: LayerCase) -> None:
         for name, value in updated.items():
             assert_close(value, case.updated[name], dtype)
         for name, expected in case.gradients.items():
-            assert_close(gradients[name], expected, dtype)
+            assert_close(gradients[name], expected, dtype, IMPRECISE.get(case.op, 0))

@@ -19,7 +19,7 @@ CONVOLUTIONS = ("conv", "conv_input_grad", "conv_weight_grad")
 def stages() -> tuple[Func, Func]:
     """The traced step (loss and gradients) and what the passes make of it."""
     model = sg.models.resnet18(num_classes=10).train()
-    parameters, state = dict(model.named_parameters()), dict(model.named_buffers())
+    parameters, state = sg.nn.arrays(model)
 
     def loss(parameters, state, x, y):
         logits, state = sg.nn.functional_call(model, parameters, state, x)

@@ -217,3 +217,8 @@ def test_memory_is_not_reused_while_somebody_holds_it() -> None:
     assert all((a == b).all() for a, b in arrays)
     values = [t.tolist()[0] for t in pending]
     assert values == pytest.approx([1, 2, 0.8, 3.4, 0.46, 3.98], rel=1e-5)
+
+
+def test_numpy_of_a_reshaped_transpose_is_a_copy() -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(x.T.reshape(6).numpy(), x.numpy().T.reshape(6))

@@ -90,7 +90,7 @@ def test_a35_zero_grad() -> None:
 def test_a_loop_follows_the_functional_form() -> None:
     model, x = nn.Linear(3, 2), np.linspace(-1, 1, 12).reshape(4, 3).astype(np.float32)
     y = np.array([0, 1, 1, 0])
-    weights = {name: np.array(p) for name, p in model.named_parameters()}
+    weights, _ = nn.arrays(model)
     rule = optim.SGD(0.1, 0.9)
     velocity = rule.init(weights)
 

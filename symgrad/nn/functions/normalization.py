@@ -1,0 +1,217 @@
+"""Normalisation by means and variances, over the batch, a layer, groups or an instance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import symgrad.numpy as snp
+from symgrad.ir.errors import ShapeError, UsageError
+from symgrad.nn.faces import FitError, for_tensors
+from symgrad.tensors import Tensor
+from symgrad.tensors.apply import update_state
+from symgrad.tracer import Tracer
+from symgrad.tracing import emit
+
+Array = Any
+
+
+def _factor(momentum: float | Array, dtype: Any) -> Any:
+    """A momentum as a factor of arrays: a number, or a traced value of their dtype."""
+    return momentum if isinstance(momentum, int | float) else snp.astype(momentum, dtype)
+
+
+@for_tensors("NativeBatchNormBackward0", saves=("input", "weight", "bias"))
+def normalized_batch(
+    input: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    momentum: float | Array,
+    eps: float,
+) -> tuple[Array, Array | None, Array | None]:
+    """Batch normalisation by the batch's own statistics, as a pure function.
+
+    Returns ``(y, new_running_mean, new_running_var)``: the running statistics move by
+    ``momentum`` towards the batch's mean and unbiased variance.
+    """
+    axes = tuple(a for a in range(input.ndim) if a != 1)
+    count = math.prod(input.shape[a] for a in axes)
+    mean, variance = emit("moments", input, axes=axes)
+    y = _normalized(input, mean, variance, weight, bias, eps)
+    if running_mean is None or running_var is None:
+        return y, None, None
+    share = _factor(momentum, running_mean.dtype)
+    unbiased = variance * (count / (count - 1))
+    new_mean = (1 - share) * running_mean + share * mean
+    return y, new_mean, (1 - share) * running_var + share * unbiased
+
+
+@for_tensors("NativeBatchNormBackward0")
+def _by_running_statistics(
+    input: Array, mean: Array, variance: Array, weight: Array | None, bias: Array | None, eps: float
+) -> Array:
+    return _normalized(input, mean, variance, weight, bias, eps)
+
+
+def _normalized(
+    x: Array, mean: Array, variance: Array, weight: Array | None, bias: Array | None, eps: float
+) -> Array:
+    factor = emit("rsqrt", variance + eps)
+    if weight is not None:
+        factor = factor * weight
+    over_channels = (-1, *(1,) * (x.ndim - 2))
+    y = (x - snp.reshape(mean, over_channels)) * snp.reshape(factor, over_channels)
+    return y if bias is None else y + snp.reshape(bias, over_channels)
+
+
+def check_batch(shape: Sequence[int]) -> None:
+    """Refuses a batch of one value per channel, whose variance is no use."""
+    if math.prod(shape) // max(1, shape[1]) <= 1:
+        raise ShapeError(
+            "Expected more than 1 value per channel when training, got input size "
+            f"torch.Size({list(shape)})"
+        )
+
+
+def batch_norm(
+    input: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    training: bool = False,
+    momentum: float | Array = 0.1,
+    eps: float = 1e-5,
+) -> Array:
+    """Normalises every channel: in training by the batch's mean and biased variance.
+
+    The running statistics, if given, are then updated in place.  S. Ioffe and C. Szegedy,
+    "Batch normalization" (2015).
+    """
+    for name, given in (("running_mean", running_mean), ("running_var", running_var)):
+        if given is not None and given.shape[0] != input.shape[1]:
+            raise FitError(
+                f"{name} should contain {input.shape[1]} elements not {given.shape[0]}"
+            )
+    if not training:
+        if running_mean is None or running_var is None:
+            raise UsageError("Expected running_mean and running_var to be defined in evaluation")
+        return _by_running_statistics(input, running_mean, running_var, weight, bias, eps)
+    check_batch(input.shape)
+    y, mean, variance = normalized_batch(
+        input, running_mean, running_var, weight, bias, momentum, eps
+    )
+    for old, new in ((running_mean, mean), (running_var, variance)):
+        if isinstance(old, Tensor) and new is not None:
+            update_state(old, new)
+        elif isinstance(old, Tracer):
+            old.assign(new, "batch_norm")
+        elif old is not None:
+            old[...] = new
+    return y
+
+
+def _standardized(x: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """``x`` less its mean over axes, divided by its deviation."""
+    mean, variance = emit("moments", x, axes=axes)
+    kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    factor = emit("rsqrt", variance + eps)
+    return (x - snp.reshape(mean, kept)) * snp.reshape(factor, kept)
+
+
+@for_tensors("NativeLayerNormBackward0")
+def layer_norm(
+    input: Array, normalized_shape: Sequence[int], weight: Array | None = None,
+    bias: Array | None = None, eps: float = 1e-5,
+) -> Array:  # fmt: skip
+    """Normalises over the last axes.  J. L. Ba et al., "Layer normalization" (2016)."""
+    y = _standardized(input, _last_axes(input, normalized_shape), eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _last_axes(x: Array, normalized_shape: Sequence[int]) -> tuple[int, ...]:
+    count = len(normalized_shape)
+    if tuple(x.shape[x.ndim - count :]) != tuple(normalized_shape):
+        wanted = ", ".join(map(str, normalized_shape))
+        raise FitError(
+            f"Given normalized_shape={list(normalized_shape)}, expected input with shape "
+            f"[*, {wanted}], but got input of size{list(x.shape)}"
+        )
+    return tuple(range(x.ndim - count, x.ndim))
+
+
+@for_tensors("MulBackward0")
+def rms_norm(
+    input: Array, normalized_shape: Sequence[int], weight: Array | None = None,
+    eps: float | None = None,
+) -> Array:  # fmt: skip
+    """Divides by the root of the mean square over the last axes.
+
+    ``eps`` is the dtype's own unless given.  B. Zhang and R. Sennrich, "Root mean square
+    layer normalization" (2019).
+    """
+    axes = _last_axes(input, normalized_shape)
+    small = float(np.finfo(input.dtype).eps) if eps is None else eps
+    mean_square = snp.mean(input * input, axis=axes, keepdims=True)
+    y = input * emit("rsqrt", mean_square + small)
+    return y if weight is None else y * weight
+
+
+@for_tensors("NativeGroupNormBackward0")
+def group_norm(
+    input: Array, num_groups: int, weight: Array | None = None, bias: Array | None = None,
+    eps: float = 1e-5,
+) -> Array:  # fmt: skip
+    """Normalises groups of channels of each example.  Y. Wu and K. He (2018)."""
+    n, channels = input.shape[:2]
+    if channels % num_groups:
+        raise FitError(
+            "Expected number of channels in input to be divisible by num_groups, but got input of "
+            f"shape {list(input.shape)} and num_groups={num_groups}"
+        )
+    grouped = snp.reshape(input, (n, num_groups, -1))
+    return _affine(snp.reshape(_standardized(grouped, (2,), eps), input.shape), weight, bias)
+
+
+def _affine(y: Array, weight: Array | None, bias: Array | None) -> Array:
+    over_channels = (-1, *(1,) * (y.ndim - 2))
+    y = y if weight is None else y * snp.reshape(weight, over_channels)
+    return y if bias is None else y + snp.reshape(bias, over_channels)
+
+
+@for_tensors("ViewBackward0")
+def instance_norm(
+    input: Array, running_mean: None = None, running_var: None = None,
+    weight: Array | None = None, bias: Array | None = None, use_input_stats: bool = True,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Array:  # fmt: skip
+    """Normalises each channel of each example by its own mean and variance.
+
+    Running statistics are not supported.  D. Ulyanov et al., "Instance normalization" (2016).
+    """
+    if running_mean is not None or running_var is not None or not use_input_stats:
+        raise UsageError("instance_norm: running statistics are not supported")
+    axes = tuple(range(2, input.ndim))
+    if math.prod(input.shape[2:]) <= 1:
+        raise ShapeError(
+            "Expected more than 1 spatial element when training, got input size "
+            f"torch.Size({list(input.shape)})"
+        )
+    return _affine(_standardized(input, axes, eps), weight, bias)
+
+
+def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Array:
+    """``x`` divided by its ``p``-norm along an axis, where that is not below ``eps``."""
+    return _unit(input, p, dim, eps)
+
+
+@for_tensors("DivBackward0")
+def _unit(input: Array, p: float, dim: int, eps: float) -> Array:
+    norm = snp.linalg.vector_norm(input, ord=p, axis=dim, keepdims=True)
+    return input / snp.maximum(norm, eps)

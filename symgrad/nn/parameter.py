@@ -1,0 +1,54 @@
+"""Parameters: the tensors a module registers as its own to be trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from symgrad.tensors import Tensor, dtypes
+from symgrad.tensors.handle import Handle
+from symgrad.tensors.record import Leaf
+
+Array = np.ndarray[Any, Any]
+
+
+class Parameter(Tensor):
+    """A tensor that a module trains: assigned to an attribute of one, it is registered there.
+
+    ``data`` is a tensor or an array.  The parameter has memory of its own: unlike torch's, it
+    does not share that of ``data``.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        super().__init__(Handle(Leaf(_contents(data))))
+        self.requires_grad = requires_grad
+
+    @classmethod
+    def of_array(cls, array: Array, *, requires_grad: bool = True) -> Parameter:
+        """A parameter of an array that nobody else writes to."""
+        made = cls.__new__(cls)
+        Tensor.__init__(made, Handle(Leaf(array)), requires_grad=requires_grad)
+        return made
+
+    @classmethod
+    def blank(cls, shape: tuple[int, ...], dtype: Any = None) -> Parameter:
+        """A parameter of zeros, to be initialised; of the default type unless told otherwise."""
+        wanted = dtypes.get_default_dtype() if dtype is None else dtypes.named(dtype)
+        return cls.of_array(np.zeros(shape, wanted.numpy))
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+
+def _contents(data: Any) -> Array:
+    """The array of a new parameter; what is recorded is never written to, so may be shared."""
+    if data is None:
+        return np.empty(0, np.float32)
+    if isinstance(data, Tensor):
+        data = data._array()
+    if not isinstance(data, np.ndarray | np.generic):
+        raise TypeError(f"cannot make a parameter of {type(data).__name__}; give a tensor")
+    return np.array(data, order="C")

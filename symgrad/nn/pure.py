@@ -1,0 +1,131 @@
+"""Modules as pure functions of their parameters and buffers.
+
+A module's values are lent others for one forward pass: traced ones, or arrays.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from symgrad.ir.errors import UsageError
+from symgrad.tensors import Tensor
+
+if TYPE_CHECKING:
+    from symgrad.nn.module import Module
+
+Array = Any
+Arrays = dict[str, Array]
+_lending = threading.RLock()
+_KINDS = ("_parameters", "_buffers")
+
+
+class _Lent(threading.local):
+    depth = 0
+
+
+_lent = _Lent()
+
+
+def is_lent() -> bool:
+    """Whether modules have other values than their own just now, in this thread."""
+    return _lent.depth > 0
+
+
+def functional_call(
+    model: Module, params: Mapping[str, Array], state: Mapping[str, Array], *inputs: Any
+) -> tuple[Any, Arrays]:
+    """A module as a pure function: ``(output, new_state)``.
+
+    ``params`` and ``state`` are arrays, traced values or tensors under the names that
+    ``named_parameters`` and ``named_buffers`` give (``arrays`` makes both); the module itself
+    is left as it was.  Raises ``UsageError`` unless the names are exactly the module's.
+    """
+    _check_names("params", params, dict(model.named_parameters()))
+    _check_names("state", state, dict(model.named_buffers()))
+    with _values_lent(model, params, state):
+        output = model(*inputs)
+        return output, dict(model.named_buffers())
+
+
+def arrays(model: Module) -> tuple[Arrays, Arrays]:
+    """Copies of a module's parameters and buffers by name, as ``functional_call`` takes them."""
+    return _copies(model.named_parameters()), _copies(model.named_buffers())
+
+
+def _copies(tensors: Iterator[tuple[str, Any]]) -> Arrays:
+    return {name: np.array(_plain(value)) for name, value in tensors}
+
+
+def _plain(value: Any) -> Any:
+    """The present array of a tensor; anything else as it is."""
+    return value._array() if isinstance(value, Tensor) else value
+
+
+def holds_tensors(model: Module) -> bool:
+    """Whether a module has its own values: tensors, and none that are lent."""
+    return not is_lent() and any(
+        value is not None
+        for module in model.modules()
+        for kind in _KINDS
+        for value in module.__dict__[kind].values()
+    )
+
+
+@contextmanager
+def own_arrays(model: Module) -> Iterator[None]:
+    """Lends a module its own values as arrays; buffers that change are stored in the end."""
+    before = dict(model.named_buffers())
+    with _lent_for(model, _plain):
+        yield
+        after = dict(model.named_buffers())
+    for name, value in after.items():
+        if isinstance(value, np.ndarray | np.generic) and value is not _plain(before[name]):
+            before[name]._set_array(np.array(value))
+
+
+def _values_lent(model: Module, params: Mapping[str, Array], state: Mapping[str, Array]) -> Any:
+    values: dict[int, Array] = {}  # by what they stand for: one module may be in several places
+    for members, given in ((model.named_parameters(), params), (model.named_buffers(), state)):
+        values.update((id(own), given[name]) for name, own in members)
+    return _lent_for(model, lambda own: values[id(own)])
+
+
+@contextmanager
+def _lent_for(model: Module, value_of: Callable[[Any], Any]) -> Iterator[None]:
+    """Puts ``value_of(own)`` in the place of every value for a while."""
+    with _lending:
+        modules = list(model.modules())
+        own = [[dict(m.__dict__[kind]) for kind in _KINDS] for m in modules]
+        _lent.depth += 1
+        try:
+            for module in modules:
+                for kind in _KINDS:
+                    members = module.__dict__[kind]
+                    for name, value in members.items():
+                        if value is not None:
+                            members[name] = value_of(value)
+            yield
+        finally:
+            _lent.depth -= 1
+            for module, kept in zip(modules, own, strict=True):
+                module.__dict__.update(zip(_KINDS, kept, strict=True))
+
+
+def _check_names(what: str, given: Mapping[str, Array], own: Mapping[str, Array]) -> None:
+    if given.keys() != own.keys():
+        missing = [k for k in own if k not in given]
+        unexpected = [k for k in given if k not in own]
+        raise UsageError(
+            f"functional_call: {what} lack {_listed(missing)} and have {_listed(unexpected)} "
+            f"that the module does not know; nn.arrays(model) gives params and state"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:4]) or "nothing"
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
