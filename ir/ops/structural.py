@@ -1,13 +1,14 @@
-"""Constants, identities and the fused scalar region."""
+"""Constants, identities, derivatives given by hand, and the fused scalar region."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from symgrad.ir.errors import ShapeError, VerifyError
-from symgrad.ir.graph import Region
+from symgrad.ir.errors import DifferentiationError, ShapeError, UsageError, VerifyError
+from symgrad.ir.graph import Region, Value
 from symgrad.ir.opdef import Array, Sample, op
 from symgrad.ir.types import TensorType
 
@@ -55,6 +56,49 @@ def stop_gradient(x: TensorType) -> TensorType:
 
 stop_gradient.evaluate(lambda x: x)
 stop_gradient.batch(lambda size, operands, batched: stop_gradient(*operands))
+
+
+Pullback = Callable[[Sequence[Value | None]], Sequence[Value | None]]
+"""From the cotangents of results to those of inputs."""
+PULLBACKS: MutableMapping[Value, Pullback] = WeakKeyDictionary()
+"""Derivatives given by hand, for the values that stand for them as operands of ``custom``."""
+
+
+@op("custom", differentiable=(False, True))
+def custom(key: TensorType, *operands: TensorType, count: int) -> tuple[TensorType, ...]:
+    """The last ``count`` operands, with a derivative by those before that was given by hand.
+
+    ``PULLBACKS`` has it under the value that is ``key``; what is in there has no meaning.
+    """
+    if not 0 < count <= len(operands):
+        raise UsageError(f"custom: count={count} for {len(operands)} operands")
+    return operands[len(operands) - count :]
+
+
+@custom.evaluate
+def _custom(key: Array, *operands: Array, count: int) -> Any:
+    values = operands[len(operands) - count :]
+    return values if count > 1 else values[0]
+
+
+@custom.expand
+def _custom_values(key: Value, *operands: Value, count: int) -> Any:
+    values = operands[len(operands) - count :]
+    return values if count > 1 else values[0]
+
+
+@custom.adjoint
+def _custom_adjoint(
+    ct: Any, result: Any, key: Value, *operands: Value, count: int
+) -> tuple[Value | None, ...]:
+    pullback = PULLBACKS.get(key) if hasattr(key, "__weakref__") else None
+    if pullback is None:
+        raise DifferentiationError(
+            "custom: the derivative given by hand is not part of this function; take it where "
+            "the function was recorded"
+        )
+    parts = pullback(ct if count > 1 else (ct,))
+    return (None, *parts, *(None,) * count)
 
 
 @op("fused", differentiable=False)

@@ -1,7 +1,10 @@
-"""Derivatives of tensors: ``backward``, ``grad`` and torch's old name ``Variable``."""
+"""Derivatives of tensors: ``backward``, ``grad``, functions with derivatives of their own."""
 
 from __future__ import annotations
 
+from symgrad.autograd import function, functional
+from symgrad.autograd.function import Function
+from symgrad.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from symgrad.tensors import Tensor
 from symgrad.tensors.engine import backward, grad
 from symgrad.tensors.picture import to_dot, to_svg
@@ -14,10 +17,16 @@ from symgrad.tensors.state import (
 )
 
 __all__ = [
+    "Function",
+    "GradcheckError",
     "Variable",
     "backward",
     "enable_grad",
+    "function",
+    "functional",
     "grad",
+    "gradcheck",
+    "gradgradcheck",
     "inference_mode",
     "is_grad_enabled",
     "no_grad",

@@ -64,7 +64,7 @@ def cotangents(
     """
     given = [w for w in weights if w is not None]
     graph = graph_behind(outputs, also=(*outputs, *given, *inputs))
-    if watchers:
+    if watchers or any(op.name == "custom" for op in graph.ops):
         return _watched(graph, outputs, weights, inputs, watchers, detached)
     key = (
         graph.key,
@@ -178,9 +178,13 @@ def _watched(
     watchers: Mapping[int, Sequence[Visit]],
     detached: bool,
 ) -> list[Cotangent | None]:
-    """The sweep op by op, calling ``watchers`` on its way; nothing of it is kept."""
+    """The sweep op by op, calling ``watchers``, and derivatives given by hand, on its way.
+
+    Nothing of it is kept.
+    """
     builder = RECORDER.builder
     values = {id(v): v for v in graph.inputs}
+    start = builder.mark()
     graph.splice(builder, values)
     copies = {id(values[id(v)]): v for v in graph.values}
     for old in graph.values:
@@ -202,7 +206,7 @@ def _watched(
         builder, [values[id(v)] for v in outputs], seeds, [values[id(v)] for v in inputs], visit
     )
     if not detached:
-        found = _reading(found, copies)
+        found = _reading(found, copies, start)
     ends = "stop_gradient" if detached else "identity"
     return [
         None
@@ -212,13 +216,20 @@ def _watched(
     ]
 
 
-def _reading(found: Sequence[Value | None], copies: Mapping[int, Value]) -> list[Value | None]:
-    """Derivatives that were computed from copies of values, computed from the values."""
+def _reading(
+    found: Sequence[Value | None], copies: Mapping[int, Value], start: int
+) -> list[Value | None]:
+    """Derivatives that were computed from copies of values, computed from the values.
+
+    Only ops made since ``start`` are made anew; ``copies`` has the values by their copies' ids.
+    """
+
+    def is_new(value: Value) -> bool:
+        return value.op is not None and value.op.seq > start and id(value) not in copies
+
     results = [v for v in found if v is not None]
     made = Recording(
-        ancestors(results, lambda v: id(v) not in copies),
-        also=results,
-        is_input=lambda v: id(v) in copies,
+        ancestors(results, is_new), also=results, is_input=lambda value: not is_new(value)
     )
     values = {id(v): copies.get(id(v), v) for v in made.inputs}
     made.splice(RECORDER.builder, values)

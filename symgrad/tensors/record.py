@@ -229,6 +229,10 @@ class LazyBuilder(Builder):
         types = tuple([v.type for v in like.results])
         return self._append(opdef, tuple(operands), attrs, types, regions=regions, loc=None)
 
+    def mark(self) -> int:
+        """A number between those of the ops so far and those to come."""
+        return next(self._count)
+
     @staticmethod
     def _key(*_: Any) -> Any:
         return None

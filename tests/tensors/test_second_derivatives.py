@@ -10,17 +10,24 @@ import pytest
 import symgrad as torch
 from symgrad.autograd import grad
 
-LEAVES: dict[str, Callable[[], Any]] = {
-    "known": lambda: torch.tensor([2.0, 2.0], requires_grad=True),
-    "pending": lambda: (torch.ones(2) * 2).requires_grad_(),  # noqa: PLW0108
-    "computed": lambda: _computed(),  # noqa: PLW0108
-}
+
+def _known() -> Any:
+    return torch.tensor([2.0, 2.0], requires_grad=True)
+
+
+def _pending() -> Any:
+    return (torch.ones(2) * 2).requires_grad_()
 
 
 def _computed() -> Any:
-    x = (torch.ones(2) * 2).requires_grad_()
+    x = _pending()
     x.tolist()
     return x
+
+
+LEAVES: dict[str, Callable[[], Any]] = {
+    "known": _known, "pending": _pending, "computed": _computed,
+}  # fmt: skip
 
 
 def by(outputs: Any, inputs: Any) -> Any:
