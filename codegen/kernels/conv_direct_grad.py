@@ -11,14 +11,15 @@ as well and a second kernel sums the partial results.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from symgrad.codegen.access import Epilogue
-from symgrad.codegen.emitter import Emitter, Int, bytes_of, vec
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, reach
 from symgrad.codegen.kernels.conv_pack import weight_block
-from symgrad.codegen.kernels.weight_store import emit_store_pair
+from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
 from symgrad.codegen.target import Target
 
 
@@ -207,8 +208,21 @@ def emit_weight_grad(k: Emitter, name: str, spec: WeightGradSpec) -> None:
         stage_size = shape.panel_blocks * spec.dw.matrix
         stage = k.gep(scratch, k.mul(tid, stage_size), scalar)
 
-        def accumulate(chunk: Int, x_block: Int, dy_block: Int) -> None:
-            """Adds one chunk of pixels to the whole stage."""
+        pitch = in_blocks * spec.dw.matrix  # from one block of output channels to the next
+        vectors = [shape.split(j) for j in range(tile.vectors)]
+        line = max(1, 64 // bytes_of(scalar))
+        tile_lines = [
+            block * pitch + channel * BLOCK + lane
+            for channel in range(tile.channels)
+            for block, lane in vectors
+            if lane % line == 0
+        ]
+
+        def accumulate(chunk: Int, x_block: Int, dy_block: Int, streams: Sequence[Reg]) -> None:
+            """Adds one chunk of pixels to the whole stage.
+
+            Meanwhile memory is asked for what the epilogue will read of ``streams``.
+            """
             chunk_image, chunk_row = k.divmod(chunk, shape.chunks[1])
             image, row = k.mul(chunk_image, tile.images), k.mul(chunk_row, tile.rows)
             images = k.as_reg(k.min(tile.images, k.sub(dy.shape[0], image)))
@@ -243,6 +257,10 @@ def emit_weight_grad(k: Emitter, name: str, spec: WeightGradSpec) -> None:
                         k.loop(0, max(BLOCK, shape.span), shape.span) as lane,
                     ):
                         row_at = k.mul(k.add(k.mul(tap, x.block), channel), BLOCK)
+                        for stream in streams:
+                            for distance in tile_lines:
+                                at = k.add(k.add(row_at, lane), distance)
+                                k.prefetch(k.gep(stream, at, scalar), locality=2)
                         k.call(
                             f"{name}_tile",
                             "void",
@@ -267,8 +285,9 @@ def emit_weight_grad(k: Emitter, name: str, spec: WeightGradSpec) -> None:
                 vector = vec(scalar, shape.lanes)
                 with k.loop(0, stage_size, shape.lanes) as at:
                     k.store(k.zero(vector), k.gep(stage, at, scalar))
+            streams = operand_streams(k, spec.dw, spec.epilogue, operands, (out_block, in_block))
             with k.loop(*k.slice(chunks, part, spec.splits)) as chunk:
-                accumulate(chunk, x_block, out_block)
+                accumulate(chunk, x_block, out_block, streams if fresh else ())
             partial = k.gep(dw, k.mul(part, spec.dw.elements), scalar)
             with k.loop(0, shape.panel_blocks) as number:
                 pair = k.gep(stage, k.mul(number, spec.dw.matrix), scalar)

@@ -41,6 +41,26 @@ def emit_store_pair(k: Emitter, name: str, weights: Weights, epilogue: Epilogue 
             )  # fmt: skip
 
 
+def operand_streams(
+    k: Emitter,
+    weights: Weights,
+    epilogue: Epilogue | None,
+    bases: Sequence[Reg],
+    pair: tuple[Int, Int],
+) -> list[Reg]:
+    """Where a block pair begins in those operands that lie as blocked weights do.
+
+    The lines of momentum, say, are worth asking for while the gradient is being summed.
+    """
+    if epilogue is None:
+        return []
+    return [
+        weight_block(k, weights, k.gep(base, access.offset, weights.scalar), *pair)
+        for access, base in zip(epilogue.operands, bases, strict=True)
+        if (access.dtype, access.strides) == (weights.dtype, weights.access.strides)
+    ]
+
+
 def _emit_tap(
     k: Emitter, weights: Weights, epilogue: Epilogue, source: Reg, target: Reg, bases: Sequence[Reg]
 ) -> None:
