@@ -23,6 +23,7 @@ from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.memory_report import describe_memory, memory_of
+from symgrad.codegen.precision import get_conv_precision
 from symgrad.codegen.runtime import threadpool
 from symgrad.codegen.runtime.resident import STATELESS, Form, State
 from symgrad.codegen.runtime.threads import get_num_threads
@@ -83,18 +84,21 @@ def lower(
     threads: int | None = None,
     donate: Sequence[int] = (),
     state: State = STATELESS,
+    conv_precision: str | None = None,
 ) -> Lowered:
     """Kernel calls, memory plan and LLVM text for an optimised function.
 
     ``donate`` numbers parameters whose memory results may take over; ``state`` has the
-    parameters and results whose layout may be chosen here.  Raises ``NoKernelError`` for
+    parameters and results whose layout may be chosen here; ``conv_precision`` is one of
+    ``precision.PRECISIONS``, the process's unless given.  Raises ``NoKernelError`` for
     an op that nothing can run.
     """
     target = target or Target.host()
     threads = threads or get_num_threads()
     _check_dtypes(func)
     layouts = Layouts(func, state)
-    scope = Scope(target, threads, layouts, find_epilogues(func, layouts))
+    precision = conv_precision or get_conv_precision()
+    scope = Scope(target, threads, layouts, find_epilogues(func, layouts), precision)
     calls = lower_func(scope, func)
     homes = reuse_donated(func, layouts, calls, donate)
     forms = tuple(layouts.form(v) for v in (*func.params, *func.results))
@@ -139,6 +143,7 @@ def compile_func(
     donate: Sequence[int] = (),
     state: State = STATELESS,
     passes: Callable[[Func], Func] | None = None,
+    conv_precision: str | None = None,
 ) -> Executable:
     """Native code for a function, ready to call; see ``lower``.
 
@@ -148,15 +153,24 @@ def compile_func(
     """
     target = target or Target.host()
     threads = threads or get_num_threads()
+    precision = conv_precision or get_conv_precision()
 
     def lowered() -> Lowered:
         optimised = passes(func) if passes else func
-        return lower(optimised, target=target, threads=threads, donate=donate, state=state)
+        return lower(
+            optimised,
+            target=target,
+            threads=threads,
+            donate=donate,
+            state=state,
+            conv_precision=precision,
+        )
 
     threadpool.register()
     if passes is None:
         return _build(lowered())
-    key = programs.key(func, target, threads=threads, donate=tuple(donate), state=state)
+    options = {"donate": tuple(donate), "state": state, "conv_precision": precision}
+    key = programs.key(func, target, threads=threads, **options)
     image = programs.find(key)
     addresses = load_compiled(image.kernels, target) if image else None
     if image and addresses is not None:

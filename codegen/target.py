@@ -41,6 +41,21 @@ class Target:
         return "+avx512bf16" in self.features.split(",") and self.vector_bytes == 64
 
     @property
+    def vector_ports(self) -> int:
+        """Vector fmas, and vector loads, that start in one cycle."""
+        halves = self.cpu in ("znver4", "znver4t") and self.vector_bytes == 64
+        return 1 if halves else 2
+
+    def cycles_per_byte(self, footprint: float) -> float:
+        """What it takes one thread to read again what lies among ``footprint`` bytes that
+        it goes over in turn."""
+        if footprint <= self.l1d // 2:
+            return 1 / self.vector_bytes
+        if footprint <= self.l2 * 3 // 4:
+            return 1 / 32
+        return 1 / 12 if footprint <= self.l3 // 2 else 1 / 6
+
+    @property
     def key(self) -> str:
         """Text that identifies the generated code's target in cache keys."""
         return f"{self.triple}/{self.cpu}/{self.features}/{self.vector_bytes}/{self.l1d}/{self.l2}"

@@ -17,7 +17,8 @@ _EXPORTS = {
     "symgrad.api_vjp": "vjp",
     "symgrad.gradcheck": "check_grads",
     "symgrad.io": "load save",
-    "symgrad.api_backend": "profile set_num_threads",
+    "symgrad.api_backend": "profile set_conv_precision set_num_threads",
+    "symgrad.codegen.precision": "get_conv_precision",
     "symgrad.codegen.runtime.threads": "get_num_threads",
 }
 """Public names by the module that has them: imported on first use (PEP 562)."""

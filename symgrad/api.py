@@ -38,19 +38,26 @@ def jit(
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate_argnums: int | Iterable[int] = (),
+    conv_precision: str | None = None,
 ) -> Function:
     """Compiles ``f`` for every signature it is called with.
 
     Static arguments are ordinary Python values that the traced code may branch on; each
     value gets its own program.  Arrays of donated arguments may be overwritten by results
-    of the same type: do not use them after the call.
+    of the same type: do not use them after the call.  ``conv_precision`` is ``"default"``
+    or ``"high"`` for this function's convolutions; see ``set_conv_precision``.
     """
+    if conv_precision is not None:
+        from symgrad.codegen.precision import checked
+
+        checked(conv_precision, "jit")
     return Function(
         f,
         f,
         static_argnums=static_argnums,
         static_argnames=static_argnames,
         donate_argnums=donate_argnums,
+        conv_precision=conv_precision,
     )
 
 

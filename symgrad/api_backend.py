@@ -25,13 +25,18 @@ def optimize(func: Func) -> Func:
 
 
 def compile_func(
-    func: Func, donate: Sequence[int] = (), *, resident: bool = False
+    func: Func,
+    donate: Sequence[int] = (),
+    conv_precision: str | None = None,
+    *,
+    resident: bool = False,
 ) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """A callable from arrays to arrays: native code, or with ``SYMGRAD_BACKEND=interp`` the
     interpreter on the function as traced.
 
     Results may overwrite the parameters ``donate``; all may be ``resident``, in a layout of the
     program's choosing, rather than arrays (see ``codegen.runtime.resident``).
+    ``conv_precision`` is that of the process unless given.
     ``SYMGRAD_DEBUG=ir,llvm,asm`` prints these stages to the standard error stream.
     """
     channels = os.environ.get("SYMGRAD_DEBUG", "").replace(" ", "").split(",")
@@ -47,9 +52,13 @@ def compile_func(
         state = State(frozenset(range(len(func.params))), frozenset(range(len(func.results))))
     # Who looks at the stages wants to see them made, not found on disk.
     if any(channels) or os.environ.get("SYMGRAD_DUMP"):
-        executable = compile_native(optimize(func), donate=donate, state=state)
+        executable = compile_native(
+            optimize(func), donate=donate, state=state, conv_precision=conv_precision
+        )
     else:
-        executable = compile_native(func, donate=donate, state=state, passes=optimize)
+        executable = compile_native(
+            func, donate=donate, state=state, passes=optimize, conv_precision=conv_precision
+        )
     for channel in ("llvm", "asm"):
         if channel in channels:
             print(getattr(executable.lowered, channel)(), file=sys.stderr)
@@ -80,8 +89,29 @@ def set_num_threads(threads: int) -> None:
     before = team.get_num_threads()
     team.set_num_threads(threads)
     if threads != before:
-        for owner in list(_owners):
-            owner.forget()
+        _forget_programs()
+
+
+def set_conv_precision(precision: str) -> None:
+    """Sets how exact convolutions are, from the next call on: ``"default"`` or ``"high"``.
+
+    By default, convolutions of 3 x 3 in float32 may use Winograd's algorithm F(4 x 4, 3 x 3),
+    which is up to three times as fast as direct sums; its largest error is about ten
+    roundings (1e-6 of the largest result).  ``"high"`` keeps to direct sums and F(2 x 2,
+    3 x 3), which err by two or three roundings.  ``SYMGRAD_CONV_PRECISION`` says what holds
+    until the first call; ``jit(..., conv_precision=...)`` decides for one function.
+    """
+    from symgrad.codegen import precision as setting
+
+    before = setting.get_conv_precision()
+    setting.set_conv_precision(precision)
+    if precision != before:
+        _forget_programs()
+
+
+def _forget_programs() -> None:
+    for owner in list(_owners):
+        owner.forget()
 
 
 # -- profiles ------------------------------------------------------------------------------

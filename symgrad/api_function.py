@@ -125,10 +125,14 @@ class Program:
     """One signature of a function, compiled."""
 
     def __init__(
-        self, traced: Traced, surroundings: Surroundings, donate: Sequence[int] = ()
+        self,
+        traced: Traced,
+        surroundings: Surroundings,
+        donate: Sequence[int] = (),
+        conv_precision: str | None = None,
     ) -> None:
         self.traced = traced
-        self.executable: Any = compile_func(traced.func, donate)
+        self.executable: Any = compile_func(traced.func, donate, conv_precision)
         self.environment = Environment(surroundings, traced.captures, traced.guards)
         self._hidden = bool(traced.captures)
         self._single = traced.outputs == [0] and traced.spec.is_leaf()
@@ -188,10 +192,12 @@ class Function:
         static_argnames: str | Iterable[str] = (),
         donate_argnums: int | Iterable[int] = (),
         derivative: bool = False,
+        conv_precision: str | None = None,
     ) -> None:
         functools.update_wrapper(self, wrapped, updated=())
         self.body = body
         self.wrapped = wrapped
+        self.conv_precision = conv_precision
         self.is_derivative = derivative or getattr(wrapped, "is_derivative", False)
         self.name = getattr(wrapped, "__name__", type(wrapped).__name__)
         self._statics = _Statics(wrapped, static_argnums, static_argnames)
@@ -257,7 +263,9 @@ class Function:
     def _compile(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         surroundings = Surroundings(self.wrapped)
         traced = self.traced(*args, **kwargs)
-        program = Program(traced, surroundings, self._donated_leaves(args))
+        program = Program(
+            traced, surroundings, self._donated_leaves(args), self.conv_precision
+        )
         self._programs[key] = [program, *self._programs.get(key, ())][:MAX_VARIANTS]
         while len(self._programs) > MAX_PROGRAMS:
             self._programs.popitem(last=False)
@@ -304,6 +312,7 @@ class Function:
             static_argnames=self._statics.names,
             donate_argnums=[n - 1 for n in self._donated],
             derivative=self.is_derivative,
+            conv_precision=self.conv_precision,
         )
         vars(instance)[self.name] = bound  # found there from now on
         return bound

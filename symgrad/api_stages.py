@@ -72,7 +72,7 @@ class Stages:
     def _lowered(self) -> Any:
         from symgrad.codegen.compile import lower
 
-        return lower(self.optimized)
+        return lower(self.optimized, conv_precision=self._function.conv_precision)
 
     @functools.cached_property
     def llvm(self) -> str:

@@ -23,7 +23,7 @@ from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, reach
-from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair
+from symgrad.codegen.kernels.conv_pack import PACKING, PackWeightsSpec, emit_pack_pair
 from symgrad.codegen.target import Target
 
 PREFETCH_BYTES = 2048
@@ -189,6 +189,8 @@ class Schedule:
     rows: int
     columns: int
     vectors: int
+    cycles: float = float("inf")
+    """Estimated time of the whole convolution on one thread."""
 
 
 def _segments(size: int, tile: int) -> list[tuple[int, int, int]]:
@@ -237,7 +239,7 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
             for at, n, width in _segments(part.size[1], columns)
         ]
 
-    def cost(tile: Schedule) -> float:
+    def cost(tile: Schedule, ports: int = 2) -> float:
         per_column = tile.images * tile.rows
         vectors = tile.vectors
         panel = max(BLOCK, vectors * lanes) // BLOCK * spec.panel * scalar_bytes
@@ -249,8 +251,8 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
             for width, tiles, taps in column_work(part, tile.columns):
                 pixels = per_column * width
                 step = 0.3 + max(
-                    pixels * vectors / 2,
-                    (pixels + vectors) / 2,
+                    pixels * vectors / ports,
+                    (pixels + vectors) / ports,
                     vectors * target.vector_bytes / stream,
                     4,
                 )
@@ -271,7 +273,21 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
                     tile = Schedule(n, rows, columns, vectors)
                     if (time := cost(tile)) < least:
                         best, least = tile, time
-    return best
+    return replace(best, cycles=cost(best, target.vector_ports))
+
+
+def cycles(spec: ConvSpec, packing: PackWeightsSpec, target: Target, threads: int) -> float:
+    """Estimated time of the slowest of some threads, which pack the weights they read."""
+    tile, size = schedule(spec, target), bytes_of(spec.x.scalar)
+    shape = _Shape(spec, target)
+    panels = spec.y.blocks // shape.panel_blocks
+    row_tiles = max(part.size[0] for part in spec.parts) // tile.rows
+    tasks = panels * spec.x.shape[0] // tile.images * row_tiles * shape.slices
+    share = -(-tasks // threads) / tasks
+    weights = spec.panel * spec.y.blocks
+    packed = 0.0 if packing.is_ready else max(1 / threads, 1 / panels) * weights * PACKING
+    read = weights * size * share * target.cycles_per_byte(weights * size)
+    return tile.cycles * share + packed + read
 
 
 # -- code ------------------------------------------------------------------
@@ -495,8 +511,7 @@ def lower_conv(spec: ConvSpec, packing: PackWeightsSpec, target: Target, threads
     Weights that are not in the form the kernel reads are packed on the way, by the
     thread that needs them: they then pass through L2 instead of memory.
     """
-    ready = packing.source.strides is None and not packing.transposed
-    spec = replace(spec, pack=None if ready else packing)
+    spec = replace(spec, pack=None if packing.is_ready else packing)
     extra = 0 if spec.epilogue is None else len(spec.epilogue.operands)
     scratch = conv_scratch_bytes(spec, target, threads)
     return Lowering((Phase("conv", emit_conv, spec, tuple(range(3 + extra)), scratch),))

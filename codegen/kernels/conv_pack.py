@@ -16,6 +16,9 @@ from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels.blocked import BLOCK, Weights
 from symgrad.codegen.target import Target
 
+PACKING = 0.3
+"""Cycles that gathering or transposing one weight takes."""
+
 
 def _lanes(k: Emitter, scalar: str) -> int:
     """Rows and columns of the squares that are transposed in registers.
@@ -170,6 +173,11 @@ class PackWeightsSpec:
     groups: int = 1
     transposed: bool = False
     parts: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the weights lie in that form already."""
+        return self.source.strides is None and not self.transposed
 
     @property
     def out_blocks(self) -> int:

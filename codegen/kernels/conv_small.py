@@ -128,8 +128,9 @@ def cycles(spec: SmallConvSpec, target: Target, threads: int) -> float:
     pixels = prod((spec.x if spec.to_input else spec.y).shape[2:])
     other = prod((spec.y if spec.to_input else spec.x).shape[2:])
     traffic = 2 * pixels if spec.to_input else 0  # the sums come and go
-    products = len(spec.products) / 2
-    work = images * max(products, (other + traffic) / 2, pixels if spec.to_input else 4) + taps / 2
+    products = len(spec.products) / target.vector_ports
+    loads = (other + traffic) / target.vector_ports
+    work = images * max(products, loads, pixels if spec.to_input else 4) + taps / 2
     size = spec.weights.elements * bytes_of(spec.x.scalar)
     stream = size / (32 if size < target.l2 // 2 else 12)
     groups = images // images_together(spec, target)

@@ -9,30 +9,17 @@ from typing import Any
 from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.kernels import (
     Lowering,
-    conv_direct,
     conv_direct_grad,
-    conv_small,
     depthwise,
     implicit_gemm,
 )
 from symgrad.codegen.kernels.blocked import Blocked, Weights
-from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.layout import backward_halo, channels, forward_halo, refusal
+from symgrad.codegen.lowering.conv_choice import convolution, geometry
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage
 from symgrad.codegen.target import Target
 from symgrad.ir.graph import Op, Value
-
-
-def _geometry(op: Op) -> dict[str, Any]:
-    """The attributes the direct kernels take."""
-    padding = tuple(low for low, _ in op.attrs["padding"])
-    return {
-        "stride": op.attrs["stride"],
-        "padding": padding,
-        "dilation": op.attrs["dilation"],
-        "groups": op.attrs["groups"],
-    }
 
 
 def _work(op: Op, weight: Value | None) -> dict[str, Any]:
@@ -76,7 +63,7 @@ def conv(scope: Scope, op: Op) -> None:
     result = scope.allocate(fused.result if fused else op.result, plain=False)
     epilogue = fused.build(scope, result, result.tiling) if fused else None
     scope.run(
-        _lower_blocked(scope, op, _blocked(source), _blocked(result), plain, epilogue),
+        convolution(scope, op, _blocked(source), _blocked(result), plain, epilogue),
         [source, weights, *(fused.storages if fused else ())],
         [result],
         written=fused.written if fused else (),
@@ -95,36 +82,8 @@ def conv_input_grad(scope: Scope, op: Op) -> None:
     source = scope.blocked(dy, backward_halo(op, dy.shape[2:], w.shape[2:]))
     weights, plain = _weights(scope, w)
     result = scope.allocate(op.result, plain=False)
-    lowering = _lower_blocked(scope, op, _blocked(source), _blocked(result), plain, None)
+    lowering = convolution(scope, op, _blocked(source), _blocked(result), plain, None)
     scope.run(lowering, [source, weights], [result], **_work(op, w))
-
-
-def _lower_blocked(
-    scope: Scope,
-    op: Op,
-    source: Blocked,
-    result: Blocked,
-    weights: Weights,
-    epilogue: Epilogue | None,
-) -> Lowering:
-    """The kernels of a convolution or of its gradient to the input on blocked activations."""
-    target, threads, geometry = scope.target, scope.threads, _geometry(op)
-    to_input = op.name == "conv_input_grad"
-    x, y = (result, source) if to_input else (source, result)
-    small = conv_small.SmallConvSpec(
-        x, y, weights, to_input=to_input, epilogue=epilogue, **geometry
-    )
-    reason = small.refusal(target)
-    if reason is None:
-        scope.choose("small images")
-        return conv_small.lower_small_conv(small, target, threads)
-    scope.choose("direct blocked", reason)
-    if to_input:
-        spec, packing = conv_direct.input_grad(source, result, weights, **geometry)
-    else:
-        spec = conv_direct.forward(source, result, weights.kernel, epilogue=epilogue, **geometry)
-        packing = PackWeightsSpec(weights, op.attrs["groups"])
-    return conv_direct.lower_conv(spec, packing, target, threads)
 
 
 @lowers("conv_weight_grad")
@@ -147,7 +106,7 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
         _blocked(cotangent),
         result.weights or plain,
         epilogue=fused.build(scope, result, result.tiling) if fused else None,
-        **_geometry(op),
+        **geometry(op),
     )
     scope.choose("direct blocked")
     work = _work(op, None)

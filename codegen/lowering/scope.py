@@ -85,8 +85,10 @@ class Scope:
         threads: int,
         layouts: Layouts,
         epilogues: Mapping[int, AttachedRegion],
+        conv_precision: str = "default",
     ) -> None:
         self.target = target
+        self.conv_precision = conv_precision
         self.epilogues = epilogues
         self.threads = threads
         self.layouts = layouts

@@ -1,0 +1,286 @@
+"""Convolutions of stride 1 and their gradients to the input by Winograd's algorithm.
+
+There are two forms.  Where tiles are many, filters are transformed once, and each thread
+takes blocks of tiles all the way: transforms them, multiplies them with all filters and
+transforms back, in memory of its own that stays in L2 (*tiles first*).  Where channels are
+many, all tiles are transformed first, and each thread takes groups of output channels all
+the way: it transforms their filters, a few input blocks at a time, and uses them at once
+for all tiles, so that transformed filters, four times the size of the weights, never reach
+memory (*filters first*).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from symgrad.codegen.access import Epilogue
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.kernels import Lowering, Phase
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
+from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
+from symgrad.codegen.kernels.winograd import TAPS
+from symgrad.codegen.kernels.winograd_schedule import schedule
+from symgrad.codegen.kernels.winograd_tiles import (
+    Shape,
+    Tiling,
+    WinogradSpec,
+    emit_filter,
+    emit_output,
+    emit_product,
+)
+from symgrad.codegen.kernels.winograd_transform import (
+    TransformSpec,
+    emit_transform,
+    emit_transforms,
+)
+from symgrad.codegen.target import Target
+
+
+def forward(
+    x: Blocked,
+    y: Blocked,
+    weights: Weights,
+    outputs: int,
+    *,
+    padding: Pair = (0, 0),
+    groups: int = 1,
+    epilogue: Epilogue | None = None,
+) -> WinogradSpec:
+    """The convolution of x into y; ``padding`` is the one before the first pixel."""
+    packing = PackWeightsSpec(weights, groups)
+    return WinogradSpec(x, y, packing, outputs, padding, groups, epilogue)
+
+
+def input_grad(
+    dy: Blocked,
+    dx: Blocked,
+    weights: Weights,
+    outputs: int,
+    *,
+    padding: Pair = (0, 0),
+    groups: int = 1,
+    epilogue: Epilogue | None = None,
+) -> WinogradSpec:
+    """The cotangent of the input: the convolution of dy with the filters turned round.
+
+    ``padding`` is that of the forward convolution.
+    """
+    turned = tuple(range(TAPS * TAPS - 1, -1, -1))
+    packing = PackWeightsSpec(weights, groups, transposed=True, parts=(turned,))
+    reach = (TAPS - 1 - padding[0], TAPS - 1 - padding[1])
+    return WinogradSpec(dy, dx, packing, outputs, reach, groups, epilogue)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSpec:
+    """A convolution and how it is cut up: what its kernels are made from."""
+
+    conv: WinogradSpec
+    tiling: Tiling
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+# -- tiles first -----------------------------------------------------------
+
+
+def emit_filters(k: Emitter, name: str, spec: KernelSpec) -> None:
+    """Emits the kernel that transforms all filters; arguments: weights, U, scratch."""
+    conv, shape = spec.conv, Shape(spec.conv, spec.tiling, k.target)
+    u_plane = shape.u_plane(shape.groups, conv.in_blocks)
+    emit_filter(k, f"{name}_filter", shape, u_plane)
+    with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
+        weights, u, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(3))
+        stage = k.gep(scratch, k.mul(tid, shape.stage), shape.scalar)
+        with k.loop(*k.slice(conv.y.blocks * conv.in_blocks, tid, nth)) as task:
+            out_block, in_block = k.divmod(task, conv.in_blocks)
+            group, number = k.divmod(out_block, shape.group)
+            at = k.add(k.mul(group, conv.in_blocks), in_block)
+            at = k.add(k.mul(k.mul(at, BLOCK), shape.group * BLOCK), k.mul(number, BLOCK))
+            args_ = [weights, k.as_reg(out_block), k.as_reg(in_block)]
+            k.call(f"{name}_filter", "void", [*args_, k.gep(u, at, shape.scalar), stage])
+
+
+def _thread_elements(shape: Shape) -> int:
+    """Scratch of a thread that goes tiles first: V, M and the stage."""
+    points, tiles = shape.spec.points, shape.tiling.block
+    return points * (shape.v_plane(tiles) + shape.m_plane(shape.spec.y.blocks)) + shape.stage
+
+
+def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
+    """Emits the kernel over blocks of tiles; arguments: x, U, the epilogue's, y, scratch."""
+    conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
+    scalar, x, y = shape.scalar, conv.x, conv.y
+    v_plane, m_plane = shape.v_plane(tiling.block), shape.m_plane(y.blocks)
+    u_plane = shape.u_plane(shape.groups, conv.in_blocks)
+    row = tiling.block * BLOCK
+    emit_transform(k, f"{name}_input", conv.x_tiles, v_plane)
+    emit_product(k, f"{name}_product", shape, row, row)
+    emit_output(k, f"{name}_output", shape, m_plane)
+    extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
+
+    with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
+        pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(4 + extra)]
+        x_base, u, *operands, y_base, scratch = pointers
+        x_base, y_base = k.gep(x_base, x.offset, scalar), k.gep(y_base, y.offset, y.scalar)
+        v = k.gep(scratch, k.mul(tid, _thread_elements(shape)), scalar)
+        m = k.gep(v, conv.points * v_plane, scalar)
+        stage = k.gep(m, conv.points * m_plane, scalar)
+        low, high = k.slice(-(-conv.tiles // tiling.tiles), tid, nth)
+        with k.loop(low, high, tiling.block // tiling.tiles) as at:
+            first = k.mul(at, tiling.tiles)
+            end = k.min(k.mul(high, tiling.tiles), conv.tiles)
+            count = k.min(k.sub(end, first), tiling.block)
+            with k.loop(0, count) as tile, k.loop(0, x.blocks) as block:
+                to = k.gep(v, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
+                place = [k.as_reg(k.add(first, tile)), block]
+                k.call(f"{name}_input", "void", [x_base, *place, to, stage])
+            with k.loop(0, conv.points) as point, k.loop(0, shape.groups) as group:
+                start = k.mul(k.udiv(k.mul(group, shape.group), conv.out_blocks), conv.in_blocks)
+                v_at = k.add(k.mul(point, v_plane), k.mul(start, row))
+                u_at = k.add(
+                    k.mul(point, u_plane),
+                    k.mul(group, conv.in_blocks * shape.group * BLOCK * BLOCK),
+                )
+                m_at = k.add(k.mul(point, m_plane), k.mul(group, shape.group * row))
+                _products(
+                    k, name, shape, count,
+                    (k.gep(v, v_at, scalar), k.gep(u, u_at, scalar), k.gep(m, m_at, scalar)),
+                    conv.in_blocks, 1,
+                )  # fmt: skip
+            with k.loop(0, count) as tile, k.loop(0, y.blocks) as block:
+                from_ = k.gep(m, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
+                place = [k.as_reg(k.add(first, tile)), block]
+                k.call(f"{name}_output", "void", [from_, *place, y_base, *operands])
+
+
+def _products(
+    k: Emitter,
+    name: str,
+    shape: Shape,
+    count: Int,
+    bases: tuple[Reg, Reg, Reg],
+    blocks: Int,
+    fresh: Int,
+) -> None:
+    """One element of ``count`` transformed tiles times one group's filters."""
+    v, u, m = bases
+    tiles = shape.tiling.tiles
+    with k.loop(0, count, tiles) as tile, k.loop(0, shape.slices) as part:
+        lane = k.mul(part, shape.channels)
+        k.call(
+            f"{name}_product",
+            "void",
+            [
+                k.gep(v, k.mul(tile, BLOCK), shape.scalar),
+                k.gep(u, lane, shape.scalar),
+                k.gep(m, k.add(k.mul(tile, BLOCK), lane), shape.scalar),
+                k.as_reg(blocks),
+                k.as_reg(fresh),
+            ],
+        )
+
+
+def lower_tiles_first(spec: KernelSpec, target: Target, threads: int) -> Lowering:
+    """Its kernels, with operands x, weights, the epilogue's, and result y."""
+    conv, shape = spec.conv, Shape(spec.conv, spec.tiling, target)
+    size = bytes_of(shape.scalar)
+    extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
+    u = 3 + extra
+    bare = replace(spec, conv=replace(conv, epilogue=None))
+    filters = Phase("winograd_filter", emit_filters, bare, (1, u), threads * shape.stage * size)
+    tiles = Phase(
+        "winograd", emit_tiles_first, spec, (0, u, *range(2, u)),
+        threads * _thread_elements(shape) * size,
+    )  # fmt: skip
+    u_plane = shape.u_plane(shape.groups, conv.in_blocks)
+    return Lowering((filters, tiles), (conv.points * u_plane * size,))
+
+
+# -- filters first ---------------------------------------------------------
+
+
+def _group_elements(shape: Shape) -> int:
+    """Scratch of a thread that goes filters first: U, M and the stage."""
+    u_plane, m_plane = shape.u_plane(1, shape.tiling.depth), shape.m_plane(shape.group)
+    return shape.spec.points * (u_plane + m_plane) + shape.stage
+
+
+def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
+    """Emits the kernel over groups of outputs; arguments: V, weights, the epilogue's, y,
+    scratch."""
+    conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
+    scalar, y, pitch = shape.scalar, conv.y, shape.group * BLOCK
+    all_tiles = _round_up(conv.tiles, tiling.tiles)
+    v_plane, u_plane = shape.v_plane(all_tiles), shape.u_plane(1, tiling.depth)
+    m_plane, row = shape.m_plane(shape.group), tiling.block * BLOCK
+    emit_filter(k, f"{name}_filter", shape, u_plane)
+    emit_product(k, f"{name}_product", shape, all_tiles * BLOCK, row)
+    emit_output(k, f"{name}_output", shape, m_plane)
+    extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
+    shares = -(-conv.tiles // tiling.block)
+
+    with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
+        pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(4 + extra)]
+        v, weights, *operands, y_base, scratch = pointers
+        y_base = k.gep(y_base, y.offset, y.scalar)
+        u = k.gep(scratch, k.mul(tid, _group_elements(shape)), scalar)
+        m = k.gep(u, conv.points * u_plane, scalar)
+        stage = k.gep(m, conv.points * m_plane, scalar)
+        with k.loop(*k.slice(shape.groups * shares, tid, nth)) as task:
+            group, share = k.divmod(task, shares)
+            first = k.mul(share, tiling.block)
+            count = k.min(k.sub(conv.tiles, first), tiling.block)
+            out_block = k.mul(group, shape.group)
+            in_block = k.mul(k.udiv(out_block, conv.out_blocks), conv.in_blocks)
+            with k.loop(0, conv.in_blocks, tiling.depth) as start:
+                depth = k.min(k.sub(conv.in_blocks, start), tiling.depth)
+                with k.loop(0, depth) as block, k.loop(0, shape.group) as number:
+                    at = k.add(k.mul(block, BLOCK * pitch), k.mul(number, BLOCK))
+                    pair = [k.as_reg(k.add(out_block, number)), k.as_reg(k.add(start, block))]
+                    to = k.gep(u, at, scalar)
+                    k.call(f"{name}_filter", "void", [weights, *pair, to, stage])
+                v_first = k.mul(k.add(in_block, start), all_tiles)
+                v_first = k.mul(k.add(v_first, first), BLOCK)
+                fresh = k.cast("zext", k.icmp("eq", start, 0), "i64")
+                with k.loop(0, conv.points) as point:
+                    bases = (
+                        k.gep(v, k.add(k.mul(point, v_plane), v_first), scalar),
+                        k.gep(u, k.mul(point, u_plane), scalar),
+                        k.gep(m, k.mul(point, m_plane), scalar),
+                    )
+                    _products(k, name, shape, count, bases, depth, fresh)
+            with k.loop(0, count) as tile, k.loop(0, shape.group) as number:
+                from_ = k.gep(m, k.add(k.mul(number, row), k.mul(tile, BLOCK)), scalar)
+                place = [k.as_reg(k.add(first, tile)), k.as_reg(k.add(out_block, number))]
+                k.call(f"{name}_output", "void", [from_, *place, y_base, *operands])
+
+
+def lower_filters_first(spec: KernelSpec, target: Target, threads: int) -> Lowering:
+    """Its kernels, with operands x, weights, the epilogue's, and result y."""
+    conv, shape = spec.conv, Shape(spec.conv, spec.tiling, target)
+    size = bytes_of(shape.scalar)
+    extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
+    v = 3 + extra
+    room = _round_up(conv.tiles, spec.tiling.tiles)
+    all_tiles = TransformSpec(conv.x_tiles, room)
+    inputs = Phase(
+        "winograd_input", emit_transforms, all_tiles, (0, v),
+        threads * conv.x_tiles.stage * size,
+    )  # fmt: skip
+    filters = Phase(
+        "winograd", emit_filters_first, spec, (v, *range(1, v)),
+        threads * _group_elements(shape) * size,
+    )  # fmt: skip
+    return Lowering((inputs, filters), (conv.points * all_tiles.plane * size,))
+
+
+def lower_winograd(spec: WinogradSpec, target: Target, threads: int) -> Lowering:
+    """The kernels in the form of least estimated time; operands and result as above."""
+    if reason := spec.refusal():
+        raise ValueError(f"convolution by Winograd's algorithm: {reason}")
+    best = schedule(spec, target, threads)
+    lower = lower_tiles_first if best.tiles_first else lower_filters_first
+    return lower(KernelSpec(spec, best.tiling), target, threads)

@@ -1,0 +1,143 @@
+"""How convolutions by Winograd's algorithm are cut up, and what they then cost.
+
+Costs are cycles of the slowest thread: the transforms' and products' arithmetic, and the
+bytes that come from beyond a level of cache where they take longer than it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from symgrad.codegen.emitter import bytes_of
+from symgrad.codegen.kernels.blocked import BLOCK
+from symgrad.codegen.kernels.conv_pack import PACKING
+from symgrad.codegen.kernels.winograd_tiles import Shape, Tiling, WinogradSpec
+from symgrad.codegen.target import Target
+
+TRANSFORM = 4
+"""Cycles of one port per vector and element of a transformed tile: it is computed from
+a row and a column, stored, and loaded again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The form of least cost and its estimate."""
+
+    tiles_first: bool
+    tiling: Tiling
+    cycles: float
+
+
+@functools.lru_cache(maxsize=4096)
+def schedule(spec: WinogradSpec, target: Target, threads: int) -> Schedule:
+    """The tiling of least estimated time; a pure function of its arguments."""
+    found = (
+        Schedule(tiles_first, tiling, cost(spec, tiling, target, threads))
+        for tiles_first, cost in ((True, tiles_first_cost), (False, filters_first_cost))
+        for tiling in _tilings(spec, target, threads, tiles_first)
+    )
+    return min(found, key=lambda s: s.cycles)
+
+
+def _tilings(
+    spec: WinogradSpec, target: Target, threads: int, tiles_first: bool
+) -> Iterator[Tiling]:
+    """Register tiles that fit, each with some numbers of tiles and input blocks at a time."""
+    lanes = min(BLOCK, target.lanes(bytes_of(spec.x.scalar)))
+    registers = target.vector_registers - (1 if target.has_fma else 2)
+    share = ceil(spec.tiles / threads) if tiles_first else spec.tiles
+    for vectors in (1, 2, 4):
+        span = vectors * lanes
+        if (span % BLOCK and BLOCK % span) or spec.out_blocks % max(1, span // BLOCK):
+            continue
+        most = (registers - 1 - vectors) // vectors
+        for tiles in range(min(2, most), most + 1):
+            for wanted in (16, 32, 64, 128, 256):
+                block = tiles * max(1, ceil(min(wanted, share) / tiles))
+                if tiles_first:
+                    yield Tiling(tiles, vectors, block, 0)
+                else:
+                    for depth in (4, 8):
+                        yield Tiling(tiles, vectors, block, min(depth, spec.in_blocks))
+                if block >= share:
+                    break
+
+
+def _products(
+    spec: WinogradSpec, shape: Shape, target: Target, tiles: int, chunks: int, filters: float
+) -> float:
+    """All products of ``tiles`` tiles with one group's filters, which come at ``filters``
+    bytes a cycle, in ``chunks`` of input blocks."""
+    tiling, ports = shape.tiling, target.vector_ports
+    calls = ceil(tiles / tiling.tiles) * shape.slices
+    pairs = tiling.tiles * tiling.vectors
+    step = 0.3 + max(
+        pairs / ports,
+        (tiling.tiles + tiling.vectors) / ports,
+        4,
+    )
+    stream = shape.group * BLOCK * bytes_of(shape.scalar) / filters
+    per_channel = max(calls * step, stream)
+    moves = calls * chunks * (20 + 3 * pairs / ports)
+    return spec.points * (spec.in_blocks * BLOCK * per_channel + moves)
+
+
+def _transforms(spec: WinogradSpec, shape: Shape, target: Target, count: float) -> float:
+    """Transforms of ``count`` channel blocks of a tile (or rows of block pairs)."""
+    return count * (BLOCK // shape.lanes) * spec.points * TRANSFORM / target.vector_ports
+
+
+def _filters(spec: WinogradSpec, shape: Shape, target: Target, pairs: int) -> float:
+    """Reading, packing and transforming the weights of so many block pairs."""
+    weights, size = spec.weights.source, bytes_of(shape.scalar)
+    read = size * target.cycles_per_byte(weights.elements * size)
+    packed = 0.0 if spec.weights.is_ready else PACKING
+    transform = _transforms(spec, shape, target, BLOCK)
+    return pairs * (weights.matrix * (read + packed) + transform)
+
+
+def tiles_first_cost(
+    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
+) -> float:
+    """Cycles of the form that takes blocks of tiles all the way."""
+    shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
+    blocks, weight_pairs = spec.x.blocks + spec.y.blocks, spec.y.blocks * spec.in_blocks
+    u_bytes = weight_pairs * BLOCK * BLOCK * spec.points * size
+    area = spec.points * blocks * tiling.block * BLOCK * size
+    share = ceil(ceil(spec.tiles / tiling.tiles) / threads) * tiling.tiles
+    rounds = ceil(share / tiling.block)
+    beyond = target.cycles_per_byte(u_bytes) * u_bytes / threads
+    filters = _filters(spec, shape, target, weight_pairs) / threads + 2 * beyond
+    stream = 1 / target.cycles_per_byte(u_bytes + area)
+    products = sum(
+        shape.groups * _products(spec, shape, target, tiles, 1, stream)
+        for tiles in [tiling.block] * (rounds - 1) + [share - (rounds - 1) * tiling.block]
+    )
+    moved = 2 * share * area / tiling.block * target.cycles_per_byte(area)
+    return filters + products + _transforms(spec, shape, target, share * blocks) + moved
+
+
+def filters_first_cost(
+    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
+) -> float:
+    """Cycles of the form that takes groups of output channels all the way."""
+    shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
+    shares = ceil(spec.tiles / tiling.block)
+    tasks = ceil(shape.groups * shares / threads)
+    tiles = min(tiling.block, spec.tiles)
+    v_bytes = spec.points * spec.x.blocks * spec.tiles * BLOCK * size
+    m_bytes = spec.points * shape.group * tiles * BLOCK * size
+    u_bytes = spec.points * shape.group * tiling.depth * BLOCK * BLOCK * size
+    v_part = v_bytes * tiles // spec.tiles // spec.groups
+    inputs = _transforms(spec, shape, target, spec.tiles * spec.x.blocks / threads)
+    inputs += v_bytes / threads * target.cycles_per_byte(v_bytes)
+    filters = _filters(spec, shape, target, spec.in_blocks * shape.group)
+    chunks = ceil(spec.in_blocks / tiling.depth)
+    stream = 1 / target.cycles_per_byte(u_bytes + m_bytes)
+    products = _products(spec, shape, target, tiles, chunks, stream)
+    products += v_part * target.cycles_per_byte(v_bytes + u_bytes + m_bytes) / 2
+    outputs = _transforms(spec, shape, target, tiles * shape.group)
+    return inputs + tasks * (filters + products + outputs)

@@ -1,0 +1,271 @@
+"""The parts that convolutions by Winograd's algorithm are made of.
+
+A tile of the output takes a tile of the input through four functions: ``transform`` and
+``filter`` transform 16 channels at a time, ``product`` contracts over input channels, one
+matrix product per element of the transformed tile, and ``output`` transforms back, runs
+the epilogue and stores.  Transformed values lie as
+
+    V  [n n][in blocks][tiles][16]              of the input
+    U  [n n][groups of out blocks][in blocks][16][channels of the group]   of the filter
+    M  [n n][out blocks][tiles][16]             of the output
+
+so that ``product`` is the inner loop of the direct kernel, with tiles for pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from symgrad.codegen.access import Epilogue
+from symgrad.codegen.emitter import Emitter, Int, bytes_of, vec
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
+from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair, weight_block
+from symgrad.codegen.kernels.winograd import TAPS, apply_2d, matrices
+from symgrad.codegen.kernels.winograd_transform import (
+    PAD,
+    Tiles,
+    load_tile,
+    position,
+    store_tile,
+)
+from symgrad.codegen.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class WinogradSpec:
+    """A 3 x 3 convolution of stride 1, ``x -> y``, by F(outputs x outputs, 3 x 3)."""
+
+    x: Blocked
+    y: Blocked
+    weights: PackWeightsSpec
+    outputs: int
+    padding: Pair = (1, 1)
+    groups: int = 1
+    epilogue: Epilogue | None = None
+
+    @property
+    def size(self) -> int:
+        """Height and width n of an input tile."""
+        return self.outputs + TAPS - 1
+
+    @property
+    def points(self) -> int:
+        """Elements of a transformed tile."""
+        return self.size**2
+
+    @property
+    def grid(self) -> Pair:
+        """Tiles of a plane, down and across."""
+        return -(-self.y.shape[2] // self.outputs), -(-self.y.shape[3] // self.outputs)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all images."""
+        return self.x.shape[0] * self.grid[0] * self.grid[1]
+
+    @property
+    def x_tiles(self) -> Tiles:
+        """The input's tiles."""
+        matrix = matrices(self.outputs).input
+        return Tiles(self.x, self.grid, self.outputs, self.size, self.padding, matrix)
+
+    @property
+    def in_blocks(self) -> int:
+        """Channel blocks that one output sums over."""
+        return self.x.blocks // self.groups
+
+    @property
+    def out_blocks(self) -> int:
+        """Channel blocks of one group of the convolution's outputs."""
+        return self.y.blocks // self.groups
+
+    def refusal(self) -> str | None:
+        """Why this algorithm cannot compute the convolution, if so."""
+        for tensor in (self.x, self.y):
+            if reason := tensor.refusal():
+                return reason
+            if tensor.block != BLOCK:
+                return f"{tensor.shape[1]} channels do not fill a block of {BLOCK}"
+        if self.weights.source.kernel != (TAPS, TAPS):
+            return f"the filter is not {TAPS} x {TAPS}"
+        if self.groups > 1 and any(t.shape[1] % (BLOCK * self.groups) for t in (self.x, self.y)):
+            return f"{self.groups} groups do not have whole blocks of {BLOCK} channels each"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How the products are cut up."""
+
+    tiles: int
+    """Tiles in registers."""
+    vectors: int
+    """Vectors of output channels in registers."""
+    block: int
+    """Tiles that are transformed, multiplied and transformed back together."""
+    depth: int
+    """Input channel blocks whose filters are transformed together."""
+
+
+class Shape:
+    """Sizes and strides, in elements, that follow from spec, tiling and target."""
+
+    def __init__(self, spec: WinogradSpec, tiling: Tiling, target: Target) -> None:
+        self.spec, self.tiling = spec, tiling
+        self.scalar = spec.x.scalar
+        self.lanes = min(BLOCK, target.lanes(bytes_of(self.scalar)))
+        self.vector = vec(self.scalar, self.lanes)
+        self.channels = tiling.vectors * self.lanes
+        """Output channels in registers."""
+        self.group = max(1, self.channels // BLOCK)
+        """Output channel blocks whose filters lie side by side."""
+        self.slices = self.group * BLOCK // self.channels
+        self.groups = spec.y.blocks // self.group
+
+    @cached_property
+    def stage(self) -> int:
+        """A zeroed input tile, or a block pair of the weights and room to transpose one."""
+        return max(self.spec.x_tiles.stage, 2 * self.spec.weights.source.matrix)
+
+    def v_plane(self, tiles: int) -> int:
+        """From one element of the transformed tiles to the next."""
+        return self.spec.x.blocks * tiles * BLOCK + PAD
+
+    def u_plane(self, groups: int, blocks: int) -> int:
+        """Likewise in U, for so many groups of outputs and blocks of inputs."""
+        return groups * blocks * self.group * BLOCK * BLOCK + PAD
+
+    def m_plane(self, blocks: int) -> int:
+        """Likewise in M, for so many output blocks."""
+        return blocks * self.tiling.block * BLOCK + PAD
+
+
+def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
+    """Emits ``void name(ptr weights, i64 out_block, i64 in_block, ptr u, ptr stage)``.
+
+    Transforms one block pair; ``u`` is where its first element goes.
+    """
+    spec, packing = shape.spec, shape.spec.weights
+    scalar, source = shape.scalar, packing.source
+    pitch = shape.group * BLOCK
+    if not packing.is_ready:
+        emit_pack_pair(k, f"{name}_pack", packing)
+    params = ["ptr", "i64", "i64", "ptr", "ptr"]
+    with k.function(name, params, internal=True, attributes="noinline") as regs:
+        base, out_block, in_block, u, stage = regs
+        if packing.is_ready:
+            pair = weight_block(k, source, base, out_block, in_block)
+        else:
+            pair = stage
+            panel = k.gep(stage, k.mul(in_block, -source.matrix), scalar)
+            room = k.gep(stage, source.matrix, scalar)
+            k.call(f"{name}_pack", "void", [base, out_block, in_block, panel, room])
+        with k.loop(0, BLOCK) as row, k.loop(0, BLOCK, shape.lanes) as lane:
+            at = k.gep(pair, k.add(k.mul(row, BLOCK), lane), scalar)
+            taps = load_tile(k, shape.vector, TAPS, at, BLOCK * BLOCK)
+            to = k.gep(u, k.add(k.mul(row, pitch), lane), scalar)
+            store_tile(k, apply_2d(k, matrices(spec.outputs).filter, taps), to, u_plane, scalar)
+
+
+def emit_product(
+    k: Emitter, name: str, shape: Shape, v_block: int, m_block: int
+) -> None:
+    """Emits ``void name(ptr v, ptr u, ptr m, i64 blocks, i64 fresh)``.
+
+    Multiplies a register tile of V with filters over some input blocks, and adds it to M
+    unless ``fresh``; ``v_block`` and ``m_block`` are the strides of channel blocks.
+    """
+    tiling, scalar, vector = shape.tiling, shape.scalar, shape.vector
+    tiles, vectors = range(tiling.tiles), range(tiling.vectors)
+    pitch = shape.group * BLOCK
+    params = ["ptr", "ptr", "ptr", "i64", "i64"]
+    with k.function(name, params, internal=True, attributes="noinline") as regs:
+        v, u, m, blocks, fresh = regs
+        slots = [[k.alloca(vector) for _ in vectors] for _ in tiles]
+        places = [
+            [k.add(k.mul(j * shape.lanes // BLOCK, m_block), j * shape.lanes % BLOCK + t * BLOCK)
+             for j in vectors]
+            for t in tiles
+        ]  # fmt: skip
+        pairs = [
+            (slot, place)
+            for row, row_places in zip(slots, places, strict=True)
+            for slot, place in zip(row, row_places, strict=True)
+        ]
+        with k.if_else(k.icmp("ne", fresh, 0)) as (then, other):
+            with then:
+                for slot, _ in pairs:
+                    k.store(k.zero(vector), slot)
+            with other:
+                for slot, place in pairs:
+                    k.store(k.load(vector, k.gep(m, place, scalar)), slot)
+        with k.loop(0, blocks) as block, k.loop(0, BLOCK) as i:
+            source = k.gep(v, k.add(k.mul(block, v_block), i), scalar)
+            stream = k.gep(u, k.mul(k.add(k.mul(block, BLOCK), i), pitch), scalar)
+            filters = [k.load(vector, k.gep(stream, j * shape.lanes, scalar)) for j in vectors]
+            for t in tiles:
+                value = k.broadcast_load(vector, k.gep(source, t * BLOCK, scalar))
+                for weight, slot in zip(filters, slots[t], strict=True):
+                    k.store(k.fma(value, weight, k.load(vector, slot)), slot)
+        for slot, place in pairs:
+            k.store(k.load(vector, slot), k.gep(m, place, scalar))
+
+
+def emit_output(k: Emitter, name: str, shape: Shape, m_plane: int) -> None:
+    """Emits ``void name(ptr m, i64 tile, i64 block, ptr y, operands...)``.
+
+    Transforms 16 channels of one tile back, runs the epilogue and stores what lies in
+    the plane; ``y`` is the first pixel of the whole tensor.
+    """
+    spec, scalar, y = shape.spec, shape.scalar, shape.spec.y
+    count, sums = spec.outputs, spec.epilogue
+    extra = () if sums is None else sums.operands
+    params = ["ptr", "i64", "i64", "ptr", *["ptr"] * len(extra)]
+    whole = [size % count == 0 for size in y.shape[2:]]
+    with (
+        k.function(name, params, internal=True, attributes="noinline") as regs,
+        k.loop(0, BLOCK, shape.lanes) as lane,
+    ):
+        m, tile, block, base, *operands = regs
+        source = k.gep(m, lane, scalar)
+        values = load_tile(k, shape.vector, spec.size, source, m_plane)
+        result = apply_2d(k, matrices(count).output, values)
+        image, (row, column) = position(k, tile, spec.grid, count)
+        origin = (image, block, row, column, lane)
+        place = k.gep(base, dot(k, origin, (*y.strides, 1)), y.scalar)
+        # The epilogue's accesses count from the tile.
+        moved = [
+            replace(access, offset=0).address(k, operand, origin)
+            for access, operand in zip(extra, operands, strict=True)
+        ]
+
+        def store(r: int, c: int) -> None:
+            value = result[r][c]
+            if sums is not None:
+                value = sums.emit(k, value, moved, (0, 0, r, c, 0), None)
+            k.store(value, k.gep(place, r * y.strides[2] + c * y.strides[3], y.scalar))
+
+        def store_row(r: int) -> None:
+            for c in range(count):
+                if c == 0 or whole[1]:
+                    store(r, c)
+                else:
+                    with k.if_(k.icmp("slt", k.as_reg(k.add(column, c)), y.shape[3])):
+                        store(r, c)
+
+        for r in range(count):
+            if r == 0 or whole[0]:
+                store_row(r)
+            else:
+                with k.if_(k.icmp("slt", k.as_reg(k.add(row, r)), y.shape[2])):
+                    store_row(r)
+
+
+def dot(k: Emitter, point: Sequence[Int], strides: Sequence[int]) -> Int:
+    """The offset of a point."""
+    total: Int = 0
+    for at, stride in zip(point, strides, strict=True):
+        total = k.add(total, k.mul(at, stride))
+    return total

@@ -1,0 +1,188 @@
+"""Tiles of activations under Winograd's transforms: read, transformed, stored.
+
+An element of all transformed tiles lies in a plane of its own, so that the products over
+channels are matrix products plane by plane.  Tiles that reach over the halo pass through
+a stage of zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
+from symgrad.codegen.kernels.winograd import Matrix, apply_2d
+
+PAD = BLOCK
+"""Elements between the planes of transformed tiles, lest they all fall in one cache set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiles of a tensor's planes, one per tile of a convolution's output, as they are
+    transformed by a matrix."""
+
+    tensor: Blocked
+    grid: Pair
+    """Tiles of a plane, down and across."""
+    outputs: int
+    """Rows and columns from one tile to the next."""
+    size: int
+    """Height and width of a tile."""
+    padding: Pair
+    """Rows and columns by which the first tile begins before the plane."""
+    matrix: Matrix
+
+    @property
+    def count(self) -> int:
+        """Tiles of all images."""
+        return self.tensor.shape[0] * self.grid[0] * self.grid[1]
+
+    @property
+    def stage(self) -> int:
+        """Elements of a tile with zeros for what lies outside the plane."""
+        return self.size**2 * self.tensor.strides[3]
+
+
+def position(k: Emitter, tile: Int, grid: Pair, outputs: int) -> tuple[Int, tuple[Int, Int]]:
+    """Image, and first row and column in the output, of a tile."""
+    rest, across = k.divmod(tile, grid[1])
+    image, down = k.divmod(rest, grid[0])
+    return image, (k.mul(down, outputs), k.mul(across, outputs))
+
+
+def emit_transform(k: Emitter, name: str, tiles: Tiles, plane: int) -> None:
+    """Emits ``void name(ptr x, i64 tile, i64 block, ptr v, ptr stage)``.
+
+    Transforms 16 channels of one tile; ``x`` is the first pixel of the whole tensor,
+    ``v`` where the tile's first element goes, ``plane`` the distance to the next.
+    """
+    x, size, scalar = tiles.tensor, tiles.size, tiles.tensor.scalar
+    row, pixel = x.strides[2], x.strides[3]
+    _emit_tile(k, f"{name}_tile", tiles, plane)
+    ends = [(count - 1) * tiles.outputs for count in tiles.grid]
+    reach = [(-p, end - p) for p, end in zip(tiles.padding, ends, strict=True)]
+    bounds = [(-x.halo[a][0], x.shape[2 + a] + x.halo[a][1] - size) for a in (0, 1)]
+    params = ["ptr", "i64", "i64", "ptr", "ptr"]
+    with k.function(name, params, internal=True, attributes="noinline") as regs:
+        base, tile, block, v, stage = regs
+        image, at = position(k, tile, tiles.grid, tiles.outputs)
+        corner = [k.sub(a, p) for a, p in zip(at, tiles.padding, strict=True)]
+        source = k.add(k.mul(image, x.strides[0]), k.mul(block, x.strides[1]))
+        place = k.add(k.mul(corner[0], row), k.mul(corner[1], pixel))
+        inside = [
+            k.icmp(predicate, k.as_reg(corner[axis]), bounds[axis][end])
+            for axis in (0, 1)
+            for end, predicate in ((0, "sge"), (1, "sle"))
+            if (reach[axis][end] - bounds[axis][end]) * (1, -1)[end] < 0
+        ]
+        direct = [k.gep(base, k.add(source, place), scalar), k.as_reg(row), v]
+        if not inside:
+            k.call(f"{name}_tile", "void", direct)
+            return
+        within = inside[0]
+        for condition in inside[1:]:
+            within = k.bits("and", within, condition)
+        with k.if_else(within) as (then, other):
+            with then:
+                k.call(f"{name}_tile", "void", direct)
+            with other:
+                plane_at = k.gep(base, source, scalar)
+                _stage_tile(k, tiles, plane_at, corner, stage)
+                k.call(f"{name}_tile", "void", [stage, k.as_reg(size * pixel), v])
+
+
+def _stage_tile(
+    k: Emitter, tiles: Tiles, plane: Reg, corner: Sequence[Int], stage: Reg
+) -> None:
+    """Copies what a tile has of a plane into a stage of zeros."""
+    x, size, scalar = tiles.tensor, tiles.size, tiles.tensor.scalar
+    row, pixel = x.strides[2], x.strides[3]
+    vector, lanes = vector_of(k, scalar)
+    with k.loop(0, tiles.stage, lanes) as at:
+        k.store(k.zero(vector), k.gep(stage, at, scalar))
+    first = [k.max(k.sub(0, c), 0) for c in corner]
+    last = [k.min(k.sub(n, c), size) for n, c in zip(x.shape[2:], corner, strict=True)]
+    with k.loop(first[0], last[0]) as r, k.loop(first[1], last[1]) as c:
+        down, across = k.add(corner[0], r), k.add(corner[1], c)
+        from_ = k.gep(plane, k.add(k.mul(down, row), k.mul(across, pixel)), scalar)
+        to = k.gep(stage, k.mul(k.add(k.mul(r, size), c), pixel), scalar)
+        for lane in range(0, BLOCK, lanes):
+            k.store(k.load(vector, k.gep(from_, lane, scalar)), k.gep(to, lane, scalar))
+
+
+def _emit_tile(k: Emitter, name: str, tiles: Tiles, plane: int) -> None:
+    """Emits ``void name(ptr tile, i64 row, ptr v)``, ``row`` the stride of the tile's rows."""
+    scalar, pixel = tiles.tensor.scalar, tiles.tensor.strides[3]
+    vector, lanes = vector_of(k, scalar)
+    params = ["ptr", "i64", "ptr"]
+    with (
+        k.function(name, params, internal=True, attributes="noinline") as (tile, row, v),
+        k.loop(0, BLOCK, lanes) as lane,
+    ):
+        first = k.gep(tile, lane, scalar)
+        rows = [k.gep(first, k.mul(row, r), scalar) for r in range(tiles.size)]
+        values = [
+            [k.load(vector, k.gep(start, c * pixel, scalar)) for c in range(tiles.size)]
+            for start in rows
+        ]
+        store_tile(k, apply_2d(k, tiles.matrix, values), k.gep(v, lane, scalar), plane, scalar)
+
+
+def vector_of(k: Emitter, scalar: str) -> tuple[str, int]:
+    """Type and lanes of the vectors that divide a channel block."""
+    lanes = min(BLOCK, k.target.lanes(bytes_of(scalar)))
+    return vec(scalar, lanes), lanes
+
+
+def load_tile(k: Emitter, type: str, size: int, at: Reg, plane: int) -> list[list[Reg]]:
+    """A transformed tile of size x size elements, ``plane`` apart."""
+    scalar = scalar_of(type)
+    return [
+        [k.load(type, k.gep(at, (r * size + c) * plane, scalar)) for c in range(size)]
+        for r in range(size)
+    ]
+
+
+def store_tile(
+    k: Emitter, tile: Sequence[Sequence[Reg]], to: Reg, plane: int, scalar: str
+) -> None:
+    """Stores a tile's elements in order, ``plane`` apart."""
+    for number, value in enumerate(x for row in tile for x in row):
+        k.store(value, k.gep(to, number * plane, scalar))
+
+
+@dataclass(frozen=True, slots=True)
+class TransformSpec:
+    """Transforms all tiles of a tensor; arguments: x, V, scratch.
+
+    V is ``[n n][groups of blocks][room][channels of the group]``, ``room`` the places for tiles.
+    """
+
+    tiles: Tiles
+    room: int
+    group: int = 1
+
+    @property
+    def plane(self) -> int:
+        """Elements from one element of the transformed tiles to the next."""
+        return self.tiles.tensor.blocks * self.room * BLOCK + PAD
+
+
+def emit_transforms(k: Emitter, name: str, spec: TransformSpec) -> None:
+    """Emits the kernel; its tasks are channel blocks of tiles."""
+    tiles, group = spec.tiles, spec.group
+    scalar = tiles.tensor.scalar
+    emit_transform(k, f"{name}_transform", tiles, spec.plane)
+    with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
+        x, v, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(3))
+        x = k.gep(x, tiles.tensor.offset, scalar)
+        stage = k.gep(scratch, k.mul(tid, tiles.stage), scalar)
+        with k.loop(*k.slice(tiles.tensor.blocks * tiles.count, tid, nth)) as task:
+            block, tile = k.divmod(task, tiles.count)
+            number, rest = k.divmod(block, group)
+            at = k.mul(k.add(k.mul(number, spec.room), tile), group * BLOCK)
+            to = k.gep(v, k.add(at, k.mul(rest, BLOCK)), scalar)
+            place = [k.as_reg(tile), k.as_reg(block), to, stage]
+            k.call(f"{name}_transform", "void", [x, *place])

@@ -1,0 +1,132 @@
+"""Which algorithm runs a convolution on channel-blocked activations.
+
+Every algorithm that can compute it gives an estimate in cycles of the slowest thread, a
+pure function of shapes, target and thread count; the least wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from symgrad.codegen.access import Epilogue
+from symgrad.codegen.kernels import (
+    Lowering,
+    conv_direct,
+    conv_small,
+    winograd_conv,
+)
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights
+from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
+from symgrad.codegen.kernels.winograd import POINTS, TAPS
+from symgrad.codegen.kernels.winograd_schedule import schedule
+from symgrad.codegen.layout import channels
+from symgrad.codegen.lowering.scope import Scope
+from symgrad.ir.graph import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An algorithm, what it would take, and how to get its kernels."""
+
+    name: str
+    cycles: float
+    lower: Callable[[], Lowering]
+
+
+def geometry(op: Op) -> dict[str, Any]:
+    """The attributes that kernels on blocked activations take."""
+    return {
+        "stride": op.attrs["stride"],
+        "padding": tuple(low for low, _ in op.attrs["padding"]),
+        "dilation": op.attrs["dilation"],
+        "groups": op.attrs["groups"],
+    }
+
+
+def convolution(
+    scope: Scope,
+    op: Op,
+    source: Blocked,
+    result: Blocked,
+    weights: Weights,
+    epilogue: Epilogue | None,
+) -> Lowering:
+    """The kernels of a convolution or of its gradient to the input."""
+    target, threads = scope.target, scope.threads
+    to_input = op.name == "conv_input_grad"
+    build = conv_direct.input_grad if to_input else _direct_forward
+    direct, packing = build(source, result, weights, epilogue=epilogue, **geometry(op))
+    candidates = [
+        Candidate(
+            "direct blocked",
+            conv_direct.cycles(direct, packing, target, threads),
+            partial(conv_direct.lower_conv, direct, packing, target, threads),
+        )
+    ]
+    refused = []
+    x, y = (result, source) if to_input else (source, result)
+    small = conv_small.SmallConvSpec(
+        x, y, weights, to_input=to_input, epilogue=epilogue, **geometry(op)
+    )
+    if reason := small.refusal(target):
+        refused.append(f"small images: {reason}")
+    else:
+        cycles = conv_small.cycles(small, target, threads)
+        lower = partial(conv_small.lower_small_conv, small, target, threads)
+        candidates.append(Candidate("small images", cycles, lower))
+    transform = winograd_conv.input_grad if to_input else winograd_conv.forward
+    for outputs in POINTS:
+        if reason := winograd_refusal(op, weights.kernel, outputs, scope.conv_precision):
+            refused.append(f"{_name(outputs)}: {reason}")
+            continue
+        spec = transform(
+            source, result, weights, outputs,
+            padding=geometry(op)["padding"], groups=op.attrs["groups"], epilogue=epilogue,
+        )  # fmt: skip
+        cycles = schedule(spec, target, threads).cycles
+        lower = partial(winograd_conv.lower_winograd, spec, target, threads)
+        candidates.append(Candidate(_name(outputs), cycles, lower))
+    return _cheapest(scope, candidates, refused)
+
+
+def _direct_forward(
+    x: Blocked, y: Blocked, weights: Weights, **options: Any
+) -> tuple[conv_direct.ConvSpec, PackWeightsSpec]:
+    packing = PackWeightsSpec(weights, options["groups"])
+    return conv_direct.forward(x, y, weights.kernel, **options), packing
+
+
+def _name(outputs: int) -> str:
+    return f"Winograd F({outputs} x {outputs}, {TAPS} x {TAPS})"
+
+
+def winograd_refusal(op: Op, kernel: Sequence[int], outputs: int, precision: str) -> str | None:
+    """Why F(outputs x outputs, 3 x 3) does not compute a convolution, if so."""
+    if tuple(kernel) != (TAPS, TAPS):
+        return f"it is for filters of 3 x 3, not {' x '.join(map(str, kernel))}"
+    for name in ("stride", "dilation"):
+        if any(n != 1 for n in op.attrs[name]):
+            return f"it takes no {name}"
+    if any(n % BLOCK for n in channels(op)):
+        return f"{min(channels(op))} channels do not fill blocks of {BLOCK}"
+    if outputs > min(POINTS):
+        if precision == "high":
+            return 'conv_precision is "high"'
+        if op.result.type.dtype.name != "f32":
+            return "it is exact enough for f32 only"
+    return None
+
+
+def _cheapest(scope: Scope, candidates: Sequence[Candidate], refused: Sequence[str]) -> Lowering:
+    """The kernels of the least estimate; records it, and what is said of the others."""
+    best = min(candidates, key=lambda c: c.cycles)
+    others = [
+        f"{c.name}: {c.cycles / best.cycles:.2f} times the time"
+        for c in candidates
+        if c is not best
+    ]
+    scope.choose(best.name, "; ".join([*others, *refused]))
+    return best.lower()
