@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output
+from symgrad.codegen.lowering.lift import lift_constants
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import over_space
 from symgrad.codegen.tiling import Tiling
@@ -22,6 +25,9 @@ def fused(scope: Scope, op: Op) -> None:
         over_space(storage, axes, len(space), tiling)
         for storage, axes in zip(inputs, op.attrs["maps"], strict=True)
     ]
+    region, numbers = lift_constants(op.regions[0], prod(space))
+    inputs += numbers
+    accesses += [over_space(number, (), len(space), tiling) for number in numbers]
     outputs, results = [], []
     for value, how in zip(op.results, op.attrs["reduce"], strict=True):
         storage = scope.allocate(value, plain=how is not None or tiling is None)
@@ -33,7 +39,7 @@ def fused(scope: Scope, op: Op) -> None:
         axes = tuple(a for a in gone if space[a] != 1)
         outputs.append(Output(access, kind if axes else None, _physical(axes, tiling)))
     extents = tiling.extents if tiling else space
-    spec = LoopSpec(extents, tuple(accesses), op.regions[0], tuple(outputs))
+    spec = LoopSpec(extents, tuple(accesses), region, tuple(outputs))
     scope.loop(spec, inputs, results, label="loop")
 
 
