@@ -35,7 +35,8 @@ class Case:
     threads: int | None = None
     large: bool = False
     measure: str = "time"
-    """``time`` of a call, ``memory`` (peak of a fresh process) or ``start`` (first calls)."""
+    """``time`` of a call, ``memory`` (peak of a fresh process), ``start`` (first calls) or
+    ``import`` (of the library, in a fresh process)."""
 
 
 TORCH = ("symgrad", "torch", "torch channels_last")
@@ -59,6 +60,21 @@ def _chain(chain: str, dtype: str, size: int) -> Case:
     return Case(f"{chain}_{dtype}_{size}", title, "chain", options, NUMPY, threads=1)
 
 
+def _loop(batch: int) -> Case:
+    title = f"ResNet-18 training loop on tensors, {batch} @ 64"
+    return Case(f"loop_b{batch}_64", title, "resnet18_loop", {"batch": batch, "size": 64}, TORCH)
+
+
+def _unrolled(n: int) -> Case:
+    title = f"chain of {n:,} sines with gradient, 1 thread"
+    return Case(f"unrolled_{n}", title, "unrolled", {"n": n}, TORCH[:2], threads=1)
+
+
+def _greeks(dtype: str) -> Case:
+    title = f"Black-Scholes Greeks, 1,000,000 {dtype}"
+    return Case(f"greeks_{dtype}", title, "greeks", {"dtype": dtype}, TORCH[:2])
+
+
 STEP = {"batch": 1, "size": 64}
 CASES = (
     _resnet18("train", 1, 64),
@@ -67,12 +83,26 @@ CASES = (
     _resnet18("infer", 1, 64),
     _resnet18("infer", 8, 64),
     _resnet18("infer", 8, 224, large=True),
+    _loop(1),
+    _loop(8),
     Case("mlp", "MLP training step, batch 128", "mlp", {}, ("symgrad", "torch")),
     *(_matmul(n) for n in (256, 512, 1024, 2048)),
     _chain("polynomial", "f32", 10_000),
     _chain("polynomial", "f64", 1_000_000),
     _chain("gelu", "f32", 1_000_000),
     _chain("gaussian", "f64", 1_000_000),
+    Case(
+        "rosenbrock", "gradient of Rosenbrock's function, n = 10", "rosenbrock", {}, TORCH[:2],
+        threads=1,
+    ),
+    Case("nested", "gradient of nested sines", "nested", {}, TORCH[:2], threads=1),
+    _greeks("f64"),
+    _greeks("f32"),
+    *(_unrolled(n) for n in (100, 1000)),
+    Case(
+        "first_unrolled", "first call of the chain of 1,000 sines", "unrolled", {"n": 1000},
+        TORCH[:2], threads=1, measure="start",
+    ),
     Case(
         "memory", "peak memory of the step, 1 @ 64", "resnet18_train", STEP, TORCH,
         measure="memory",
@@ -81,6 +111,7 @@ CASES = (
         "start", "first call of the step, 1 @ 64", "resnet18_train", STEP, TORCH[:2],
         measure="start",
     ),
+    Case("import", "import of the library", "nothing", {}, (*TORCH[:2], "numpy"), measure="import"),
 )  # fmt: skip
 
 
@@ -154,6 +185,40 @@ def chain_inputs(dtype: str, size: int) -> tuple[Array, Array]:
     numpy_dtype = dtype.replace("f32", "f4").replace("f64", "f8")
     x, y = (uniform(key, (size,), -2, 2, numpy_dtype) for key in "xy")
     return x, y
+
+
+# ------------------------------------------------------------ functions to differentiate --
+
+
+def rosenbrock(x: Array) -> Any:
+    """Rosenbrock's banana in any dimension."""
+    return (100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2).sum()
+
+
+def rosenbrock_input() -> Array:
+    """``f64[10]``."""
+    return np.linspace(-1.2, 1.2, 10)
+
+
+NESTED_INPUT = 0.7
+"""Where the nested sines are differentiated."""
+NESTED_DEPTH = 7
+
+
+def unrolled_inputs(n: int) -> tuple[Array, list[float]]:
+    """The vector that sines run over, and the coefficient of each step."""
+    rng = np.random.default_rng(9)
+    return rng.uniform(-1, 1, 1024), rng.uniform(0.5, 1.5, n).tolist()
+
+
+def option_inputs(dtype: str) -> tuple[Array, ...]:
+    """Spot, strike, time, rate and volatility of a million options."""
+    ranges = {
+        "spot": (50, 150), "strike": (50, 150), "time": (0.1, 2), "rate": (0.01, 0.05),
+        "volatility": (0.1, 0.5),
+    }  # fmt: skip
+    numpy_dtype = dtype.replace("f32", "f4").replace("f64", "f8")
+    return tuple(uniform(k, (1_000_000,), *r, numpy_dtype) for k, r in ranges.items())
 
 
 def matmul_inputs(n: int) -> tuple[Array, Array]:

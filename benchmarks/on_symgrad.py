@@ -12,6 +12,7 @@ import symgrad as sg
 import symgrad.models
 import symgrad.nn.functional
 import symgrad.optim
+from symgrad.tracing import emit
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -90,9 +91,81 @@ def _resnet18() -> Any:
     """The model with the weights that all sides use."""
     model = sg.models.resnet18()
     own = model.state_dict()
-    weights = {k: cases.weight(k, v.shape) for k, v in own.items() if v.dtype.kind == "f"}
+    floating = {k: v for k, v in own.items() if v.is_floating_point()}
+    weights = {k: sg.tensor(cases.weight(k, tuple(v.shape))) for k, v in floating.items()}
     model.load_state_dict(own | weights)
     return model
+
+
+def resnet18_loop(batch: int, size: int) -> Call:
+    """The loop of the tutorials, on tensors."""
+    model = _resnet18().train()
+    x, y = sg.tensor(cases.images(batch, size)), sg.tensor(cases.labels(batch, 1000))
+    optimiser = sg.optim.SGD(
+        model.parameters(), lr=cases.LEARNING_RATE, momentum=cases.MOMENTUM
+    )
+
+    def step() -> Any:
+        optimiser.zero_grad()
+        loss = sg.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def rosenbrock() -> Call:
+    """Value and gradient."""
+    f, x = sg.value_and_grad(cases.rosenbrock), cases.rosenbrock_input()
+    return lambda: f(x)[1]
+
+
+def nested() -> Call:
+    """Value and gradient of sin(sin(...(x)))."""
+
+    def sines(x: Array) -> Array:
+        for _ in range(cases.NESTED_DEPTH):
+            x = np.sin(x)
+        return x
+
+    f, x = sg.value_and_grad(sines), np.array(cases.NESTED_INPUT)
+    return lambda: f(x)[1]
+
+
+def unrolled(n: int) -> Call:
+    """Value and gradient of ``y = sin(x c_i + y)``, n times."""
+    x, coefficients = cases.unrolled_inputs(n)
+
+    def chain(x: Array) -> Array:
+        y = np.zeros_like(x)
+        for c in coefficients:
+            y = np.sin(x * c + y)
+        return y.sum()
+
+    f = sg.value_and_grad(chain)
+    return lambda: f(x)[1]
+
+
+def greeks(dtype: str) -> Call:
+    """The price of each call option, and its derivatives by all five inputs."""
+    inputs = cases.option_inputs(dtype)
+
+    def normal(x: Array) -> Array:
+        return 0.5 * emit("erfc", x * -(0.5**0.5))
+
+    def price(s: Array, k: Array, t: Array, r: Array, v: Array) -> Array:
+        width = v * np.sqrt(t)
+        d = (np.log(s / k) + (r + 0.5 * v * v) * t) / width
+        return (s * normal(d) - k * np.exp(-r * t) * normal(d - width)).sum()
+
+    f = sg.value_and_grad(price, argnums=(0, 1, 2, 3, 4))
+    return lambda: f(*inputs)[1][0]
+
+
+def nothing() -> Call:
+    """For what is measured at import."""
+    return lambda: 0.0
 
 
 def _training(

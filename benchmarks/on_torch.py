@@ -85,11 +85,69 @@ def resnet18_train(batch: int, size: int, layout: str = "") -> Call:
     return _training(lambda: F.cross_entropy(model(x), y), model.parameters())
 
 
+resnet18_loop = resnet18_train
+"""PyTorch's step is that loop."""
+
+
 def resnet18_infer(batch: int, size: int, layout: str = "") -> Call:
     """Forward with running statistics."""
     model, x = _resnet18(batch, size, layout)
     model.eval()
     return torch.inference_mode()(lambda: model(x))
+
+
+def _gradient(f: Callable[..., Tensor], *inputs: Any) -> Call:
+    """Value and gradients; gives the first gradient."""
+    leaves = [torch.as_tensor(x).requires_grad_() for x in inputs]
+    return lambda: torch.autograd.grad(f(*leaves), leaves)[0]
+
+
+def rosenbrock() -> Call:
+    """Value and gradient."""
+    return _gradient(cases.rosenbrock, cases.rosenbrock_input())
+
+
+def nested() -> Call:
+    """Value and gradient of sin(sin(...(x)))."""
+
+    def sines(x: Tensor) -> Tensor:
+        for _ in range(cases.NESTED_DEPTH):
+            x = torch.sin(x)
+        return x
+
+    return _gradient(sines, torch.tensor(cases.NESTED_INPUT, dtype=torch.float64))
+
+
+def unrolled(n: int) -> Call:
+    """Value and gradient of ``y = sin(x c_i + y)``, n times."""
+    x, coefficients = cases.unrolled_inputs(n)
+
+    def chain(x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        for c in coefficients:
+            y = torch.sin(x * c + y)
+        return y.sum()
+
+    return _gradient(chain, x)
+
+
+def greeks(dtype: str) -> Call:
+    """The price of each call option, and its derivatives by all five inputs."""
+
+    def normal(x: Tensor) -> Tensor:
+        return 0.5 * torch.erfc(x * -(0.5**0.5))
+
+    def price(s: Tensor, k: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
+        width = v * torch.sqrt(t)
+        d = (torch.log(s / k) + (r + 0.5 * v * v) * t) / width
+        return (s * normal(d) - k * torch.exp(-r * t) * normal(d - width)).sum()
+
+    return _gradient(price, *cases.option_inputs(dtype))
+
+
+def nothing() -> Call:
+    """For what is measured at import."""
+    return lambda: torch.zeros(())
 
 
 def mlp() -> Call:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,3 +59,30 @@ def test_resnet18_inputs_have_torchvision_names() -> None:
         array = weight(name, shape)
         assert array.dtype == np.float32
         assert array.shape == shape
+
+
+SMALL = {"n": 30, "size": 64, "batch": 1}
+
+
+def test_every_case_runs_on_our_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a case is built of still exists; on small inputs, and without a peer."""
+    import cases
+    import on_symgrad
+
+    monkeypatch.setattr(cases, "uniform", _shrunk(cases.uniform))
+    kinds = {case.kind: dict(case.options) for case in cases.CASES if case.measure != "import"}
+    for kind, options in kinds.items():
+        small = {k: SMALL.get(k, v) for k, v in options.items()}
+        if kind == "chain":
+            small = options | {"size": 100}
+        value = on_symgrad.value(getattr(on_symgrad, kind)(**small)())
+        assert np.isfinite(value), kind
+
+
+def _shrunk(uniform: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``uniform``, with at most a thousand options."""
+
+    def small(key: str, shape: tuple[int, ...], *rest: Any) -> Any:
+        return uniform(key, (1000,) if shape == (1_000_000,) else shape, *rest)
+
+    return small
