@@ -36,15 +36,22 @@ def pull_back(
             totals[id(value)] = totals[id(value)] + ct if id(value) in totals else ct
     path = _ops_between(inputs, outputs)
     with builder:
+        seen: set[int] = set()
         for op in sorted(path, key=lambda op: op.seq, reverse=True):
             if visit is not None:
                 for v in op.results:
                     if id(v) in totals:
                         totals[id(v)] = visit(v, totals[id(v)])
+                        seen.add(id(v))
             cts = [totals.get(id(v)) for v in op.results]
             if any(ct is not None for ct in cts):
                 with builder.at(op.loc):
                     _pull_through(op, cts, path, wanted, totals)
+        if visit is not None:  # what makes an input is not on the way
+            for v in inputs:
+                if id(v) in totals and id(v) not in seen:
+                    totals[id(v)] = visit(v, totals[id(v)])
+                    seen.add(id(v))
         return [totals.get(id(v)) for v in inputs]
 
 

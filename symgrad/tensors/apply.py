@@ -235,11 +235,11 @@ def write(target: Tensor, new: Tensor, name: str = "") -> Tensor:
         )
     tracked = is_grad_enabled() and (new.requires_grad or target.requires_grad)
     base, node = target._base, new._node
-    before = None if base is None else base._edge()
+    before = target._edge() if base is None else base._edge()
     target._replace(new)
     if tracked:
         if node is None:  # a constant, or a leaf copied as it is
-            node = make_node(name or "CopyBackwards", (new._edge(),))
+            node = make_node(name or "CopyBackwards", (before, new._edge()))
         if base is None:
             target._node = node
         else:

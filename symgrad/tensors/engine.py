@@ -40,16 +40,21 @@ def backward(
     weights = grad_tensors if grad_tensors is not None else grad_variables
     sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph)
     chosen = None if inputs is None else {id(t) for t in _listed(inputs)}
-    edges = [e for e in sweep.leaves if chosen is None or id(e.variable) in chosen]
+    edges = [
+        e
+        for e in sweep.leaves
+        if e.variable._requires_grad and (chosen is None or id(e.variable) in chosen)
+    ]
     pairs = [(e, value) for e in edges if (value := e.value) is not None]
-    edges = [e for e, _ in pairs]
     found = sweep.run([value for _, value in pairs])
     totals: dict[int, Tensor] = {}
-    for edge, new in zip(edges, found, strict=True):
-        if new is not None:
-            known = totals.get(id(edge.variable))
-            totals[id(edge.variable)] = new if known is None else known + new
-    leaves = {id(e.variable): e.variable for e in edges if id(e.variable) in totals}
+    for (edge, value), derivative in zip(pairs, found, strict=True):
+        if derivative is None and sweep.is_by_hand:
+            continue  # a function of the user's own may say that there is no derivative
+        new = _zeros(value) if derivative is None else derivative
+        known = totals.get(id(edge.variable))
+        totals[id(edge.variable)] = new if known is None else known + new
+    leaves = {id(e.variable): e.variable for e, _ in pairs if id(e.variable) in totals}
     for key, leaf in leaves.items():
         gradient = _hooked(leaf, totals[key])
         if leaf._grad is None:
@@ -104,7 +109,7 @@ def grad(
         if derivative is not None:
             results.append(_hooked(tensor, derivative))
         elif id(edge) in reached or materialize_grads:
-            results.append(Tensor.of_value(RECORDER.builder.constant(0, tensor._value().type)))
+            results.append(_zeros(tensor._value()))
         else:
             if not allow_unused:
                 raise RuntimeError(
@@ -113,6 +118,11 @@ def grad(
                 )
             results.append(None)
     return tuple(results)
+
+
+def _zeros(value: Value) -> Tensor:
+    """The derivative by a value that the result depends on in name only."""
+    return Tensor.of_value(RECORDER.builder.constant(0, value.type))
 
 
 def _hooked(leaf: Tensor, gradient: Tensor) -> Tensor:
@@ -180,6 +190,7 @@ class _Sweep:
         roots = [edge for t in outputs if (edge := t._edge()) is not None]
         self.nodes: list[Node] = list(reachable(roots))
         self.leaves = [n for n in self.nodes if isinstance(n, AccumulateGrad)]
+        self.is_by_hand = any(n.name().endswith("Backward") for n in self.nodes)
         retain = create_graph if retain_graph is None else retain_graph
         for node in self.nodes:
             node.use(retain=retain)

@@ -1,0 +1,210 @@
+"""Random programs on tensors, run by PyTorch and by symgrad: the same values, gradients and errors.
+
+A program is a list of statements that are drawn from a seed alone, so both sides run the
+same one.  Statements that raise are part of it: writes to memory that the graph still
+needs must raise on both sides, or give the same gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+SHAPES = [(), (1,), (3,), (2, 3), (3, 2), (1, 3), (2, 1), (2, 2, 3)]
+
+UNARY: dict[str, Callable[[Any, Any], Any]] = {
+    "exp": lambda t, x: t.exp(x * 0.3),
+    "tanh": lambda t, x: t.tanh(x),
+    "sin": lambda t, x: x.sin(),
+    "relu": lambda t, x: t.relu(x),
+    "sigmoid": lambda t, x: x.sigmoid(),
+    "abs": lambda t, x: x.abs(),
+    "square": lambda t, x: x**2,
+    "cube": lambda t, x: x**3,
+    "neg": lambda t, x: -x,
+    "scaled": lambda t, x: x * 2.5,
+    "shifted": lambda t, x: 1 - x,
+    "halved": lambda t, x: x / 2,
+    "clamp": lambda t, x: x.clamp(-0.5, 0.7),
+    "clone": lambda t, x: x.clone(),
+    "sqrt": lambda t, x: (x * x + 1).sqrt(),
+    "log": lambda t, x: t.log(x.abs() + 1.5),
+    "softmax": lambda t, x: t.nn.functional.softmax(x, -1) if x.ndim else x * 1,
+}
+BINARY: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "add": lambda t, x, y: x + y,
+    "sub": lambda t, x, y: x - y,
+    "mul": lambda t, x, y: x * y,
+    "div": lambda t, x, y: x / (y * y + 1),
+    "maximum": lambda t, x, y: t.maximum(x, y),
+    "where": lambda t, x, y: t.where(x > 0, x, y),
+    "matmul": lambda t, x, y: x @ y,
+    "cat": lambda t, x, y: t.cat([x, y], 0),
+    "stack": lambda t, x, y: t.stack([x, y]),
+}
+REDUCING: dict[str, Callable[[Any, Any], Any]] = {
+    "sum": lambda t, x: x.sum(),
+    "mean": lambda t, x: x.mean(),
+    "sum0": lambda t, x: x.sum(0),
+    "mean-1": lambda t, x: x.mean(-1, keepdim=True),
+    "prod": lambda t, x: x.prod(),
+    "cumsum": lambda t, x: x.cumsum(0),
+    "logsumexp": lambda t, x: x.logsumexp(-1),
+}
+VIEWS: dict[str, Callable[[Any, Any], Any]] = {
+    "flat": lambda t, x: x.view(-1),
+    "t": lambda t, x: x.t(),
+    "transposed": lambda t, x: x.transpose(0, -1),
+    "first": lambda t, x: x[0],
+    "last": lambda t, x: x[..., -1],
+    "slice": lambda t, x: x[1:],
+    "column": lambda t, x: x[:, 1:2],
+    "unsqueezed": lambda t, x: x.unsqueeze(0),
+    "detached": lambda t, x: x.detach(),
+    "data": lambda t, x: x.data,
+    "narrow": lambda t, x: x.narrow(0, 0, 1),
+    "expanded": lambda t, x: x.expand(2, *x.shape),
+}
+WRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "add_": lambda t, x, y: x.add_(y),
+    "mul_": lambda t, x, y: x.mul_(y),
+    "zero_": lambda t, x, y: x.zero_(),
+    "copy_": lambda t, x, y: x.copy_(y),
+    "number": lambda t, x, y: x.mul_(1.5),
+    "item": lambda t, x, y: x.__setitem__(0, 0.25),
+    "items": lambda t, x, y: x.__setitem__(slice(0, 1), y),
+    "relu_": lambda t, x, y: x.relu_(),
+    "masked": lambda t, x, y: x.__setitem__(x > 0.5, 0.0),
+    "data": lambda t, x, y: x.data.mul_(0.5),
+    "iadd": lambda t, x, y: x.__iadd__(y),
+    "tanh_": lambda t, x, y: x.tanh_(),
+}
+
+
+def program(seed: int, length: int) -> list[tuple[Any, ...]]:
+    """Statements as tuples: what to do, with which variables by number, and details."""
+    rng = random.Random(seed)
+    statements: list[tuple[Any, ...]] = []
+    for _ in range(2):
+        statements.append(("leaf", rng.choice(SHAPES), True, rng.random()))
+    kinds = ["unary"] * 4 + ["binary"] * 6 + ["reducing"] * 2 + ["view"] * 4 + ["write"] * 3
+    kinds += ["leaf", "backward", "backward", "grad", "look", "no_grad", "hook", "retain"]
+    kinds += ["flag", "zero", "step", "numpy"]
+    tables: dict[str, Any] = {
+        "unary": UNARY, "binary": BINARY, "reducing": REDUCING, "view": VIEWS, "write": WRITES,
+    }  # fmt: skip
+    for _ in range(length):
+        kind = rng.choice(kinds)
+        x, y = rng.random(), rng.random()
+        if kind == "leaf":
+            statements.append((kind, rng.choice(SHAPES), rng.random() < 0.6, rng.random()))
+        elif kind in tables:
+            statements.append((kind, rng.choice(list(tables[kind])), x, y))
+        else:
+            statements.append((kind, x, y, rng.random() < 0.5))
+    return [*statements, ("backward", 0.999, 0, False)]
+
+
+class Run:
+    """The variables of a program while one side runs it, and what it said."""
+
+    def __init__(self, torch: Any) -> None:
+        self.torch = torch
+        self.variables: list[Any] = []
+        self.log: list[Any] = []
+
+    def all(self, statements: list[tuple[Any, ...]]) -> list[Any]:
+        """Runs the statements; returns what can be seen after each."""
+        for statement in statements:
+            try:
+                said = self._one(*statement)
+            except (RuntimeError, IndexError, ValueError, TypeError):
+                said = "error"  # whose type, for shapes that do not fit, may be our own
+            self.log.append(said)
+        self.log.append([self._seen(v) for v in self.variables])
+        return self.log
+
+    def _pick(self, number: float) -> Any:
+        # Later variables more often: programs get deeper.
+        return self.variables[int(number**0.6 * len(self.variables))]
+
+    def _keep(self, made: Any) -> Any:
+        if made.numel() <= 64:
+            self.variables.append(made)
+        return tuple(made.shape), made.requires_grad, made.is_leaf
+
+    def _one(self, kind: str, *details: Any) -> Any:
+        torch = self.torch
+        if kind == "leaf":
+            shape, tracked, number = details
+            count = 1
+            for n in shape:
+                count *= n
+            values = torch.arange(count, dtype=torch.float64) * 0.37 + number - 0.8
+            return self._keep(values.reshape(shape).clone().requires_grad_(tracked))
+        if kind in ("unary", "reducing", "view"):
+            name, x, _ = details
+            table = {"unary": UNARY, "reducing": REDUCING, "view": VIEWS}[kind]
+            return self._keep(table[name](torch, self._pick(x)))
+        if kind == "binary":
+            name, x, y = details
+            return self._keep(BINARY[name](torch, self._pick(x), self._pick(y)))
+        x = self._pick(details[-2] if kind == "write" else details[0])
+        y, flag = details[1], details[-1]
+        if kind == "write":
+            name, at, other = details
+            target = self._pick(at)
+            WRITES[name](torch, target, self._pick(other))
+            return tuple(target.shape), target.requires_grad
+        if kind == "backward":
+            return x.sum().backward(retain_graph=flag)
+        if kind == "grad":
+            found = torch.autograd.grad(
+                (x * x).sum(), self._pick(y), create_graph=flag, allow_unused=True
+            )[0]
+            return None if found is None else self._keep(found)
+        if kind == "look":
+            return x.tolist()
+        if kind == "no_grad":
+            with torch.no_grad():
+                return self._keep(x * 0.5 + self._pick(y))
+        if kind == "hook":
+            x.register_hook(lambda g: g * 2)
+        elif kind == "retain":
+            x.retain_grad()
+        elif kind == "flag":
+            x.requires_grad_(flag)
+        elif kind == "zero":
+            if x.is_leaf:
+                x.grad = None
+        elif kind == "step":
+            leaves = [v for v in self.variables if v.is_leaf and v.grad is not None]
+            if leaves:
+                torch.optim.SGD(leaves, lr=0.1).step()
+        elif kind == "numpy":
+            x.detach().numpy()
+            return x.detach().numpy().tolist()
+        return None
+
+    def _seen(self, x: Any) -> Any:
+        grad = x.grad if x.is_leaf or x.retains_grad else None
+        return x.tolist(), None if grad is None else grad.tolist(), x.requires_grad
+
+
+def difference(a: Any, b: Any) -> str:
+    """Where two logs differ; "" where they agree up to rounding."""
+    for number, (x, y) in enumerate(zip(a, b, strict=True)):
+        if not _close(x, y):
+            return f"statement {number}: {x} against {y}"
+    return ""
+
+
+def _close(x: Any, y: Any) -> bool:
+    if isinstance(x, (list, tuple)) and isinstance(y, (list, tuple)):
+        return len(x) == len(y) and all(map(_close, x, y))
+    if isinstance(x, float) and isinstance(y, float):
+        both_nan = math.isnan(x) and math.isnan(y)
+        return x == y or both_nan or abs(x - y) <= 1e-9 * max(1, abs(x), abs(y))
+    return bool(x == y)

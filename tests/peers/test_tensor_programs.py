@@ -1,0 +1,21 @@
+"""Random tensor programs, live against PyTorch."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from tensor_programs import Run, difference, program
+
+import symgrad
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_the_same_values_gradients_and_errors(seed: int) -> None:
+    statements = program(seed, 14)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reading .grad of tensors that are no leaves
+        found = difference(Run(torch).all(statements), Run(symgrad).all(statements))
+    assert not found, "\n".join([found, *map(str, statements)])

@@ -1,0 +1,43 @@
+"""Leaves that a result depends on in name only, frozen ones, and gradients that hooks change."""
+
+from __future__ import annotations
+
+import pytest
+
+import symgrad as torch
+
+
+def test_a_leaf_whose_influence_was_overwritten_gets_zeros() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 2.5
+    y.zero_()
+    y.sum().backward()
+    assert x.grad.tolist() == [0, 0]
+    x.grad = None
+    z = x / 2
+    z.copy_(torch.ones(2))
+    assert z.grad_fn.name() == "CopyBackwards"
+    z.sum().backward()
+    assert x.grad.tolist() == [0, 0]
+    x.grad = None
+    torch.floor(x * 3).sum().backward()
+    assert x.grad.tolist() == [0, 0]
+
+
+def test_a_leaf_frozen_after_its_use_gets_nothing() -> None:
+    x, w = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    y = torch.stack([x, w])
+    x.requires_grad_(False)
+    y.sum().backward()
+    assert x.grad is None and w.grad.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("by", ["y", "x", "both"])
+def test_hooks_act_on_derivatives_by_their_own_tensor(by: str) -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = -x
+    y.register_hook(lambda g: g * 2)
+    inputs = {"y": (y,), "x": (x,), "both": (x, y)}[by]
+    found = torch.autograd.grad((y * y).sum(), inputs)
+    expected = {"y": [[-4, -8]], "x": [[4, 8]], "both": [[4, 8], [-4, -8]]}[by]
+    assert [g.tolist() for g in found] == expected
