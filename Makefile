@@ -33,6 +33,7 @@ bench: $(STAMP)
 SOURCES := $(shell find symgrad ir codegen -name '*.py') pyproject.toml
 $(STAMP): $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build  # where modules that are gone would linger
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[dev]"
 	touch $@
 
