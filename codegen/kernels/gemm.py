@@ -21,7 +21,14 @@ from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums, runs_down,
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS
 from symgrad.codegen.target import Target
 
-__all__ = ["GemmSpec", "emit_combine", "emit_gemm", "gemm_scratch_bytes", "lower_gemm"]
+__all__ = [
+    "GemmSpec",
+    "emit_combine",
+    "emit_gemm",
+    "gemm_scratch_bytes",
+    "lower_gemm",
+    "stores_once",
+]
 
 
 def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
@@ -62,6 +69,18 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
         ),
         (*temporaries, partial.strides[0] * splits * bytes_of(MEMORY_TYPES[partial.dtype])),
     )
+
+
+def stores_once(spec: GemmSpec, target: Target, threads: int) -> bool:
+    """Whether C is written only when its sums are complete.
+
+    Sums of several blocks of the contraction meet in C; then it must not lie where the
+    epilogue reads.
+    """
+    spec = replace(spec, threads=threads)
+    if in_pairs(spec, target, 3):
+        return False
+    return _splits(spec, target) > 1 or Plan(spec, target).k_blocks == 1
 
 
 def gemm_scratch_bytes(spec: GemmSpec, target: Target, threads: int) -> int:

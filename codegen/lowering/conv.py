@@ -117,7 +117,7 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
         [source, cotangent, *(fused.storages if fused else ())],
         [result],
         written=fused.written if fused else (),
-        in_place=fused.in_place if fused else (),
+        in_place=fused.in_place(source, cotangent, result=result) if fused else (),
         **work,
     )
 

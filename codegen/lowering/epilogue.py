@@ -36,13 +36,26 @@ class AttachedRegion:
     """Where the other operands live and then the other results go, set by ``build``."""
     written: tuple[Storage, ...] = field(default=())
     """Those of the storages that are written."""
-    in_place: tuple[tuple[Buffer, Buffer], ...] = field(default=())
-    """(written, read) pairs of the storages that may share memory."""
+    _pairs: tuple[tuple[Buffer, Buffer], ...] = field(default=())
 
     @property
     def result(self) -> Value:
         """What the anchor's kernel stores instead of its own result."""
         return self.op.results[0]
+
+    def in_place(self, *own: Storage, result: Storage | None) -> tuple[tuple[Buffer, Buffer], ...]:
+        """(written, read) pairs of buffers that may share memory.
+
+        ``own`` are what the anchor itself reads, at any point; its ``result`` is left out
+        where it is None, because the anchor writes it more than once.
+        """
+        kept = {id(s.buffer) for s in own}
+        targets = {id(s.buffer) for s in (*self.written, *([result] if result else ()))}
+        return tuple(
+            (target, source)
+            for target, source in self._pairs
+            if id(source) not in kept and id(target) in targets
+        )
 
     def build(self, scope: Scope, result: Storage, tiling: Tiling | None = None) -> RegionEpilogue:
         """The epilogue over the axes of the anchor's result, or over its tiling."""
@@ -65,7 +78,7 @@ class AttachedRegion:
         self.storages = (*operands, *self.written)
         made = [(over_space(result, range(rank), rank, tiling), result)]
         made += zip(writes, self.written, strict=True)
-        self.in_place = overwritable(list(zip(reads, operands, strict=True)), made)
+        self._pairs = overwritable(list(zip(reads, operands, strict=True)), made)
         body = self.op.regions[0]
         if self.kept:
             results = (*body.results, body.params[self.position])

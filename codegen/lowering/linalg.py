@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from symgrad.codegen.access import Access
-from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
+from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm, stores_once
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage
 from symgrad.ir.graph import Op
@@ -44,6 +44,7 @@ def dot_general(scope: Scope, op: Op) -> None:
     moved = float(x.type.bytes + y.type.bytes + op.result.type.bytes)
     threads = scope.threads_for(flops / DENSITY, moved)
     operands = [left, right, *(fused.storages if fused else ())]
+    once = stores_once(spec, scope.target, threads)
     scope.run(
         lower_gemm(spec, scope.target, threads),
         operands,
@@ -52,6 +53,7 @@ def dot_general(scope: Scope, op: Op) -> None:
         flops=flops,
         bytes=moved,
         written=fused.written if fused else (),
+        in_place=fused.in_place(left, right, result=result if once else None) if fused else (),
         parallel=threads > 1,
     )
 

@@ -200,7 +200,7 @@ def test_pixels_split_among_threads_meet_in_one_update(threads: int) -> None:
 
 @pytest.mark.usefixtures("always_parallel")
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("sizes", [(5, 7, 3), (64, 40, 33), (3, 130, 17), (700, 9, 20)])
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (64, 40, 33), (3, 130, 17), (4000, 9, 20)])
 def test_updates_ride_on_products(sizes: tuple[int, int, int], threads: int) -> None:
     """Of a linear layer: gradient, momentum and weights in the product's kernel."""
     batch, inputs, outputs = sizes
@@ -217,8 +217,13 @@ def test_updates_ride_on_products(sizes: tuple[int, int, int], threads: int) -> 
     assert len({c.op.split(":")[0] for c in run.lowered.calls}) == 1
     arguments = arguments_of(func)
     expected = interpret(func, arguments)
-    for actual, wanted in zip(run([a.copy() for a in arguments]), expected, strict=True):
+    held = [a.copy() for a in arguments]
+    got = run(held)
+    for actual, wanted in zip(got, expected, strict=True):
         np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)
+    assert np.shares_memory(got[0], held[0])
+    # Sums of several blocks would meet where the old momentum is still to be read.
+    assert np.shares_memory(got[1], held[1]) == (batch < 4000)
 
 
 def test_arrays_are_taken_and_survive() -> None:
