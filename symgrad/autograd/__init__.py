@@ -6,6 +6,12 @@ from symgrad.autograd import function, functional
 from symgrad.autograd.function import Function
 from symgrad.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from symgrad.tensors import Tensor
+from symgrad.tensors.anomaly import (
+    detect_anomaly,
+    is_anomaly_check_nan_enabled,
+    is_anomaly_enabled,
+    set_detect_anomaly,
+)
 from symgrad.tensors.engine import backward, grad
 from symgrad.tensors.picture import to_dot, to_svg
 from symgrad.tensors.state import (
@@ -21,6 +27,7 @@ __all__ = [
     "GradcheckError",
     "Variable",
     "backward",
+    "detect_anomaly",
     "enable_grad",
     "function",
     "functional",
@@ -28,8 +35,11 @@ __all__ = [
     "gradcheck",
     "gradgradcheck",
     "inference_mode",
+    "is_anomaly_check_nan_enabled",
+    "is_anomaly_enabled",
     "is_grad_enabled",
     "no_grad",
+    "set_detect_anomaly",
     "set_grad_enabled",
     "to_dot",
     "to_svg",

@@ -17,6 +17,7 @@ import numpy as np
 from symgrad.ir import Value
 from symgrad.ir.errors import UsageError
 from symgrad.ir.ops.structural import PULLBACKS, Pullback
+from symgrad.tensors import anomaly
 from symgrad.tensors.handle import Handle, Tensor
 from symgrad.tensors.nodes import Saved, make_node
 from symgrad.tensors.record import RECORDER, Leaf, recording
@@ -161,6 +162,7 @@ class _Call:
         for i, value in zip(self._tracked, self._linked(), strict=True):
             results[i] = Tensor(Handle(value))
             results[i]._node = node
+            anomaly.note(node, results[i])
         return tuple(results)
 
     def _linked(self) -> Sequence[Value]:

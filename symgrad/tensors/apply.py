@@ -12,7 +12,7 @@ from typing import Any
 
 from symgrad import tracing
 from symgrad.ir import Value
-from symgrad.tensors import templates
+from symgrad.tensors import anomaly, templates
 from symgrad.tensors.handle import Handle, Tensor, alias
 from symgrad.tensors.nodes import Node, Saved, make_node
 from symgrad.tensors.record import RECORDER, recording
@@ -201,6 +201,7 @@ class _Operation:
             result._node = self._node
             if self._saves == RESULT:
                 self._node.saved = (*self._node.saved, Saved(result, self._name))
+            anomaly.note(self._node, result)
         return result
 
 

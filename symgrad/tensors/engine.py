@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from symgrad.ir import Value
+from symgrad.tensors import anomaly
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, reachable
@@ -202,6 +203,7 @@ class _Sweep:
 
     def run(self, inputs: Sequence[Value]) -> list[Tensor | None]:
         """The derivatives by ``inputs``: part of the graph if that is wanted, else outside it."""
+        anomaly.begin()
         watchers: dict[int, list[Any]] = {}
         for node in self.nodes:
             for value, watcher in node.watchers:
@@ -214,7 +216,9 @@ class _Sweep:
                     self._outputs, self._weights, inputs, watchers, detached=not self.create_graph
                 )
             _note_habit(self._outputs)
-        return [None if c is None else self._tensor(c) for c in found]
+        derivatives = [None if c is None else self._tensor(c) for c in found]
+        anomaly.check_leaves(self.leaves, inputs, derivatives)
+        return derivatives
 
     def _foreseen(self, inputs: Sequence[Value]) -> list[Cotangent | None] | None:
         """The derivatives that were computed with the loss."""

@@ -181,6 +181,54 @@ def test_gradcheck_finds_wrong_derivatives() -> None:
         gradcheck(Tripled.apply, (x,))
 
 
+# -- anomalies -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("function", "name"), [
+    (lambda z: z.sqrt().sum(), "SqrtBackward0"),
+    (lambda z: (z.sqrt() * 2).exp().sum(), "ExpBackward0"),
+    (lambda z: (z * torch.tensor([2.0])).sqrt().mul(3).sum(), "SqrtBackward0"),
+])  # fmt: skip
+def test_anomalies_are_named(function: Any, name: str) -> None:
+    z = torch.tensor([-1.0], requires_grad=True)
+    with pytest.warns(UserWarning, match="Anomaly Detection has been enabled"):
+        detection = torch.autograd.detect_anomaly()
+    with detection:
+        assert torch.autograd.is_anomaly_enabled()
+        with pytest.warns(UserWarning, match="Error detected") as said:
+            with pytest.raises(RuntimeError) as error:
+                function(z).backward()
+    assert str(error.value) == f"Function '{name}' returned nan values in its 0th output."
+    text = str(said[0].message)
+    assert text.startswith(f"Error detected in {name}. Traceback of forward call")
+    assert f'File "{__file__}"' in text and "sqrt()" in text
+    assert not torch.autograd.is_anomaly_enabled()
+    function(z).backward()  # nobody looks now
+    assert np.isnan(z.grad.tolist()).all()
+
+
+def test_an_anomaly_may_have_two_suspects() -> None:
+    z = torch.tensor([-1.0], requires_grad=True)
+    with torch.autograd.set_detect_anomaly(True), pytest.warns(UserWarning, match="Error detected"):
+        with pytest.raises(RuntimeError) as error:
+            (z.sqrt() + z).sum().backward()
+    assert str(error.value) == (
+        "Function 'AddBackward0' returned nan values in its 1th output, or 'SqrtBackward0' "
+        "returned nan values in its 0th output."
+    )
+
+
+def test_anomaly_detection_leaves_sound_passes_alone() -> None:
+    x = torch.tensor(POINT, requires_grad=True)
+    with torch.autograd.set_detect_anomaly(True):
+        (Exponential.apply(x, 2.0) * x).sum().backward()
+        with torch.autograd.set_detect_anomaly(True, check_nan=False):
+            torch.tensor([-1.0], requires_grad=True).sqrt().sum().backward()
+        with pytest.raises(RuntimeError, match="the gradient of MulBackward0 has nan values"):
+            (x * 2).backward(torch.tensor([np.nan, 1, 1]))
+    np.testing.assert_allclose(x.grad.numpy(), 2 * np.exp(POINT) * (1 + POINT), rtol=1e-12)
+
+
 # -- functions -------------------------------------------------------------------------------
 
 
