@@ -197,6 +197,27 @@ def profile(
 
 
 @app.command(cls=_Command)
+def bench(
+    target: Target = None,
+    code: Code = None,
+    arg: Args = None,
+    gradient: Annotated[bool, typer.Option("--grad", help="Value and gradient.")] = False,
+    wrt: Wrt = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another TARGET of the same arguments; else the interpreter.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to measure each.")] = 1.0,
+) -> None:
+    """Time the first call of a function and the calls after it, and another beside it."""
+    from symgrad.cli.bench import bench as bench_subject
+    from symgrad.cli.target import resolve
+
+    subject = resolve(target, code, arg or [])
+    other = None if against is None else (against, resolve(against, None, arg or []))
+    bench_subject(subject, other, wrt, seconds, gradient=gradient or wrt is not None)
+
+
+@app.command(cls=_Command)
 def check(
     target: Target = None,
     code: Code = None,

@@ -38,7 +38,7 @@ def profile(subject: Subject, wrt: str | None, trace: Path | None, *, gradient: 
     from symgrad.codegen.compile import compile_func
 
     func = differentiate(subject.own, wrt) if gradient else subject.own
-    found = compile_func(func, passes=optimize).profile(_arrays(func, subject.values))
+    found = compile_func(func, passes=optimize).profile(arrays_for(func, subject.values))
     typer.echo(str(found), nl=False)
     if trace is not None:
         with _reported(trace):
@@ -54,7 +54,8 @@ def _reported(path: Path) -> Iterator[None]:
         raise UsageError(f"{path}: cannot write: {error.strerror}") from None
 
 
-def _arrays(func: Func, values: Sequence[Any]) -> list[Any]:
+def arrays_for(func: Func, values: Sequence[Any]) -> list[Any]:
+    """The values as arrays of the parameters' dtypes."""
     types = [p.type.dtype.numpy for p in func.params]
     return [np.asarray(x, dtype) for x, dtype in zip(values, types, strict=True)]
 
@@ -63,4 +64,4 @@ def execute(func: Func, values: Sequence[Any]) -> list[Any]:
     """The results of the optimised and compiled function."""
     from symgrad.api_backend import compile_func
 
-    return list(compile_func(func)(_arrays(func, values)))
+    return list(compile_func(func)(arrays_for(func, values)))

@@ -264,6 +264,28 @@ def test_explain(cli: Run) -> None:
     assert re.match(r"@model_grad: \d+ kernel calls, \d+ kernels, \d threads, memory [\d.]+", text)
 
 
+def test_profile(cli: Run) -> None:
+    text = succeeds(cli("profile", *MODEL, "--grad", "--trace", "trace.json"))
+    assert re.match(r"@model_grad: [\d.]+ [um]s a run \(median of \d+\)", text)
+    assert "model.py:" in text
+    events = json.loads(Path("trace.json").read_text())["traceEvents"]
+    assert any(e["ph"] == "X" for e in events)
+    refused = cli("profile", *MODEL, "--trace", "no/such/folder.json")
+    assert refused.exit_code == exits.USER_ERROR
+    assert "cannot write" in refused.stderr
+
+
+def test_bench(cli: Run) -> None:
+    lines = succeeds(cli("bench", *MODEL, "--grad", "--seconds", "0")).splitlines()
+    assert lines[0].split() == ["first", "call", "median", "least"]
+    assert [line.split()[0] for line in lines[1:3]] == ["@model_grad", "interpreter"]
+    assert re.fullmatch(r"interpreter takes [\d.]+ times as long", lines[3])
+    text = succeeds(cli("bench", *MODEL, "--against", "model.py:slope", "--seconds", "0"))
+    assert "model.py:slope takes" in text
+    other = cli("bench", *MODEL, "--against", "model.py:vector", "--seconds", "0")
+    assert other.exit_code == exits.USER_ERROR
+
+
 def test_doctor(cli: Run) -> None:
     facts = json.loads(succeeds(cli("doctor", "--json")))
     assert facts["self-test"]["gradient"] == "correct"
