@@ -101,6 +101,20 @@ def emit_object(text: str, target: Target) -> bytes:
         return _emit(machine, _optimise(text, machine))
 
 
+def linked(texts: Sequence[str], entry: str) -> str:
+    """Modules as one in which only the function ``entry`` can be seen from outside."""
+    import llvmlite.binding as llvm
+
+    context = llvm.create_context()
+    first, *rest = (llvm.parse_assembly(text, context) for text in texts)
+    for module in rest:
+        first.link_in(module)
+    for function in first.functions:
+        if not function.is_declaration and function.name != entry:
+            function.linkage = "internal"
+    return str(first)
+
+
 # -- naming ----------------------------------------------------------------
 
 

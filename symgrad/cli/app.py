@@ -218,6 +218,24 @@ def bench(
 
 
 @app.command(cls=_Command)
+def export(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    target: Target = None,
+    code: Code = None,
+    arg: Args = None,
+    to: Annotated[str, typer.Option(help="obj, so or c-header.")] = "so",
+    gradient: Annotated[bool, typer.Option("--grad", help="Value and gradient.")] = False,
+    wrt: Wrt = None,
+) -> None:
+    """Write a function as native code with a C entry, which needs no Python."""
+    from symgrad.cli.execute import export as export_subject
+    from symgrad.cli.target import resolve
+
+    subject = resolve(target, code, arg or [])
+    export_subject(subject, wrt, to, out, gradient=gradient or wrt is not None)
+
+
+@app.command(cls=_Command)
 def check(
     target: Target = None,
     code: Code = None,

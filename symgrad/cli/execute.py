@@ -1,4 +1,4 @@
-"""``symgrad run`` and ``profile``: compile, run, print."""
+"""``symgrad run``, ``profile`` and ``export``: compile, run or write, print."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ def profile(subject: Subject, wrt: str | None, trace: Path | None, *, gradient: 
     if trace is not None:
         with _reported(trace):
             found.save_trace(trace)
+
+
+def export(subject: Subject, wrt: str | None, to: str, out: Path, *, gradient: bool) -> None:
+    """Writes the compiled function, or its value and gradient, for programs in C."""
+    from symgrad.api_export import write
+    from symgrad.codegen.export import FORMATS, entry_name
+
+    if to not in FORMATS:
+        raise UsageError(f"--to {to}: it is one of {', '.join(FORMATS)}")
+    func = differentiate(subject.own, wrt) if gradient else subject.own
+    with _reported(out):
+        write(func, to, out)
+    typer.echo(f"wrote {entry_name(func)} to {out}")
 
 
 @contextmanager

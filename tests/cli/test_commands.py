@@ -286,6 +286,14 @@ def test_bench(cli: Run) -> None:
     assert other.exit_code == exits.USER_ERROR
 
 
+def test_export(cli: Run) -> None:
+    assert "wrote model to m.o" in succeeds(cli("export", *MODEL, "--to", "obj", "-o", "m.o"))
+    assert Path("m.o").stat().st_size > 500
+    succeeds(cli("export", *MODEL, "--to", "c-header", "-o", "m.h", "--wrt", "x"))
+    assert "void model_grad(const double *x, const double *w," in Path("m.h").read_text()
+    assert cli("export", *MODEL, "--to", "exe", "-o", "m").exit_code == exits.USER_ERROR
+
+
 def test_doctor(cli: Run) -> None:
     facts = json.loads(succeeds(cli("doctor", "--json")))
     assert facts["self-test"]["gradient"] == "correct"
