@@ -226,6 +226,37 @@ def test_updates_ride_on_products(sizes: tuple[int, int, int], threads: int) -> 
     assert np.shares_memory(got[1], held[1]) == (batch < 4000)
 
 
+@pytest.mark.usefixtures("always_parallel")
+@pytest.mark.parametrize("size", [2, 7, 20])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_convolutions_store_several_results(size: int, threads: int) -> None:
+    """Both are read by other convolutions, with halos of their own."""
+    b = Builder(locations=False)
+    x = b.param(TensorType(f32, (2, 16, size, size)))
+    weights = [b.param(TensorType(f32, (16, 16, k, k))) for k in (3, 3, 5)]
+
+    def conv(value: Value, w: Value) -> Value:
+        pad = (w.shape[2] // 2,) * 2
+        result: Value = b.emit(
+            "conv", value, w, stride=(1, 1), padding=(pad, pad), dilation=(1, 1),
+            lhs_dilation=(1, 1), groups=1,
+        )  # fmt: skip
+        return result
+
+    with b:
+        y = conv(x, weights[0])
+        up, down = b.emit("tanh", y), y * 0.5 + x
+        func = b.build([conv(up, weights[1]) + conv(down, weights[2])])
+    for state in (State(), State(frozenset({1, 2, 3}))):
+        run = compile_func(optimize(func), threads=threads, state=state)
+        writes = [c.writes for c in run.lowered.calls if c.op.startswith("conv:")]
+        assert not [c.op for c in run.lowered.calls if c.op == "fused:loop"]
+        assert any(len(w) > 1 for w in writes)
+        arguments = arguments_of(func)
+        (got,) = run(arguments)
+        np.testing.assert_allclose(got, interpret(func, arguments)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_arrays_are_taken_and_survive() -> None:
     func = chain([(16, 16, 3, 1)])
     arguments = arguments_of(func)
