@@ -234,8 +234,7 @@ def linked(
     key = Leaf(np.zeros((), np.bool_))
     PULLBACKS[key] = pullback
     with recording():
-        ends = [builder.emit("stop_gradient", v) for v in values]
-        made = builder.emit("custom", key, *inputs, *ends, count=len(ends))
+        made = builder.emit("custom", key, *inputs, *values, count=len(values))
     return made if isinstance(made, tuple) else (made,)
 
 
