@@ -176,7 +176,8 @@ def compile_func(
     if image and addresses is not None:
         return Executable(image, addresses, functools.cache(lowered))
     executable = _build(lowered())
-    programs.keep(key, executable.image)
+    if not any(call.phase.is_bound for call in executable.lowered.calls):
+        programs.keep(key, executable.image)
     return executable
 
 

@@ -23,6 +23,7 @@ class Phase:
     the op's operands, then its results, then ``Lowering.temporaries``.  ``numbers``,
     if any, are i64 values in an array behind these: sizes that one code serves.  Where
     ``scratch_bytes`` is not 0, a private area of that size is the last argument.
+    ``is_bound`` says that the numbers mean something in this process only.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Phase:
     numbers: tuple[int, ...] = ()
     weight: int = 1
     """Its part of the op's work relative to the other phases, for profiles."""
+    is_bound: bool = False
 
 
 @dataclass(frozen=True, slots=True)

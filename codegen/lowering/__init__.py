@@ -9,10 +9,12 @@ from symgrad.codegen.lowering import (
     attention,
     conv,
     elementwise,
+    host,
     index,
     linalg,
     scan,
     shape,
+    sort,
     window,
 )
 from symgrad.codegen.lowering.epilogue import AttachedRegion, find_epilogues
@@ -25,12 +27,14 @@ __all__ = [
     "conv",
     "elementwise",
     "find_epilogues",
+    "host",
     "index",
     "linalg",
     "lower_func",
     "reuse_donated",
     "scan",
     "shape",
+    "sort",
     "window",
 ]
 

@@ -170,8 +170,16 @@ def power(x: Value, exponent: float) -> Value:
     return result
 
 
+def _power(x: Array, y: Array) -> Array:
+    """Of integers to negative powers, where NumPy raises, the exact result rounded to 0."""
+    if x.dtype.kind not in "iu" or (y >= 0).all():
+        return np.asarray(np.power(x, y))
+    whole = np.where(np.abs(x) == 1, np.where(y % 2 == 0, 1, x), 0)
+    return np.where(y < 0, whole, np.power(x, np.maximum(y, 0))).astype(x.dtype)
+
+
 pow = elementwise(
-    "pow", "x y", NUMERIC, _quiet(np.power), sympy="x ** y", sample=((0.5, 2), (0.2, 2.5)),
+    "pow", "x y", NUMERIC, _quiet(_power), sympy="x ** y", sample=((0.5, 2), (0.2, 2.5)),
     adjoint=_pow_adjoint,
 )
 

@@ -31,7 +31,8 @@ def form(opdef, operands):
     return apart.subs({swap[s]: o for s, o in zip(SYMBOLS, operands, strict=False)})
 
 
-CONSTANTS = {float(c): c for c in (sympy.log(2), sympy.log(10), 2 / sympy.sqrt(sympy.pi))}
+ROOT = sympy.sqrt(sympy.pi)
+CONSTANTS = {float(c): c for c in (sympy.log(2), sympy.log(10), 2 / ROOT, ROOT / 2)}
 
 
 def exact(number):
@@ -48,6 +49,8 @@ def expression(value, known):
             known[id(value)] = exact(op.attrs["value"])
         elif op.name == "select":
             known[id(value)] = sympy.Piecewise((operands[1], operands[0]), (operands[2], True))
+        elif op.name == "polygamma":
+            known[id(value)] = sympy.polygamma(op.attrs["order"], *operands)
         else:
             known[id(value)] = form(op.opdef, operands)
     return known[id(value)]
