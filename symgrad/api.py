@@ -200,7 +200,12 @@ def stop_gradient(x: Any) -> Any:
 
 
 def trace(f: Callback, *args: Any, **kwargs: Any) -> Func:
-    """The IR of ``f`` for these arguments; for a derivative, with its adjoint."""
+    """The IR of ``f`` for these arguments; for a derivative, with its adjoint.
+
+    Of a tensor in place of a function, the sum of the diagonal: torch has this name, too.
+    """
+    if not callable(f):
+        return f.trace(*args, **kwargs)
     function = f if isinstance(f, Function) else Function(f, f)
     return function.traced(*args, **kwargs).func
 

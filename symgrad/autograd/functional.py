@@ -13,7 +13,7 @@ import numpy as np
 from symgrad.tensors import Tensor
 from symgrad.tensors.creation import zeros_like
 from symgrad.tensors.engine import grad
-from symgrad.tensors.shapes import stack
+from symgrad.tensors.joining import stack
 from symgrad.tensors.state import enable_grad
 
 Tensors = Any

@@ -5,39 +5,70 @@ IR; looking at a value compiles and runs what it needs; ``backward`` is the IR's
 sweep over the recording.  ``NAMES`` lists what the top level offers.
 """
 
-from symgrad.randomness import manual_seed
+from symgrad.randomness import initial_seed, manual_seed, seed
 from symgrad.tensors import (
+    analysis,
+    arithmetic,  # noqa: F401  (enters its functions)
     creation,
     dtypes,
     elementwise,
     handle,
-    indexing,  # noqa: F401  (enters its functions)
+    indexing,
     interchange,
+    joining,
+    legacy,
+    linalg,
     methods,  # noqa: F401  (gives Tensor its methods)
+    order,
+    printing,
     products,
+    random,
+    scatter,  # noqa: F401  (enters its functions)
+    shapes,
+    special,
     state,
 )
+from symgrad.tensors.outputs import with_out
 
 _PUBLIC = {
-    creation: """tensor as_tensor zeros ones empty full eye arange linspace rand randn randint
-    randperm zeros_like ones_like full_like rand_like randn_like empty_like
-    preserve_format contiguous_format channels_last""",
-    dtypes: "dtype Size set_default_dtype get_default_dtype",
+    creation: """tensor as_tensor asarray scalar_tensor zeros ones empty empty_strided full eye
+    arange linspace logspace zeros_like ones_like full_like empty_like tril_indices triu_indices
+    preserve_format contiguous_format channels_last strided pi e inf nan""",
+    dtypes: """dtype device finfo iinfo Size set_default_dtype get_default_dtype
+    promote_types can_cast""",
     state: """no_grad enable_grad inference_mode set_grad_enabled is_grad_enabled
     is_inference_mode_enabled""",
-    interchange: "from_numpy from_dlpack",
+    interchange: "from_numpy from_dlpack frombuffer",
     handle: "Tensor",
-    products: "einsum",
+    printing: "set_printoptions",
+    shapes: "broadcast_tensors",
+    special: "polygamma",
 }
 
+_METHODS_ONLY = """alias expand expand_as view_as reshape_as repeat to contiguous new
+sum_to_size unfold""".split()
+
 NAMES: dict[str, object] = {
-    **{name: f for name, f in elementwise.FUNCTIONS.items() if not name.startswith("_")},
+    **{
+        name: with_out(name, f)
+        for name, f in elementwise.FUNCTIONS.items()
+        if not name.startswith(("_", "special_")) and name not in _METHODS_ONLY
+    },
     **{name: getattr(m, name) for m, names in _PUBLIC.items() for name in names.split()},
+    **{
+        name: f
+        for m in (joining, order, analysis, indexing, products)
+        for name, f in m.PLAIN.items()
+    },
+    **random.PUBLIC,
+    **legacy.PUBLIC,
     **dtypes.PUBLIC,
+    "range": creation.range_,
+    "special": special.namespace(),
+    "linalg": linalg.namespace,
     "manual_seed": manual_seed,
-    "is_tensor": lambda x: isinstance(x, handle.Tensor),
-    "result_type": lambda a, b: dtypes.named(dtypes.promote((a, b))),
-    "numel": handle.Tensor.numel,
+    "initial_seed": initial_seed,
+    "seed": seed,
 }
 """What ``import symgrad as torch`` finds at the top level, by name."""
 

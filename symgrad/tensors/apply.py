@@ -239,7 +239,7 @@ def write(target: Tensor, new: Tensor, name: str = "") -> Tensor:
     before = target._edge() if base is None else base._edge()
     target._replace(new)
     if tracked:
-        if node is None:  # a constant, or a leaf copied as it is
+        if node is None or name:
             node = make_node(name or "CopyBackwards", (before, new._edge()))
         if base is None:
             target._node = node

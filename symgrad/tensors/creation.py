@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from symgrad.ir.opdef import Array
-from symgrad.randomness import Source
 from symgrad.tensors import dtypes
 from symgrad.tensors.handle import Tensor
+from symgrad.tracer import Tracer
 
 
-def _made(array: Array, dtype: Any, requires_grad: bool) -> Tensor:
+def made(array: Array, dtype: Any, requires_grad: bool) -> Tensor:
+    """An array as a new tensor of a type."""
     if dtype is not None:
         array = array.astype(dtypes.named(dtype).numpy)
     tensor = Tensor.of_array(np.require(array, requirements="C"))
@@ -22,14 +23,18 @@ def _made(array: Array, dtype: Any, requires_grad: bool) -> Tensor:
     return tensor
 
 
-def _floating(dtype: Any) -> Any:
+def default_type(dtype: Any) -> Any:
+    """A type, or the default one in place of none."""
     return dtypes.get_default_dtype() if dtype is None else dtype
 
 
-def _sizes(sizes: Sequence[Any]) -> tuple[int, ...]:
-    given = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+def sizes(size: Sequence[Any], name: str) -> tuple[int, ...]:
+    """A shape given as one sequence or as several numbers."""
+    given = size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
     shape = tuple(int(n) for n in given)
     if any(n < 0 for n in shape):
+        if name in ("zeros", "ones", "full"):
+            raise RuntimeError(f"{name}: Dimension size must be non-negative.")
         raise RuntimeError(
             f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}"
         )
@@ -46,7 +51,7 @@ def tensor(
             dtype = dtypes.get_default_dtype()
         elif array.dtype.kind in "iu":
             dtype = dtypes.int64
-    return _made(array.copy(), dtype, requires_grad)
+    return made(array.copy(), dtype, requires_grad)
 
 
 def _numbers(data: Any) -> Array:
@@ -63,45 +68,84 @@ def _numbers(data: Any) -> Array:
                     f"{next(len(p) for p in parts if p.shape != parts[0].shape)})"
                 )
             return np.stack(parts)
+    if isinstance(data, str):
+        raise TypeError("new(): invalid data type 'str'")
     array = np.asarray(data)
     if array.dtype.kind not in "biufc":
         raise TypeError(f"can't convert {type(data).__name__} to a tensor of numbers")
     return array
 
 
+def _constructed(data: Any, sizes: Sequence[int]) -> Tracer:
+    """What ``torch.Tensor`` makes of data or of sizes: the default type."""
+    if isinstance(data, int):
+        return zeros(data, *sizes)._tracer
+    return tensor(data, dtype=dtypes.get_default_dtype())._tracer
+
+
+Tensor._construct = _constructed
+
+
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """As ``tensor``, but sharing memory where no conversion is needed."""
-    from symgrad.tensors.interchange import from_numpy
+    from symgrad.tensors.interchange import from_dlpack, from_numpy
 
     if isinstance(data, np.ndarray):
         data = from_numpy(data)
+    elif not isinstance(data, Tensor) and hasattr(data, "__dlpack__"):
+        data = from_dlpack(data)
     if isinstance(data, Tensor):
         return data if dtype is None else data.to(dtype)
     return tensor(data, dtype=dtype)
 
 
+asarray = as_tensor
+
+
 def full(
     size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
+    requires_grad: bool = False, out: Any = None,
 ) -> Tensor:  # fmt: skip
     """One number everywhere."""
-    filled = np.full(_sizes([size] if isinstance(size, int) else [tuple(size)]), fill_value)
+    number = fill_value._array() if isinstance(fill_value, Tensor) else fill_value
+    filled = np.full(sizes([size] if isinstance(size, int) else [tuple(size)], "full"), number)
     if dtype is None and filled.dtype.kind == "f":
         dtype = dtypes.get_default_dtype()
-    return _made(filled, dtype, requires_grad)
+    return made(filled, dtype, requires_grad)
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    out: Any = None,
+) -> Tensor:  # fmt: skip
     """Zeros of a shape given as one tuple or as several arguments."""
-    return _made(np.zeros(_sizes(size)), _floating(dtype), requires_grad)
+    return made(np.zeros(sizes(size, "zeros")), default_type(dtype), requires_grad)
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    out: Any = None,
+) -> Tensor:  # fmt: skip
     """Ones of a shape given as one tuple or as several arguments."""
-    return _made(np.ones(_sizes(size)), _floating(dtype), requires_grad)
+    return made(np.ones(sizes(size, "ones")), default_type(dtype), requires_grad)
 
 
-empty = zeros
+def empty(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    memory_format: Any = None, out: Any = None,
+) -> Tensor:  # fmt: skip
+    """Elements of no particular value: zeros."""
+    return made(np.zeros(sizes(size, "empty")), default_type(dtype), requires_grad)
+
+
+def empty_strided(size: Any, stride: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
+    """As ``empty``: the elements lie in row-major order whatever the strides."""
+    return empty(tuple(size), dtype=dtype)
+
+
+def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
+    """A number as a tensor of the default type."""
+    return made(np.asarray(s), default_type(dtype), False)
 
 
 def eye(
@@ -109,77 +153,97 @@ def eye(
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
     """Ones on the diagonal of an ``n`` by ``m`` matrix of zeros."""
-    return _made(np.eye(n, m), _floating(dtype), requires_grad)
+    return made(np.eye(n, m), default_type(dtype), requires_grad)
+
+
+def _number(x: Any) -> Any:
+    return x.item() if isinstance(x, (Tensor, np.generic)) else x
+
+
+def _steps(name: str, start: Any, end: Any, step: Any) -> None:
+    if step == 0:
+        raise RuntimeError("step must be nonzero")
+    if (end - start) * step < 0:
+        raise RuntimeError("upper bound and lower bound inconsistent with step sign")
+    if not all(math.isfinite(x) for x in (start, end)):
+        raise RuntimeError(f"unsupported range: {start} -> {end}")
 
 
 def arange(
     start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
+    requires_grad: bool = False, out: Any = None,
 ) -> Tensor:  # fmt: skip
     """Numbers from ``start`` up to ``end``, excluded; int64 when all are integers."""
     if end is None:
         start, end = 0, start
+    start, end, step = (_number(x) for x in (start, end, step))
+    _steps("arange", start, end, step)
     if dtype is None and any(isinstance(x, float) for x in (start, end, step)):
         dtype = dtypes.get_default_dtype()
     count = max(0, math.ceil((end - start) / step))
-    return _made(start + step * np.arange(count), dtype, requires_grad)
+    return made(np.asarray(start + step * np.arange(count)), dtype, requires_grad)
+
+
+def range_(
+    start: Any, end: Any, step: Any = 1, *, dtype: Any = None, device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:  # fmt: skip
+    """Numbers from ``start`` to ``end``, included."""
+    _steps("range", start, end, step)
+    count = math.floor((end - start) / step) + 1
+    return made(start + step * np.arange(count), default_type(dtype), requires_grad)
 
 
 def linspace(
-    start: float, end: float, steps: int, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False,
+    start: Any, end: Any, steps: int, *, dtype: Any = None, device: Any = None,
+    requires_grad: bool = False, out: Any = None,
 ) -> Tensor:  # fmt: skip
     """``steps`` evenly spaced numbers, both ends included."""
-    return _made(np.linspace(start, end, steps), _floating(dtype), requires_grad)
+    spaced = np.linspace(_number(start), _number(end), steps)
+    return made(spaced, default_type(dtype), requires_grad)
 
 
-def rand(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-    generator: Any = None,
+def logspace(
+    start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Any = None,
+    device: Any = None, requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Uniform in [0, 1)."""
-    wanted = dtypes.named(_floating(dtype))
-    kind = np.float64 if wanted.numpy == np.float64 else np.float32
-    with Source.lock:
-        drawn = Source.generator.random(_sizes(size), dtype=kind)
-    return _made(np.asarray(drawn), wanted, requires_grad)
+    """Powers of ``base`` with evenly spaced exponents, both ends included."""
+    spaced = np.linspace(_number(start), _number(end), steps)
+    return made(np.power(base, spaced), default_type(dtype), requires_grad)
 
 
-def randn(
-    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-    generator: Any = None,
-) -> Tensor:  # fmt: skip
-    """Normal with mean 0 and variance 1."""
-    with Source.lock:
-        drawn = Source.generator.standard_normal(_sizes(size))
-    return _made(np.asarray(drawn), _floating(dtype), requires_grad)
+def tril_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None
+) -> Tensor:
+    """Rows and columns of the elements of a lower triangle."""
+    return made(np.stack(np.tril_indices(row, offset, col)), dtype or dtypes.int64, False)
 
 
-def randint(
-    low: int, high: Any = None, size: Any = None, *, dtype: Any = None, device: Any = None,
-    requires_grad: bool = False, generator: Any = None,
-) -> Tensor:  # fmt: skip
-    """Integers in [low, high); ``randint(high, size)`` starts at 0."""
-    if size is None:
-        low, high, size = 0, low, high
-    with Source.lock:
-        drawn = Source.generator.integers(low, high, _sizes([size]))
-    return _made(drawn, dtype or dtypes.int64, requires_grad)
+def triu_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None
+) -> Tensor:
+    """Rows and columns of the elements of an upper triangle."""
+    return made(np.stack(np.triu_indices(row, offset, col)), dtype or dtypes.int64, False)
 
 
-def randperm(n: int, *, dtype: Any = None, device: Any = None, generator: Any = None) -> Tensor:
-    """The numbers below ``n`` in random order."""
-    with Source.lock:
-        drawn = Source.generator.permutation(n)
-    return _made(drawn, dtype or dtypes.int64, False)
+class Named:
+    """A constant of torch that stands for itself."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"torch.{self._name}"
 
 
-preserve_format = "preserve_format"
-contiguous_format = "contiguous_format"
-channels_last = "channels_last"
+preserve_format, contiguous_format = Named("preserve_format"), Named("contiguous_format")
+channels_last, strided = Named("channels_last"), Named("strided")
+pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
 
 
-def _like(maker: Any) -> Any:
+def like(maker: Any) -> Any:
+    """``maker`` with the shape and type of a tensor."""
+
     def like(
         x: Tensor, *args: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
         memory_format: Any = preserve_format,
@@ -194,5 +258,5 @@ def _like(maker: Any) -> Any:
     return like
 
 
-zeros_like, ones_like, full_like = _like(zeros), _like(ones), _like(full)
-rand_like, randn_like, empty_like = _like(rand), _like(randn), _like(zeros)
+zeros_like, ones_like, full_like = like(zeros), like(ones), like(full)
+empty_like = like(zeros)

@@ -30,6 +30,11 @@ class dtype:  # noqa: N801  (torch's name)
         return self.numpy.kind == "c"
 
     @property
+    def is_signed(self) -> bool:
+        """Whether elements may be negative."""
+        return self.numpy.kind in "if"
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return self.numpy.itemsize
@@ -62,6 +67,71 @@ PUBLIC = {
     **{"short": int16, "int": int32, "long": int64},
 }
 """The types by all their names in torch; three of them would hide Python's own here."""
+
+
+class device:  # noqa: N801  (torch's name)
+    """Where tensors are: the CPU."""
+
+    __slots__ = ("index", "type")
+
+    def __init__(self, type: Any = "cpu", index: int | None = None) -> None:
+        name, _, number = str(type).partition(":")
+        if name != "cpu" or number not in ("", "0"):
+            raise RuntimeError(f"device {type!s} is not there: all tensors are on the CPU")
+        self.type = "cpu"
+        self.index = int(number) if number else index
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (device, str)) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    def __repr__(self) -> str:
+        place = "" if self.index is None else f", index={self.index}"
+        return f"device(type='{self.type}'{place})"
+
+
+class finfo:  # noqa: N801  (torch's name)
+    """Limits of a floating-point type."""
+
+    def __init__(self, dtype: dtype | None = None) -> None:
+        kind = get_default_dtype() if dtype is None else dtype
+        if not kind.is_floating_point:
+            raise TypeError(
+                f"torch.finfo() requires a floating point input type. Use torch.iinfo to handle "
+                f"'{kind!r}'"
+            )
+        info = np.finfo(kind.numpy)
+        self.bits, self.dtype = info.bits, kind.name
+        self.eps, self.max, self.min = float(info.eps), float(info.max), float(info.min)
+        self.tiny = self.smallest_normal = float(info.tiny)
+        self.resolution = float(info.resolution)
+
+    def __repr__(self) -> str:
+        return (
+            f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, "
+            f"eps={self.eps:g}, smallest_normal={self.tiny:g}, tiny={self.tiny:g}, "
+            f"dtype={self.dtype})"
+        )
+
+
+class iinfo:  # noqa: N801  (torch's name)
+    """Limits of an integer type."""
+
+    def __init__(self, dtype: dtype) -> None:
+        if dtype.numpy.kind not in "iu":
+            raise TypeError(
+                f"torch.iinfo() requires an integer input type. Use torch.finfo to handle '{dtype}'"
+            )
+        info = np.iinfo(dtype.numpy)
+        self.bits, self.max, self.min, self.dtype = info.bits, info.max, info.min, dtype.name
+
+    def __repr__(self) -> str:
+        return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"
 
 
 class _Default:
@@ -159,3 +229,16 @@ def _pair(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
     if _RANK[a.kind] != _RANK[b.kind]:
         return a if _RANK[a.kind] > _RANK[b.kind] else b
     return np.promote_types(a, b)
+
+
+def promote_types(type1: dtype, type2: dtype) -> dtype:
+    """The type that results of both have."""
+    return named(_pair(type1.numpy, type2.numpy))
+
+
+def can_cast(from_: dtype, to: dtype) -> bool:
+    """Whether an in-place operation may convert between kinds of types: never to a lesser one."""
+    order = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+    if from_.numpy.kind == "i" and to.numpy.kind == "u":
+        return True
+    return order[from_.numpy.kind] <= order[to.numpy.kind]

@@ -17,6 +17,7 @@ import numpy as np
 from symgrad.ir import Value
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
+from symgrad.tensors.layout import WHOLE, Layout
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
 from symgrad.tensors.record import (
     RECORDER,
@@ -42,22 +43,42 @@ _NON_LEAF_GRAD = (
 )
 
 
+_CPU = dtypes.device()
+_OVERLAP = (
+    "unsupported operation: more than one element of the written-to tensor refers to a single "
+    "memory location. Please clone() the tensor before performing the operation."
+)
+
+
 class Handle(Tracer):
     """The memory of a tensor that is no view, maybe shared with a NumPy array."""
 
-    __slots__ = ("_is_published", "shared")
+    __slots__ = ("_is_published", "_shared")
 
     def __init__(self, value: Value) -> None:
         super().__init__(RECORDER, value)
         self._is_published = True
-        self.shared: Array | None = None
+        self._shared: Array | weakref.ref[Array] | None = None
+
+    @property
+    def shared(self) -> Array | None:
         """An array outside that sees and makes changes; what is recorded uses copies."""
+        return self._shared() if isinstance(self._shared, weakref.ref) else self._shared
+
+    @shared.setter
+    def shared(self, array: Array) -> None:
+        self._shared = array
+
+    def lend(self, array: Array) -> None:
+        """Shares an array of its own as long as somebody outside keeps it, or a view of it."""
+        self._shared = weakref.ref(array)
 
     def _refresh(self) -> None:
-        if not self._is_published:
+        if self._shared is None or not self._is_published:
             return
-        if self.shared is not None and not _same(self.shared, materialise([self._value])[0]):
-            self._value = Leaf(self.shared.copy())
+        shared = self.shared
+        if shared is not None and not _same(shared, materialise([self._value])[0]):
+            self._value = Leaf(np.array(shared, order="C"))
             self.version += 1
 
     def rebind(self, new: Tracer) -> None:
@@ -73,8 +94,9 @@ class Handle(Tracer):
     def publish(self) -> None:
         """Makes the contents seen by the array outside."""
         self._is_published = True
-        if self.shared is not None:
-            self.shared[...] = materialise([self._value])[0]
+        shared = self.shared
+        if shared is not None:
+            shared[...] = materialise([self._value])[0]
 
 
 def _same(a: Array, b: Array) -> bool:
@@ -84,10 +106,6 @@ def _same(a: Array, b: Array) -> bool:
 def distinct(x: Tracer) -> Tracer:
     """A handle of its own on a value of its own, which a derivative can be taken by."""
     return Tracer(RECORDER, RECORDER.builder.emit("identity", x.value))
-
-
-WHOLE = "whole"
-"""The key of a view that shows all of its base as it is."""
 
 
 def alias(x: Tracer, *, detached: bool = False) -> Tracer:
@@ -105,10 +123,12 @@ class Tensor:
     """A multi-dimensional array that remembers how it was computed; torch's interface."""
 
     __slots__ = (
-        "__weakref__", "_accumulate", "_base", "_foreseen", "_grad", "_hooks", "_mates", "_node",
-        "_origin", "_requires_grad", "_retains", "_seen", "_spent", "_tracer",
+        "__weakref__", "_accumulate", "_base", "_foreseen", "_grad", "_hooks", "_layout", "_mates",
+        "_node", "_origin", "_requires_grad", "_retains", "_seen", "_spent", "_tracer",
     )  # fmt: skip
 
+    _construct: ClassVar[Callable[[Any, Sequence[int]], Tracer]]
+    """Set by ``creation``: the memory of ``Tensor(data)`` or ``Tensor(2, 3)``."""
     _foresee: ClassVar[Callable[[Tensor], Sequence[Value]]]
     """Set by ``engine``: what to compute together with a loss that is looked at."""
     _ends: ClassVar[list[weakref.ref[Tensor]]] = []
@@ -127,8 +147,13 @@ class Tensor:
 
     __array_priority__ = 2000  # before NumPy's arrays in mixed arithmetic
 
-    def __init__(self, tracer: Tracer, *, requires_grad: bool = False) -> None:
-        self._tracer = tracer
+    def __init__(
+        self, tracer: Any = (), *sizes: int, requires_grad: bool = False
+    ) -> None:
+        """Of a handle; users give data or sizes, for a tensor of the default type."""
+        if not isinstance(tracer, Tracer):
+            tracer = Tensor._construct(tracer, sizes)
+        self._tracer: Tracer = tracer
         self._requires_grad = requires_grad
         self._node: Node | None = None
         self._accumulate: AccumulateGrad | None = None
@@ -136,6 +161,8 @@ class Tensor:
         """The leaves a loss depends on and its derivatives by them, made when it was looked at."""
         self._grad: Tensor | None = None
         self._base: Tensor | None = None
+        self._layout: Layout | None = None
+        """Where the elements of a view lie; ``None`` for memory in row-major order."""
         self._origin: Tensor | None = None
         """What ``detach`` and ``data`` were asked of: it shares the memory, not the graph."""
         self._seen = 0
@@ -161,7 +188,7 @@ class Tensor:
     def _value(self) -> Value:
         """The present value."""
         tracer = self._tracer
-        if type(tracer) is Handle and tracer.shared is None:  # nobody else can have changed it
+        if type(tracer) is Handle and tracer._shared is None:  # nobody else can have changed it
             return tracer._value
         with recording():
             return tracer.value
@@ -221,7 +248,7 @@ class Tensor:
         if self._tracer._view is None and (array.shape, array.dtype) != (
             self._tracer.shape, self._dtype,
         ):  # fmt: skip
-            self._tracer = Handle(Leaf(array))
+            self._tracer, self._layout = Handle(Leaf(array)), None
         else:
             with recording():
                 self._tracer.rebind(Tracer(RECORDER, Leaf(array)))
@@ -248,9 +275,9 @@ class Tensor:
         return self._tracer.ndim
 
     @property
-    def device(self) -> str:
+    def device(self) -> dtypes.device:
         """Where the memory is."""
-        return "cpu"
+        return _CPU
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or one size of it."""
@@ -264,9 +291,11 @@ class Tensor:
         """Number of elements."""
         return self._tracer.size
 
-    def type(self) -> str:
-        """The legacy name of the type, ``torch.FloatTensor``."""
-        return dtypes.legacy_name(self._dtype)
+    def type(self, dtype: Any = None) -> Any:
+        """The legacy name of the type, ``torch.FloatTensor``; with a type, converted to it."""
+        if dtype is None:
+            return dtypes.legacy_name(self._dtype)
+        return self.to(dtype)
 
     @property
     def _version(self) -> int:
@@ -295,9 +324,7 @@ class Tensor:
             raise RuntimeError(_LEAF_FLAGS)
         if wanted and self._dtype.kind not in "fc":
             raise RuntimeError(
-                "only Tensors of floating point dtype can require gradients"
-                if self._requires_grad
-                else "Only Tensors of floating point and complex dtype can require gradients"
+                "Only Tensors of floating point and complex dtype can require gradients"
             )
         if self._node is None and bool(wanted) != self._requires_grad:
             if wanted and self._tracer._view is None:
@@ -312,6 +339,8 @@ class Tensor:
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Sets ``requires_grad``; returns the tensor."""
+        if requires_grad and self._dtype.kind not in "fc":
+            raise RuntimeError("only Tensors of floating point dtype can require gradients")
         self.requires_grad = requires_grad
         return self
 
@@ -397,6 +426,7 @@ class Tensor:
     def detach(self) -> Tensor:
         """The same memory outside the graph."""
         result = Tensor(alias(self._tracer, detached=True))
+        result._layout = self._layout
         result._origin = self if self._origin is None else self._origin
         return result
 
@@ -408,7 +438,7 @@ class Tensor:
     @data.setter
     def data(self, new: Tensor) -> None:
         if self._tracer._view is None and (new.shape, new._dtype) != (self.shape, self._dtype):
-            self._tracer = Handle(new.detach()._value())
+            self._tracer, self._layout = Handle(new.detach()._value()), None
         else:
             self._replace(new.detach())
 
@@ -427,13 +457,19 @@ class Tensor:
         return self._array().tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        if self.requires_grad:
-            self.numpy()  # raises
-        array = self._array()
-        return array.astype(dtype) if dtype is not None else array.copy()
+        shared: Array = self.numpy()
+        if copy is False and dtype is not None and shared.dtype != np.dtype(dtype):
+            raise ValueError("Unable to avoid copy while creating an array as requested.")
+        if dtype is not None and shared.dtype != np.dtype(dtype):
+            return shared.astype(dtype)
+        return shared.copy() if copy else shared
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        return self.detach().numpy().__dlpack__(**kwargs)
+        if self.requires_grad:
+            raise BufferError(
+                "Can't export tensors that require gradient, use tensor.detach()"
+            )
+        return self.numpy().__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> Any:
         return (1, 0)
@@ -495,6 +531,9 @@ class Tensor:
 
     def _check_writable(self, operand_tracked: bool) -> None:
         """Refuses in-place writes that the graph could not follow."""
+        view = self._tracer._view
+        if view is not None and view.write is None:
+            raise RuntimeError(_OVERLAP)
         origin = self._origin
         if origin is not None and origin._node is not None:
             raise RuntimeError(

@@ -1,158 +1,376 @@
-"""Indices, masks and order under torch's names, with its error texts."""
+"""Indices and masks under torch's names, with its error texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import symgrad.numpy as snp
+from symgrad.ir import Value
 from symgrad.ir.errors import ShapeError
 from symgrad.tensors.apply import NOTHING, apply, write
+from symgrad.tensors.axes import one_axis
 from symgrad.tensors.elementwise import broadcast_shape, cast, declared, is_number
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.reductions import Extremes
+from symgrad.tensors.positions import along, flat
+from symgrad.tensors.record import is_known
+from symgrad.tensors.shapes import element, viewed
 from symgrad.tracer import HANDLERS, Tracer
 
+_KINDS = (
+    "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid "
+    "indices (got {})"
+)
 
-def _key(key: Any) -> tuple[Any, list[Any], bool]:
-    """An index as NumPy takes it, the tensors in it, and whether it makes a view."""
+
+def _key(input: Tensor, key: Any) -> tuple[Any, list[Any], bool]:
+    """An index as NumPy takes it, its items, and whether it makes a view."""
+    if isinstance(key, range):
+        key = list(key)
     items = key if isinstance(key, tuple) else (key,)
     plain: list[Any] = []
     basic = True
     for item in items:
         if isinstance(item, Tensor):
             array = item._array()
-            plain.append(int(array) if array.ndim == 0 and array.dtype.kind in "iu" else array)
-            basic = basic and array.ndim == 0 and array.dtype.kind in "iu"
+            number = array.ndim == 0 and array.dtype.kind in "iu"
+            if not number and array.dtype.kind not in "biu":
+                raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
+            plain.append(int(array) if number else array)
+            basic = basic and number
+        elif isinstance(item, (list, np.ndarray)):
+            plain.append(np.asarray([int(x) if isinstance(x, Tensor) else x for x in item]
+                                    if isinstance(item, list) and item else item))  # fmt: skip
+            basic = False
+        elif isinstance(item, (bool, np.bool_)):
+            plain.append(bool(item))
+            basic = False
+        elif isinstance(item, slice):
+            plain.append(_slice(item))
+        elif isinstance(item, str):
+            raise TypeError(f"new(): invalid data type '{type(item).__name__}'")
+        elif item is None or item is Ellipsis or hasattr(item, "__index__"):
+            plain.append(item if item is None or item is Ellipsis else item.__index__())
         else:
-            plain.append(np.asarray(item) if isinstance(item, list) else item)
-            basic = basic and not isinstance(item, (list, np.ndarray))
+            raise IndexError(_KINDS.format(type(item).__name__))
+    _check_index(input, plain)
     return (tuple(plain) if isinstance(key, tuple) else plain[0]), plain, basic
 
 
+def _slice(item: slice) -> slice:
+    parts = [None if p is None else p.__index__() for p in (item.start, item.stop, item.step)]
+    if parts[2] is not None and parts[2] <= 0:
+        raise ValueError("step must be greater than zero")
+    return slice(*parts)
+
+
+def _is_int(item: Any) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool)
+
+
+def _used(item: Any) -> int:
+    """Axes that an item of an index uses up."""
+    if item is None or item is Ellipsis or isinstance(item, bool):
+        return 0
+    return item.ndim if isinstance(item, np.ndarray) and item.dtype == bool else 1
+
+
 def _check_index(input: Tensor, items: Sequence[Any]) -> None:
-    if not input.ndim and items and isinstance(items[0], int) and not isinstance(items[0], bool):
+    if not input.ndim and items and _is_int(items[0]):
         raise IndexError(
             "invalid index of a 0-dim tensor. Use `tensor.item()` in Python or `tensor.item<T>()` "
             "in C++ to convert a 0-dim tensor to a number"
         )
+    if sum(map(_used, items)) > input.ndim:
+        raise IndexError(f"too many indices for tensor of dimension {input.ndim}")
     axis = 0
-    for item in items:
-        if item is Ellipsis or axis >= input.ndim:
-            return
-        if isinstance(item, int) and not isinstance(item, bool):
-            size = input.shape[axis]
-            if not -size <= item < size:
+    for number, item in enumerate(items):
+        if item is Ellipsis:
+            axis = input.ndim - sum(map(_used, items[number + 1 :]))
+            continue
+        if isinstance(item, np.ndarray) and item.dtype == bool:
+            covered = list(input.shape[axis : axis + item.ndim])
+            if list(item.shape) != covered:
                 raise IndexError(
-                    f"index {item} is out of bounds for dimension {axis} with size {size}"
+                    f"The shape of the mask {list(item.shape)} at index {number} does not match "
+                    f"the shape of the indexed tensor {list(input.shape)} at index {number}"
                 )
-        axis += item is not None
+        elif _is_int(item) or isinstance(item, np.ndarray):
+            size, places = input.shape[axis], np.asarray(item)
+            outside = (places < -size) | (places >= size)
+            if outside.any():
+                worst = int(places[outside].flat[0]) if places.ndim else int(places)
+                raise IndexError(
+                    f"index {worst} is out of bounds for dimension {axis} with size {size}"
+                )
+        axis += _used(item)
+
+
+def _whole(x: Any, plain: Any, items: Sequence[Any]) -> Any:
+    """``x[plain]``, single booleans as masks of a new axis."""
+    if not any(isinstance(i, bool) for i in items):
+        return x[plain]
+    if len(items) == 1:
+        return HANDLERS[np.expand_dims](x, 0)[np.array([items[0]])]
+    raise NotImplementedError("a single bool beside other indices is not supported")
 
 
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for numbers and slices, a copy for arrays and masks."""
-    plain, items, basic = _key(key)
-    _check_index(input, items)
+    plain, items, basic = _key(input, key)
     if not basic:
-        label = "IndexBackward0"
-    elif any(isinstance(i, int) for i in items):
-        label = "SelectBackward0"
-    else:
-        label = "UnsqueezeBackward0" if items == [None] else "SliceBackward0"
-    made: Tensor = apply(label, lambda x: x[plain], (input,), saves=NOTHING)
-    return made
+        made: Tensor = apply(
+            "IndexBackward0", lambda x: _whole(x, plain, items), (input,), saves=NOTHING
+        )
+        return made
+    last = next((i for i in reversed(items) if i is not Ellipsis and i != slice(None)), ...)
+    label = "Select" if _is_int(last) else "Unsqueeze" if last is None else "Slice"
+    if last is Ellipsis:
+        label = "Slice" if any(isinstance(i, slice) for i in items) else "Alias"
+    result: Tensor = viewed(label, lambda x: element(x, plain if plain != () else ...), input)
+    return result
 
 
 def setitem(input: Tensor, key: Any, value: Any) -> None:
     """``input[key] = value``"""
-    plain, items, _ = _key(key)
-    _check_index(input, items)
+    plain, _, _ = _key(input, key)
     operands = (input, value) if isinstance(value, Tensor) else (input,)
 
     def compute(x: Tracer, *new: Tracer) -> Any:
         stored = cast(new[0], x.dtype) if new else value
         try:
-            return HANDLERS["setitem"](x, plain, stored)
-        except ShapeError as error:
-            raise RuntimeError(f"shape mismatch: {error}") from None
+            return HANDLERS["setitem"](x, plain if plain != () else ..., stored)
+        except ShapeError:
+            shape = new[0].shape if new else np.shape(value)
+            chosen = np.empty(input._tracer.shape, np.int8)[plain].shape
+            raise RuntimeError(
+                f"shape mismatch: value tensor of shape {list(shape)} cannot be broadcast to "
+                f"indexing result of shape {list(chosen)}"
+            ) from None
 
     write(input, apply("CopySlices", compute, operands, saves=NOTHING))
+
+
+# -- checks --------------------------------------------------------------------------------
+
+_IN_RANGE = {"argmax", "argmin", "argsort"}
+_MOVING = {"reshape", "transpose", "slice", "broadcast_to", "identity", "stop_gradient", "gather",
+           "reverse", "concatenate"}  # fmt: skip
+
+
+def _is_position(value: Value, operands: Mapping[int, Value] | None = None) -> bool:
+    """Whether a pending value is known to be a position, whatever is computed.
+
+    ``operands`` stand for the parameters of the region that the value belongs to.
+    """
+    op = value.op
+    if op is None:
+        outer = (operands or {}).get(id(value))
+        return outer is not None and _is_position(outer)
+    if op.regions:
+        (region,) = op.regions
+        given = dict(zip(map(id, region.params), op.operands, strict=True))
+        return _is_position(region.results[value.index], given)
+    moved = op.name in _MOVING and bool(op.operands)
+    return op.name in _IN_RANGE or (moved and _is_position(op.operands[0], operands))
+
+
+def check_positions(index: Tensor, size: int, axis: int, name: str) -> None:
+    """Raises for positions out of range: what is not known yet is computed for that.
+
+    Compiled code clamps positions, so an unchecked one would silently read another element.
+    """
+    if index._dtype not in (np.int64, np.int32):
+        raise RuntimeError(f"{name}(): Expected dtype int32/int64 for index")
+    value = index._value()
+    if not is_known(value) and _is_position(value):
+        return
+    places = index._array()
+    outside = (places < 0) | (places >= size)
+    if outside.any():
+        worst = int(places[outside].flat[0]) if places.ndim else int(places)
+        error = IndexError if name == "index_select" else RuntimeError
+        raise error(
+            "index out of range in self"
+            if name == "index_select"
+            else f"index {worst} is out of bounds for dimension {axis} with size {size}"
+        )
+
+
+def size_along(input: Tensor, axis: int) -> int:
+    """The size of an axis; a tensor without axes has one of size 1."""
+    return input.shape[axis] if input.ndim else 1
+
+
+# -- reading -------------------------------------------------------------------------------
 
 
 @declared
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices along an axis that ``index`` numbers."""
+    axis = one_axis(dim, input.ndim)
+    if index.ndim > 1:
+        raise IndexError("index_select(): Index is supposed to be a vector")
+    check_positions(index, size_along(input, axis), axis, "index_select")
 
     def compute(x: Tracer, i: Tracer) -> Any:
-        return snp.take(x, i, axis=dim)
+        return snp.take(x, snp.reshape(i, (-1,)), axis=axis) if x.ndim else x
 
-    made: Tensor = apply("IndexSelectBackward0", compute, (input, index), parents=(input,))
+    made: Tensor = apply(
+        "IndexSelectBackward0", compute, (input, index), parents=(input,), saves=NOTHING
+    )
     return made
 
 
 @declared
-def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """The elements that ``index`` numbers along an axis."""
+    axis = one_axis(dim, input.ndim)
+    if index.ndim != input.ndim and index.ndim and input.ndim:
+        raise RuntimeError(
+            "Index tensor must have the same number of dimensions as input tensor"
+        )
+    check_positions(index, size_along(input, axis), axis, "gather")
+    for a, (n, m) in enumerate(zip(index.shape, input.shape, strict=False)):
+        if a != axis and n > m:
+            raise RuntimeError(
+                f"Size does not match at dimension {a} expected index {list(index.shape)} to be no "
+                f"larger than self {list(input.shape)} apart from dimension {axis}"
+            )
     made: Tensor = apply(
-        "GatherBackward0",
-        lambda x, i: snp.take_along_axis(x, i, axis=dim),
-        (input, index),
-        parents=(input,),
-    )
+        "GatherBackward0", lambda x, i: along(x, i, axis), (input, index), parents=(input,),
+        saves=NOTHING,
+    )  # fmt: skip
     return made
+
+
+@declared
+def take(input: Tensor, index: Tensor) -> Tensor:
+    """Elements of the flattened tensor."""
+    n = input.numel()
+    wrapped = _wrapped(index, n, "take")
+    made: Tensor = apply(
+        "TakeBackward0", lambda x, i: snp.take(flat(x), i), (input, wrapped), parents=(input,),
+        saves=NOTHING,
+    )  # fmt: skip
+    return made
+
+
+def _wrapped(index: Tensor, size: int, name: str) -> Tensor:
+    """Positions of which negative ones count from the end, checked."""
+    if index._dtype != np.int64:
+        raise RuntimeError(f"{name}(): Expected a long tensor for index, but got "
+                           f"{index.dtype.scalar_name}")  # fmt: skip
+    places = index._array()
+    outside = (places < -size) | (places >= size)
+    if outside.any():
+        raise IndexError("out of range: tried to access index "
+                         f"{int(np.asarray(places)[outside].flat[0])} on a tensor of {size} "
+                         "elements.")  # fmt: skip
+    return Tensor.of_array(np.where(places < 0, places + size, places))
+
+
+@declared
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """As ``gather``, with the shapes broadcast; without an axis of the flattened tensor."""
+    if dim is None:
+        return gather(input.reshape(-1), 0, indices.reshape(-1))
+    axis = one_axis(dim, input.ndim)
+    shape = list(broadcast_shape(
+        *(tuple(1 if a == axis else n for a, n in enumerate(x.shape)) for x in (input, indices))
+    ))  # fmt: skip
+    spread = []
+    for x in (input, indices):
+        shape[axis] = x.shape[axis]
+        spread.append(x if list(x.shape) == shape else x.expand(shape))
+    return gather(spread[0], axis, spread[1])
 
 
 @declared
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """``value`` where the mask holds."""
-    number = value if is_number(value) else value._array()
+    if mask._dtype.kind != "b":
+        raise RuntimeError(
+            f"masked_fill_ only supports boolean masks, but got mask with dtype {_native(mask)}"
+        )
+    number = is_number(value)
+    if not number and value.ndim:
+        raise RuntimeError(
+            "masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
+            f"{value.ndim} dimension(s)."
+        )
+    operands = (input, mask) if number else (input, mask, value)
     shape = broadcast_shape(input._tracer.shape, mask._tracer.shape)
 
-    def compute(x: Tracer, m: Tracer) -> Any:
-        return snp.where(m, snp.broadcast_to(snp.array(number, dtype=x.dtype), shape), x)
+    def compute(x: Tracer, m: Tracer, *v: Tracer) -> Any:
+        new = cast(v[0], x.dtype) if v else snp.array(value, dtype=x.dtype)
+        return snp.where(m, snp.broadcast_to(new, shape), x)
 
-    made: Tensor = apply("MaskedFillBackward0", compute, (input, mask), parents=(input,))
+    shown = (input,) if number else (input, value)
+    label = f"MaskedFillBackward{int(not number)}"
+    made: Tensor = apply(label, compute, operands, parents=shown, saves=NOTHING)
     return made
+
+
+def _native(x: Tensor) -> str:
+    return {"Long": "long int", "Byte": "unsigned char"}.get(
+        x.dtype.scalar_name, x.dtype.scalar_name.lower()
+    )
 
 
 @declared
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where the mask holds, in one axis."""
-    return getitem(input, mask)
+    if mask._dtype.kind != "b":
+        raise RuntimeError("masked_select: expected BoolTensor for mask")
+    shape = broadcast_shape(input._tracer.shape, mask._tracer.shape)
+    chosen = np.flatnonzero(np.broadcast_to(mask._array(), shape))
+
+    def compute(x: Tracer) -> Any:
+        return snp.take(flat(snp.broadcast_to(x, shape)), chosen)
+
+    made: Tensor = apply("MaskedSelectBackward0", compute, (input,), saves=NOTHING)
+    return made
 
 
 @declared
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The places of the elements that are not zero."""
-    places = np.nonzero(input._array())
+    places = np.nonzero(np.atleast_1d(input._array()))
     if as_tuple:
         return tuple(Tensor.of_array(p) for p in places)
-    return Tensor.of_array(np.ascontiguousarray(np.stack(places, axis=-1)))
+    rows = np.ascontiguousarray(np.stack(places, axis=-1))
+    return Tensor.of_array(rows if input.ndim else rows[:, :0])
 
 
 @declared
-def sort(input: Tensor, dim: int = -1, descending: bool = False) -> Extremes:
-    """The elements in order along an axis, with their positions."""
-    keys = -input._array() if descending else input._array()
-    order = np.argsort(keys, axis=dim, kind="stable")
-    places = Tensor.of_array(np.ascontiguousarray(order))
-    values = apply(
-        "SortBackward0", lambda x: snp.take_along_axis(x, order, axis=dim), (input,), saves=NOTHING
-    )
-    return Extremes(values, places)
+def argwhere(input: Tensor) -> Tensor:
+    """The places of the elements that are not zero, a row each."""
+    return nonzero(input)  # type: ignore[no-any-return]
 
 
-@declared
-def equal(input: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same shape and elements."""
-    return input.shape == other.shape and bool(np.array_equal(input._array(), other._array()))
+def embedding(
+    weight: Tensor, indices: Tensor, padding_idx: int = -1, scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:  # fmt: skip
+    """Rows of a matrix by number; row ``padding_idx`` gets no cotangent."""
+    check_positions(indices, weight.shape[0], 0, "index_select")
+
+    def compute(w: Tracer, i: Tracer) -> Any:
+        rows = snp.take(w, i, axis=0)
+        if padding_idx < 0:
+            return rows
+        from symgrad.tensors.apply import stage
+
+        padded = snp.expand_dims(i == padding_idx, -1)
+        return snp.where(padded, stage("stop_gradient", rows), rows)
+
+    made: Tensor = apply("EmbeddingBackward0", compute, (weight, indices), parents=(weight,),
+                         saves=NOTHING)  # fmt: skip
+    return made
 
 
-@declared
-def allclose(
-    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> bool:
-    """Whether all elements agree within tolerances."""
-    return bool(np.allclose(input._array(), other._array(), rtol, atol, equal_nan))
+PLAIN = {"embedding": embedding}
+"""Functions that are no methods."""

@@ -1,4 +1,4 @@
-"""Memory shared with NumPy and other libraries."""
+"""Memory shared with NumPy and other libraries, without copies."""
 
 from __future__ import annotations
 
@@ -8,24 +8,43 @@ import numpy as np
 
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
-from symgrad.tensors.handle import WHOLE, Handle, Tensor
-from symgrad.tensors.record import RECORDER, Leaf, materialise, recording
-from symgrad.tracer import Tracer
+from symgrad.tensors.handle import Handle, Tensor
+from symgrad.tensors.layout import Layout, layout_of
+from symgrad.tensors.record import Leaf, materialise, recording
 
 
 def from_numpy(array: Array) -> Tensor:
     """A tensor on the memory of a NumPy array: changes of one show in the other."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
+    if any(s < 0 for s in array.strides):
+        raise ValueError(
+            "At least one stride in the given numpy array is negative, and tensors with negative "
+            "strides are not currently supported. (You can probably work around this by making a "
+            "copy of your array  with array.copy().) "
+        )
     dtypes.named(array.dtype)  # raises for types that tensors do not have
-    handle = Handle(Leaf(array.copy()))
+    handle = Handle(Leaf(np.array(array, order="C")))
     handle.shared = array
-    return Tensor(handle)
+    tensor = Tensor(handle)
+    if not array.flags.c_contiguous:
+        tensor._layout = Layout.whole(
+            array.shape, tuple(s // array.itemsize for s in array.strides)
+        )
+    return tensor
 
 
-def from_dlpack(source: Any) -> Tensor:
+def from_dlpack(ext_tensor: Any) -> Tensor:
     """A tensor on the memory of an object with ``__dlpack__``."""
-    return from_numpy(np.from_dlpack(source))
+    return from_numpy(np.from_dlpack(ext_tensor))
+
+
+def frombuffer(
+    buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False
+) -> Tensor:
+    """A tensor on the memory of an object with the buffer protocol."""
+    tensor = from_numpy(np.frombuffer(buffer, dtypes.named(dtype).numpy, count, offset))
+    return tensor.requires_grad_(requires_grad)
 
 
 def numpy(self: Tensor, *, force: bool = False) -> Array:
@@ -41,42 +60,31 @@ def numpy(self: Tensor, *, force: bool = False) -> Array:
 
 def shared_array(tensor: Tensor) -> Array:
     """The memory of a tensor as a NumPy array: through a view, the part it shows."""
-    root, whole = tensor._tracer, True
+    root = tensor._tracer
     while root._view is not None:
-        whole = whole and root._view.key == WHOLE
         root = root._view.base
     if not isinstance(root, Handle):
         return tensor._array().copy()
-    if root.shared is None:
+    memory = root.shared
+    if memory is None:
         with recording():
-            root.shared = materialise([root.value])[0].copy()
-    if whole:
-        return root.shared
-    places = _places(tensor._tracer, root)
-    flat = root.shared.reshape(-1)  # what we share is contiguous, or the caller's own array
-    if not np.shares_memory(flat, root.shared) or not places.size:
-        return tensor._array().copy()
-    steps = [
-        int(np.take(places, 1, a).flat[0] - places.flat[0]) if n > 1 else 0
-        for a, n in enumerate(places.shape)
-    ]
-    expected = places.flat[0] + np.tensordot(steps, np.indices(places.shape), 1)
-    if not np.array_equal(places, expected):
-        return tensor._array().copy()  # such as a matrix transposed, then as one axis
-    start = flat[int(places.flat[0]) :]
-    strides = [s * flat.itemsize for s in steps]
-    return np.lib.stride_tricks.as_strided(start, places.shape, strides)
+            memory = materialise([root.value])[0].copy()
+        root.lend(memory)
+    layout = layout_of(tensor)
+    return layout.on(memory) if layout.root.is_known else tensor._array().copy()
 
 
-def _places(view: Tracer, root: Tracer) -> Array:
-    """The position in ``root`` of each element of a view of it."""
-    chain = []
-    while view is not root and view._view is not None:
-        chain.append(view._view.read)
-        view = view._view.base
-    numbers = np.arange(root.size, dtype=np.int64).reshape(root.shape)
-    with recording():
-        x = Tracer(RECORDER, Leaf(numbers))
-        for read in reversed(chain):
-            x = read(x)
-        return materialise([x.value])[0]
+def reinterpreted(input: Tensor, dtype: Any) -> Tensor:
+    """A copy of the memory read as another type of the same size."""
+    wanted = dtypes.named(dtype)
+    if wanted is input.dtype:
+        return input[...]
+    if wanted.itemsize != input.dtype.itemsize:
+        raise NotImplementedError(
+            f"view({wanted}) of {input.dtype}: only types of the same size are supported"
+        )
+    if input.requires_grad:
+        raise RuntimeError("view of another dtype has no derivative; use x.detach()")
+    return from_numpy(shared_array(input).view(wanted.numpy))
+
+

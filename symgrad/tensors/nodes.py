@@ -53,6 +53,9 @@ class Saved:
             )
 
 
+_BUILT_IN = frozenset({"AccumulateGrad", "CopyBackwards", "CopySlices", "NotImplemented"})
+
+
 class Node:
     """The operation behind a tensor; its class is named as torch's."""
 
@@ -72,8 +75,9 @@ class Node:
         return tuple((parent, 0) for parent in self.parents)
 
     def name(self) -> str:
-        """The operation's name."""
-        return type(self).__name__
+        """The operation's name, with its namespace where torch shows that."""
+        name = type(self).__name__
+        return f"torch::autograd::{name}" if name in _BUILT_IN else name
 
     def use(self, *, retain: bool) -> None:
         """Called by each backward pass: checks that what was saved is there and unchanged."""
@@ -91,7 +95,7 @@ class Node:
             self._freed, self.saved = True, ()
 
     def __repr__(self) -> str:
-        return f"<{self.name()} object at {id(self):#x}>"
+        return f"<{type(self).__name__} object at {id(self):#x}>"
 
 
 class AccumulateGrad(Node):
@@ -112,13 +116,29 @@ class AccumulateGrad(Node):
         return self._value()
 
 
+class NotImplemented(Node):
+    """An operation that no derivative is defined for."""
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: str, parents: Sequence[Node | None]) -> None:
+        super().__init__(parents, saves=False)
+        self._operation = operation
+
+    def use(self, *, retain: bool) -> None:
+        """Refuses."""
+        raise RuntimeError(f"derivative for {self._operation} is not implemented")
+
+
 @functools.cache
 def _class_of(name: str) -> type[Node]:
     return type(name, (Node,), {"__slots__": ()})
 
 
 def make_node(name: str, parents: Sequence[Node | None], *, saves: bool = False) -> Node:
-    """A node of the class ``name``."""
+    """A node of the class ``name``, or the one of an operation ``NotImplemented``."""
+    if " " in name:
+        return NotImplemented(name.split()[1], parents)
     return _class_of(name)(parents, saves=saves)
 
 

@@ -27,9 +27,9 @@ def _boxes(output: Tensor) -> list[drawing.Node]:
     boxes: dict[int, drawing.Node] = {}
     for node in _operands_first(root):
         if isinstance(node, AccumulateGrad):
-            box = drawing.Node("param", f"{node.name()} {list(node.variable.shape)}")
+            box = drawing.Node("param", f"{type(node).__name__} {list(node.variable.shape)}")
         else:
-            box = drawing.Node("op", node.name())
+            box = drawing.Node("op", type(node).__name__)
         box.inputs = [(boxes[id(parent)], "") for parent in node.parents if parent is not None]
         boxes[id(node)] = box
     result = drawing.Node("result", f"{list(output.shape)}", [(boxes[id(root)], "")])

@@ -17,7 +17,29 @@ from symgrad.ir.opdef import Array
 if TYPE_CHECKING:
     from symgrad.tensors.handle import Tensor
 
-PRECISION, EDGE, LIMIT, WIDTH = 4, 3, 1000, 80
+class _Options:
+    """How tensors are printed; see ``set_printoptions``."""
+
+    precision, edgeitems, threshold, linewidth = 4, 3, 1000, 80
+    sci_mode: bool | None = None
+
+
+def set_printoptions(
+    precision: int | None = None, threshold: int | None = None, edgeitems: int | None = None,
+    linewidth: int | None = None, profile: str | None = None, sci_mode: bool | None = None,
+) -> None:  # fmt: skip
+    """Sets decimals, the size from which and to how many elements tensors are shortened,
+    the width of lines, and whether numbers are written in scientific form."""
+    profiles = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80),
+                "full": (4, math.inf, 3, 80)}  # fmt: skip
+    names = ("precision", "threshold", "edgeitems", "linewidth")
+    if profile is not None:
+        for name, value in zip(names, profiles[profile], strict=True):
+            setattr(_Options, name, value)
+    for name, given in zip(names, (precision, threshold, edgeitems, linewidth), strict=True):
+        if given is not None:
+            setattr(_Options, name, given)
+    _Options.sci_mode = sci_mode
 
 
 def render(tensor: Tensor) -> str:
@@ -33,13 +55,13 @@ def render(tensor: Tensor) -> str:
         if dtype is not get_default_dtype():
             notes.append(f"dtype={dtype}")
     else:
-        summarize = array.size > LIMIT
+        summarize = array.size > _Options.threshold
         form, width = _format_for(_corners(array) if summarize else array)
         body = _block(array, len(prefix), summarize, form, width)
         if dtype is not get_default_dtype() and dtype.name not in ("int64", "bool"):
             notes.append(f"dtype={dtype}")
     if tensor.grad_fn is not None:
-        notes.append(f"grad_fn=<{tensor.grad_fn.name()}>")
+        notes.append(f"grad_fn=<{type(tensor.grad_fn).__name__}>")
     elif tensor.requires_grad:
         notes.append("requires_grad=True")
     return _with_notes(prefix + body, notes, len(prefix))
@@ -48,7 +70,7 @@ def render(tensor: Tensor) -> str:
 def _with_notes(text: str, notes: list[str], indent: int) -> str:
     used = len(text) - text.rfind("\n") + 1
     for note in notes:
-        if used + len(note) + 2 > WIDTH:
+        if used + len(note) + 2 > _Options.linewidth:
             text += ",\n" + " " * indent + note
             used = indent + len(note)
         else:
@@ -60,8 +82,8 @@ def _with_notes(text: str, notes: list[str], indent: int) -> str:
 def _corners(array: Array) -> Array:
     """The elements that a summary shows."""
     for axis, size in enumerate(array.shape):
-        if size > 2 * EDGE:
-            ends = [*range(EDGE), *range(size - EDGE, size)]
+        if size > 2 * _Options.edgeitems:
+            ends = [*range(_Options.edgeitems), *range(size - _Options.edgeitems, size)]
             array = np.take(array, ends, axis)
     return array
 
@@ -88,11 +110,11 @@ def _whole(x: float) -> str:
 
 
 def _fixed(x: float) -> str:
-    return f"{x:.{PRECISION}f}"
+    return f"{x:.{_Options.precision}f}"
 
 
 def _scientific(x: float) -> str:
-    return f"{x:.{PRECISION}e}"
+    return f"{x:.{_Options.precision}e}"
 
 
 def _block(
@@ -100,18 +122,18 @@ def _block(
 ) -> str:
     if not array.ndim:
         return form(array.item()).rjust(width)
-    shortened = summarize and len(array) > 2 * EDGE
+    shortened = summarize and len(array) > 2 * _Options.edgeitems
     if array.ndim == 1:
-        chosen = [*array[:EDGE], *array[-EDGE:]] if shortened else array
+        chosen = [*array[:_Options.edgeitems], *array[-_Options.edgeitems:]] if shortened else array
         words = [form(x.item()).rjust(width) for x in chosen]
         if shortened:
-            words.insert(EDGE, " ...")
-        per_line = max(1, (WIDTH - indent) // (width + 2))
+            words.insert(_Options.edgeitems, " ...")
+        per_line = max(1, (_Options.linewidth - indent) // (width + 2))
         lines = [", ".join(words[i : i + per_line]) for i in range(0, len(words), per_line)]
         return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
-    rows = [*array[:EDGE], *array[-EDGE:]] if shortened else array
+    rows = [*array[:_Options.edgeitems], *array[-_Options.edgeitems:]] if shortened else array
     blocks = [_block(row, indent + 1, summarize, form, width) for row in rows]
     if shortened:
-        blocks.insert(EDGE, "...")
+        blocks.insert(_Options.edgeitems, "...")
     separator = "," + "\n" * (array.ndim - 1) + " " * (indent + 1)
     return "[" + separator.join(blocks) + "]"

@@ -113,7 +113,7 @@ def test_a12_next_functions() -> None:
     assert (power.name(), slot, last) == ("PowBackward0", 0, (None, 0))
     assert power.next_functions == ((y.grad_fn, 0),)
     leaf = y.grad_fn.next_functions[0][0]
-    assert leaf.name() == "AccumulateGrad" and leaf.variable is x
+    assert leaf.name() == "torch::autograd::AccumulateGrad" and leaf.variable is x
     node = _q(*_pair()).grad_fn
     assert [n.name() for n, _ in node.next_functions] == ["MulBackward0", "PowBackward0"]
     under = node.next_functions[0][0].next_functions
