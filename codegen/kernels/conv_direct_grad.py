@@ -18,7 +18,7 @@ from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, reach
-from symgrad.codegen.kernels.conv_pack import weight_block
+from symgrad.codegen.kernels.conv_pack import PACKING, weight_block
 from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
 from symgrad.codegen.target import Target
 
@@ -139,6 +139,31 @@ class _Shape:
     def split(self, vector: int) -> Pair:
         """Block and lane of a tile's vector."""
         return divmod(vector * self.lanes, BLOCK)
+
+
+def cycles(spec: WeightGradSpec, target: Target, threads: int) -> float:
+    """Estimated time of the slowest of some threads."""
+    shape, dw = _Shape(spec, target), spec.dw
+    tile, ports, size = shape.tile, target.vector_ports, bytes_of(dw.scalar)
+
+    def met(axis: int) -> int:
+        """(pixel, tap) pairs along an axis that meet in the plane."""
+        first = range(-spec.padding[axis], dw.kernel[axis] * spec.dilation[axis])
+        taps = first[:: spec.dilation[axis]][: dw.kernel[axis]]
+        stop = spec.dy.shape[2 + axis] * spec.stride[axis]
+        pixels = range(0, stop, spec.stride[axis])
+        return sum(0 <= t + p < spec.x.shape[2 + axis] for t in taps for p in pixels)
+
+    products = tile.channels * tile.vectors
+    step = 0.5 + max(products / ports, (tile.channels + tile.vectors) / ports, 4)
+    positions = spec.dy.shape[0] * met(0) * met(1)
+    starts = shape.chunks[0] * shape.chunks[1] * dw.taps
+    tiles = spec.x.block // min(tile.channels, spec.x.block)
+    task = tiles * (positions * step + starts * (30 + 2 * products / ports))
+    packed = 0.0 if dw.strides is None else PACKING
+    stored = packed + size * target.cycles_per_byte(dw.elements * size)
+    tasks = shape.panels * dw.blocks[1] * max(1, BLOCK // shape.span)
+    return tasks / threads * task * 1.1 + dw.elements / threads * stored
 
 
 def weight_grad_scratch_bytes(spec: WeightGradSpec, target: Target, threads: int) -> int:

@@ -9,13 +9,12 @@ from typing import Any
 from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.kernels import (
     Lowering,
-    conv_direct_grad,
     depthwise,
     implicit_gemm,
 )
 from symgrad.codegen.kernels.blocked import Blocked, Weights
 from symgrad.codegen.layout import backward_halo, channels, forward_halo, refusal
-from symgrad.codegen.lowering.conv_choice import convolution, geometry
+from symgrad.codegen.lowering.conv_choice import convolution, weight_gradient
 from symgrad.codegen.lowering.scope import Scope, lowers
 from symgrad.codegen.storage import Storage
 from symgrad.codegen.target import Target
@@ -99,21 +98,16 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
     fused = scope.epilogue(op)
     made = fused.result if fused else op.result
     result = scope.allocate(made, plain=not scope.layouts.is_weights(made))
-    shape = op.result.shape
-    plain = Weights.plain(x.type.dtype.name, shape[0], shape[1], (shape[2], shape[3]))
-    spec = conv_direct_grad.WeightGradSpec(
-        _blocked(source),
-        _blocked(cotangent),
-        result.weights or plain,
-        epilogue=fused.build(scope, result, result.tiling) if fused else None,
-        **geometry(op),
-    )
-    scope.choose("direct blocked")
+    outputs, inputs, *kernel = op.result.shape
+    plain = Weights.plain(x.type.dtype.name, outputs, inputs, (kernel[0], kernel[1]))
+    epilogue = fused.build(scope, result, result.tiling) if fused else None
     work = _work(op, None)
     if fused:
         work["bytes"] += sum(s.buffer.bytes for s in fused.storages)
     scope.run(
-        conv_direct_grad.lower_weight_grad(spec, scope.target, scope.threads),
+        weight_gradient(
+            scope, op, _blocked(source), _blocked(cotangent), result.weights or plain, epilogue
+        ),
         [source, cotangent, *(fused.storages if fused else ())],
         [result],
         written=fused.written if fused else (),

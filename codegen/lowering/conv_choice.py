@@ -15,12 +15,15 @@ from symgrad.codegen.access import Epilogue
 from symgrad.codegen.kernels import (
     Lowering,
     conv_direct,
+    conv_direct_grad,
     conv_small,
     winograd_conv,
 )
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.winograd import POINTS, TAPS
+from symgrad.codegen.kernels.winograd_grad import WinogradGradSpec
+from symgrad.codegen.kernels.winograd_grad_schedule import grad_schedule, lower_winograd_grad
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.layout import channels
 from symgrad.codegen.lowering.scope import Scope
@@ -88,6 +91,33 @@ def convolution(
         )  # fmt: skip
         cycles = schedule(spec, target, threads).cycles
         lower = partial(winograd_conv.lower_winograd, spec, target, threads)
+        candidates.append(Candidate(_name(outputs), cycles, lower))
+    return _cheapest(scope, candidates, refused)
+
+
+def weight_gradient(
+    scope: Scope, op: Op, x: Blocked, dy: Blocked, dw: Weights, epilogue: Epilogue | None
+) -> Lowering:
+    """The kernels of a convolution's gradient to its weights."""
+    target, threads = scope.target, scope.threads
+    direct = conv_direct_grad.WeightGradSpec(x, dy, dw, epilogue=epilogue, **geometry(op))
+    candidates = [
+        Candidate(
+            "direct blocked",
+            conv_direct_grad.cycles(direct, target, threads),
+            partial(conv_direct_grad.lower_weight_grad, direct, target, threads),
+        )
+    ]
+    refused = []
+    for outputs in POINTS:
+        if reason := winograd_refusal(op, dw.kernel, outputs, scope.conv_precision):
+            refused.append(f"{_name(outputs)}: {reason}")
+            continue
+        spec = WinogradGradSpec(
+            x, dy, dw, outputs, geometry(op)["padding"], op.attrs["groups"], epilogue
+        )
+        cycles = grad_schedule(spec, target, threads).cycles
+        lower = partial(lower_winograd_grad, spec, target, threads)
         candidates.append(Candidate(_name(outputs), cycles, lower))
     return _cheapest(scope, candidates, refused)
 

@@ -68,7 +68,7 @@ def chosen(func: Func, *, threads: int = 2, precision: str = "default") -> tuple
     return name, others
 
 
-@pytest.mark.parametrize("name", PASSES[:2])
+@pytest.mark.parametrize("name", PASSES)
 def test_large_images_take_the_fewest_products(name: str) -> None:
     func = convolution(name, (8, 64, 56, 56), 64, (3, 3))
     kernel, others = chosen(func)
@@ -80,7 +80,7 @@ def test_large_images_take_the_fewest_products(name: str) -> None:
     assert 'F(4 x 4, 3 x 3): conv_precision is "high"' in others
 
 
-@pytest.mark.parametrize("name", PASSES[:2])
+@pytest.mark.parametrize("name", PASSES)
 def test_tiny_images_with_many_channels_read_each_weight_once(name: str) -> None:
     kernel, _ = chosen(convolution(name, (1, 512, 2, 2), 512, (3, 3)))
     assert kernel == "direct blocked"

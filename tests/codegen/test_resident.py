@@ -172,7 +172,8 @@ def _touching(run: Executable, slots: set[int]) -> set[str]:
 def test_updates_ride_on_the_weight_gradient() -> None:
     func = chain([(16, 32, 3, 1), (32, 32, 3, 1)], update=scaled)
     run = resident_step(func, threads=1)
-    assert _touching(run, {2, 3}) == {"conv_weight_grad:conv_weight_grad"}
+    touching = {name.partition(":")[0] for name in _touching(run, {2, 3})}
+    assert touching == {"conv_weight_grad"}
     gradients = [c for c in run.lowered.calls if c.op.startswith("conv_weight_grad")]
     sizes = {c.buffers[-2].bytes for c in gradients if c.buffers[-2].slot is None}
     assert func.params[0].type.bytes not in sizes, "no gradient is in memory"
@@ -191,7 +192,7 @@ def test_gradients_that_are_asked_for_are_stored_as_well(threads: int) -> None:
 @pytest.mark.usefixtures("always_parallel")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_pixels_split_among_threads_meet_in_one_update(threads: int) -> None:
-    func = chain([(16, 16, 3, 1)], images=6, size=24)
+    func = chain([(16, 16, 5, 1)], images=6, size=24)
     run = resident_step(func, threads=threads)
     check_steps(func, run, bound=2e-3)
     summed = "conv_weight_grad:sum_partials" in {c.op for c in run.lowered.calls}
