@@ -1,10 +1,11 @@
-"""Rates of the convolution kernels on the layers of ResNet-18.
+"""Rates of the convolution kernels on the layers of ResNet-18, and what was expected.
 
-``python benchmarks/conv.py [--batch 8] [--image 64] [--threads 1 2]`` prints, for every
-distinct layer and pass, nominal Gflop/s: 2 x images x outputs x inputs x taps x pixels
-over the least time of a call.  Weights are plain and packed on the way.  Each thread
-repeats its share without barriers and counts its own CPU time, so that a busy machine
-disturbs little.
+``python benchmarks/conv.py [--batch 8] [--image 64] [--threads 2] [--ghz 3.7]`` prints for
+every distinct layer, pass and algorithm the nominal Gflop/s: 2 x images x outputs x inputs x
+taps x pixels over the least time of a call; that time, and the estimate by which the compiler
+chooses.  A star marks the choice; a line at the end says where another was faster by more
+than a tenth.  Weights are plain and packed on the way.  Each thread repeats its share without
+barriers and counts its own CPU time, so that a busy machine disturbs little.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import compile_modules
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.blocked import Blocked, Weights
-from symgrad.codegen.kernels.conv_direct import forward, input_grad, lower_conv
-from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec, lower_weight_grad
-from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights
+from symgrad.codegen.lowering.conv_choice import (
+    Candidate,
+    Setting,
+    candidates,
+    gradient_candidates,
+)
 from symgrad.codegen.target import Target
+from symgrad.ir import Builder, TensorType
+from symgrad.ir.types import f32
 
 Array = np.ndarray[Any, Any]
 
@@ -75,28 +81,35 @@ def aligned(elements: int) -> Array:
     return raw[start : start + elements]
 
 
-def lowerings(
+PASSES = {"conv": "forward", "conv_input_grad": "to input", "conv_weight_grad": "to weights"}
+
+
+def algorithms(
     layer: Layer, batch: int, threads: int
-) -> Iterator[tuple[str, Lowering, list[Array]]]:
-    """Each pass with its operands and result."""
-    target, kernel = Target.host(), (layer.kernel, layer.kernel)
+) -> Iterator[tuple[str, list[Candidate], list[Array]]]:
+    """Each pass with the algorithms that can compute it, its operands and its result."""
+    setting, kernel = Setting(Target.host(), threads), (layer.kernel, layer.kernel)
     pad, halo = layer.kernel // 2, max(1, layer.kernel // 2)
     around = ((halo, halo), (halo, halo))
     x = Blocked.dense("f32", (batch, layer.channels, layer.size, layer.size), around)
     out = layer.size // layer.stride
     y = Blocked.dense("f32", (batch, layer.outputs, out, out), ((1, 1), (1, 1)))
     w = Weights.plain("f32", layer.outputs, layer.channels, kernel)
-    strides, padding = (layer.stride, layer.stride), (pad, pad)
     x_data, y_data, w_data = (aligned(t.elements) for t in (x, y, w))
-    spec = forward(x, y, kernel, stride=strides, padding=padding)
-    lowering = lower_conv(spec, PackWeightsSpec(w), target, threads)
-    yield "forward", lowering, [x_data, w_data, y_data]
-    if layer.channels >= 16:
-        spec, packing = input_grad(y, x, w, stride=strides, padding=padding)
-        lowering = lower_conv(spec, packing, target, threads)
-        yield "to input", lowering, [y_data, w_data, x_data]
-    gradient = WeightGradSpec(x, y, w, strides, padding)
-    yield "to weights", lower_weight_grad(gradient, target, threads), [x_data, y_data, w_data]
+    attrs: dict[str, Any] = {
+        "stride": (layer.stride,) * 2, "padding": ((pad, pad),) * 2, "dilation": (1, 1),
+        "lhs_dilation": (1, 1), "groups": 1,
+    }  # fmt: skip
+    b = Builder()
+    w_shape = (layer.outputs, layer.channels, *kernel)
+    xs, ys, ws = (b.param(TensorType(f32, s)) for s in (x.shape, y.shape, w_shape))
+    op = b.emit("conv", xs, ws, **attrs).op
+    yield "conv", candidates(setting, op, x, y, w)[0], [x_data, w_data, y_data]
+    if layer.channels >= BLOCK:
+        op = b.emit("conv_input_grad", ys, ws, **attrs, spatial=x.shape[2:]).op
+        yield "conv_input_grad", candidates(setting, op, y, x, w)[0], [y_data, w_data, x_data]
+    op = b.emit("conv_weight_grad", xs, ys, **attrs, kernel=kernel).op
+    yield "conv_weight_grad", gradient_candidates(setting, op, x, y, w)[0], [x_data, y_data, w_data]
 
 
 class Repeated:
@@ -140,35 +153,42 @@ class Repeated:
         return best
 
 
-def rate(layer: Layer, batch: int, lowering: Lowering, arrays: list[Array], threads: int) -> float:
-    """Gflop/s of all phases together."""
+def seconds(lowering: Lowering, arrays: list[Array], threads: int) -> float:
+    """The least time of all phases together."""
     buffers = [*arrays, *(aligned(size // 4) for size in lowering.temporaries)]
     total = 0.0
     for phase in lowering.phases:
         operands = [buffers[i] for i in phase.buffers]
         operands += [aligned(phase.scratch_bytes // 4)] if phase.scratch_bytes else []
         total += Repeated(phase).seconds(operands, threads)
-    return layer.flops(batch) / total / 1e9
+    return total
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--image", type=int, default=64)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ghz", type=float, default=3.7, help="clock, to turn cycles into time")
     options = parser.parse_args()
-    passes = ("forward", "to input", "to weights")
-    counts = "/".join(map(str, options.threads))
-    print(f"Gflop/s on {counts} threads, batch {options.batch}, image {options.image}")
-    print(f"{'layer':28}" + "".join(f"{name:>16}" for name in passes))
+    print(f"{options.threads} threads, batch {options.batch}, image {options.image}")
+    print(f"{'layer':26}{'pass':12}{'algorithm':28}{'Gflop/s':>8}{'ms':>9}{'expected':>10}")
+    wrong: list[str] = []
     for layer in layers(options.image):
-        rates: dict[str, list[float]] = {name: [] for name in passes}
-        for threads in options.threads:
-            for name, lowering, arrays in lowerings(layer, options.batch, threads):
-                rates[name].append(rate(layer, options.batch, lowering, arrays, threads))
-        cells = (" / ".join(f"{r:.0f}" for r in rates[name]) for name in passes)
-        print(f"{layer!s:28}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+        for name, found, arrays in algorithms(layer, options.batch, options.threads):
+            best = min(found, key=lambda c: c.cycles)
+            times = {c.name: seconds(c.lower(), arrays, options.threads) for c in found}
+            for c in found:
+                rate = layer.flops(options.batch) / times[c.name] / 1e9
+                expected = 1e-6 * c.cycles / options.ghz
+                label = f"{'*' if c is best else ' '} {c.name}"
+                cells = f"{rate:8.0f}{1e3 * times[c.name]:9.3f}{expected:10.3f}"
+                print(f"{layer!s:26}{PASSES[name]:12}{label:28}{cells}", flush=True)
+            lost = times[best.name] / min(times.values())
+            if lost > 1.1:
+                wrong.append(f"{layer} {PASSES[name]}: {best.name} takes {lost:.2f} x the least")
+    print("\n".join(wrong) or "every choice is within a tenth of the best")
 
 
 if __name__ == "__main__":

@@ -156,9 +156,10 @@ def cycles(spec: WeightGradSpec, target: Target, threads: int) -> float:
 
     products = tile.channels * tile.vectors
     step = 0.5 + max(products / ports, (tile.channels + tile.vectors) / ports, 4)
-    positions = spec.dy.shape[0] * met(0) * met(1)
+    joined = spec.joins_taps
+    positions = spec.dy.shape[0] * met(0) * (spec.dy.shape[3] if joined else met(1))
     starts = shape.chunks[0] * shape.chunks[1] * dw.taps
-    tiles = spec.x.block // min(tile.channels, spec.x.block)
+    tiles = spec.x.block * (dw.kernel[1] if joined else 1) // tile.channels
     task = tiles * (positions * step + starts * (30 + 2 * products / ports))
     packed = 0.0 if dw.strides is None else PACKING
     stored = packed + size * target.cycles_per_byte(dw.elements * size)

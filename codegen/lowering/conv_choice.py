@@ -27,7 +27,17 @@ from symgrad.codegen.kernels.winograd_grad_schedule import grad_schedule, lower_
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.layout import channels
 from symgrad.codegen.lowering.scope import Scope
+from symgrad.codegen.target import Target
 from symgrad.ir.graph import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a choice depends on beside the convolution."""
+
+    target: Target
+    threads: int
+    precision: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +67,33 @@ def convolution(
     weights: Weights,
     epilogue: Epilogue | None,
 ) -> Lowering:
-    """The kernels of a convolution or of its gradient to the input."""
-    target, threads = scope.target, scope.threads
+    """The cheapest kernels of a convolution or of its gradient to the input."""
+    setting = Setting(scope.target, scope.threads, scope.conv_precision)
+    return _cheapest(scope, *candidates(setting, op, source, result, weights, epilogue))
+
+
+def weight_gradient(
+    scope: Scope, op: Op, x: Blocked, dy: Blocked, dw: Weights, epilogue: Epilogue | None
+) -> Lowering:
+    """The cheapest kernels of a convolution's gradient to its weights."""
+    setting = Setting(scope.target, scope.threads, scope.conv_precision)
+    return _cheapest(scope, *gradient_candidates(setting, op, x, dy, dw, epilogue))
+
+
+def candidates(
+    setting: Setting,
+    op: Op,
+    source: Blocked,
+    result: Blocked,
+    weights: Weights,
+    epilogue: Epilogue | None = None,
+) -> tuple[list[Candidate], list[str]]:
+    """The algorithms for a convolution or its gradient to the input; why others are none."""
+    target, threads = setting.target, setting.threads
     to_input = op.name == "conv_input_grad"
     build = conv_direct.input_grad if to_input else _direct_forward
     direct, packing = build(source, result, weights, epilogue=epilogue, **geometry(op))
-    candidates = [
+    found = [
         Candidate(
             "direct blocked",
             conv_direct.cycles(direct, packing, target, threads),
@@ -79,10 +110,10 @@ def convolution(
     else:
         cycles = conv_small.cycles(small, target, threads)
         lower = partial(conv_small.lower_small_conv, small, target, threads)
-        candidates.append(Candidate("small images", cycles, lower))
+        found.append(Candidate("small images", cycles, lower))
     transform = winograd_conv.input_grad if to_input else winograd_conv.forward
     for outputs in POINTS:
-        if reason := winograd_refusal(op, weights.kernel, outputs, scope.conv_precision):
+        if reason := winograd_refusal(op, weights.kernel, outputs, setting.precision):
             refused.append(f"{_name(outputs)}: {reason}")
             continue
         spec = transform(
@@ -91,17 +122,22 @@ def convolution(
         )  # fmt: skip
         cycles = schedule(spec, target, threads).cycles
         lower = partial(winograd_conv.lower_winograd, spec, target, threads)
-        candidates.append(Candidate(_name(outputs), cycles, lower))
-    return _cheapest(scope, candidates, refused)
+        found.append(Candidate(_name(outputs), cycles, lower))
+    return found, refused
 
 
-def weight_gradient(
-    scope: Scope, op: Op, x: Blocked, dy: Blocked, dw: Weights, epilogue: Epilogue | None
-) -> Lowering:
-    """The kernels of a convolution's gradient to its weights."""
-    target, threads = scope.target, scope.threads
+def gradient_candidates(
+    setting: Setting,
+    op: Op,
+    x: Blocked,
+    dy: Blocked,
+    dw: Weights,
+    epilogue: Epilogue | None = None,
+) -> tuple[list[Candidate], list[str]]:
+    """The algorithms for a gradient to the weights; why others are none."""
+    target, threads = setting.target, setting.threads
     direct = conv_direct_grad.WeightGradSpec(x, dy, dw, epilogue=epilogue, **geometry(op))
-    candidates = [
+    found = [
         Candidate(
             "direct blocked",
             conv_direct_grad.cycles(direct, target, threads),
@@ -110,7 +146,7 @@ def weight_gradient(
     ]
     refused = []
     for outputs in POINTS:
-        if reason := winograd_refusal(op, dw.kernel, outputs, scope.conv_precision):
+        if reason := winograd_refusal(op, dw.kernel, outputs, setting.precision):
             refused.append(f"{_name(outputs)}: {reason}")
             continue
         spec = WinogradGradSpec(
@@ -118,8 +154,8 @@ def weight_gradient(
         )
         cycles = grad_schedule(spec, target, threads).cycles
         lower = partial(lower_winograd_grad, spec, target, threads)
-        candidates.append(Candidate(_name(outputs), cycles, lower))
-    return _cheapest(scope, candidates, refused)
+        found.append(Candidate(_name(outputs), cycles, lower))
+    return found, refused
 
 
 def _direct_forward(
@@ -150,12 +186,12 @@ def winograd_refusal(op: Op, kernel: Sequence[int], outputs: int, precision: str
     return None
 
 
-def _cheapest(scope: Scope, candidates: Sequence[Candidate], refused: Sequence[str]) -> Lowering:
+def _cheapest(scope: Scope, found: Sequence[Candidate], refused: Sequence[str]) -> Lowering:
     """The kernels of the least estimate; records it, and what is said of the others."""
-    best = min(candidates, key=lambda c: c.cycles)
+    best = min(found, key=lambda c: c.cycles)
     others = [
         f"{c.name}: {c.cycles / best.cycles:.2f} times the time"
-        for c in candidates
+        for c in found
         if c is not best
     ]
     scope.choose(best.name, "; ".join([*others, *refused]))
