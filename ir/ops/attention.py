@@ -116,10 +116,11 @@ def _check(
         and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
         and q.shape[-1] == k.shape[-1]
         and k.shape[-2] == v.shape[-2]
+        and 0 not in k.shape[-2:]
     )
     if not fits:
         raise ShapeError(
-            f"{name}: needs q[..., L, D], k[..., S, D], v[..., S, E], got {q}, {k}, {v}"
+            f"{name}: needs q[..., L, D], k[..., S, D], v[..., S, E] with a key, got {q}, {k}, {v}"
         )
     scores = (*q.shape[:-1], k.shape[-2])
     if len(mask) > 1 or any(m.shape != scores or m.dtype not in (bool_, q.dtype) for m in mask):

@@ -6,6 +6,7 @@ A. Vaswani et al., "Attention is all you need" (2017).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,34 @@ def _weights(query: Array, key: Array, masks: tuple[Array | None, ...], causal: 
     return snp.where(allowed, weights, weights * 0)
 
 
+def _one_mask(masks: Sequence[Array | None], shape: tuple[int, ...], dtype: Any) -> list[Array]:
+    """The masks of ``_weights`` as at most one, over all scores."""
+    allowed, bias = None, None
+    for mask in masks:
+        if mask is None:
+            continue
+        if mask.dtype.kind == "b":
+            allowed = mask if allowed is None else allowed & mask
+        else:
+            bias = mask if bias is None else bias + mask
+    if bias is None:
+        return [] if allowed is None else [snp.broadcast_to(allowed, shape)]
+    if allowed is not None:
+        bias = snp.where(allowed, bias, -math.inf)
+    return [snp.broadcast_to(bias, shape).astype(dtype)]
+
+
+def _attend(
+    query: Array, key: Array, value: Array, masks: Sequence[Array | None], causal: bool,
+    scale: float,
+) -> Array:  # fmt: skip
+    """``softmax(scale query key^T + masks) value``; the scores are no array."""
+    shape = (*query.shape[:-1], key.shape[-2])
+    mask = _one_mask(masks, shape, query.dtype)
+    mixed, _ = emit("attention", query, key, value, *mask, scale=float(scale), causal=bool(causal))
+    return mixed
+
+
 @for_tensors("ScaledDotProductFlashAttentionForCpuBackward0")
 def _attention(
     query: Array, key: Array, value: Array, mask: Array | None, dropout_key: Array | None,
@@ -74,9 +103,10 @@ def _attention(
     query, key, value = (
         snp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (query, key, value)
     )
+    if dropout_key is None:
+        return _attend(query, key, value, (mask,), causal, scale)
     weights = _weights(query * scale, key, (mask,), causal)
-    if dropout_key is not None:
-        weights = weights * kept(dropout_key, dropout_p, weights.shape, weights.dtype)
+    weights = weights * kept(dropout_key, dropout_p, weights.shape, weights.dtype)
     return _product(weights, value, -2)
 
 
@@ -143,11 +173,11 @@ def _with_more_keys(x: Array, bias: Array | None, zero: bool) -> Array:
     return snp.concatenate(parts, axis=2)
 
 
-@for_tensors("SoftmaxBackward0")
-def _head_weights(
+def _head_masks(
     query: Array, key: Array, attn_mask: Array | None, padding_mask: Array | None
-) -> Array:
-    n, heads, length, size = query.shape
+) -> list[Array]:
+    """Masks as ``_weights`` takes them, over ``[N, heads, L, S]`` or shapes that widen to it."""
+    n, heads, length, _ = query.shape
     extra = key.shape[2] - next(
         (m.shape[-1] for m in (attn_mask, padding_mask) if m is not None), key.shape[2]
     )
@@ -158,8 +188,23 @@ def _head_weights(
     if padding_mask is not None:
         masks.append(snp.reshape(padding_mask, (n, 1, 1, -1)))
     widened = [snp.pad(m, [*[(0, 0)] * 3, (0, extra)]) if extra else m for m in masks]
-    allowed = [snp.logical_not(m) if m.dtype.kind == "b" else m for m in widened]
-    return _weights(query * (1 / math.sqrt(size)), key, tuple(allowed), False)
+    return [snp.logical_not(m) if m.dtype.kind == "b" else m for m in widened]
+
+
+@for_tensors("SoftmaxBackward0")
+def _head_weights(
+    query: Array, key: Array, attn_mask: Array | None, padding_mask: Array | None
+) -> Array:
+    masks = _head_masks(query, key, attn_mask, padding_mask)
+    return _weights(query * (1 / math.sqrt(query.shape[-1])), key, tuple(masks), False)
+
+
+@for_tensors("ScaledDotProductFlashAttentionForCpuBackward0")
+def _heads_attend(
+    query: Array, key: Array, value: Array, attn_mask: Array | None, padding_mask: Array | None
+) -> Array:
+    masks = _head_masks(query, key, attn_mask, padding_mask)
+    return _attend(query, key, value, masks, False, 1 / math.sqrt(query.shape[-1]))
 
 
 @for_tensors("MulBackward0")
@@ -167,11 +212,13 @@ def _thinned(weights: Array, key: Array, p: float) -> Array:
     return weights * kept(key, p, weights.shape, weights.dtype)
 
 
+@for_tensors("UnsafeViewBackward0")
+def _mixed(weights: Array, value: Array) -> Array:
+    return _product(weights, value, -2)
+
+
 @for_tensors("AddmmBackward0")
-def _joined(
-    weights: Array, value: Array, out_weight: Array, out_bias: Array | None, batch_first: bool
-) -> Array:
-    mixed = _product(weights, value, -2)
+def _joined(mixed: Array, out_weight: Array, out_bias: Array | None, batch_first: bool) -> Array:
     ordered = snp.transpose(mixed, (0, 2, 1, 3) if batch_first else (2, 0, 1, 3))
     return linear(snp.reshape(ordered, (*ordered.shape[:2], -1)), out_weight, out_bias)
 
@@ -238,14 +285,17 @@ def multi_head_attention_forward(
         )
     if bias_k is not None or add_zero_attn:
         k, v = _with_more_keys(k, bias_k, add_zero_attn), _with_more_keys(v, bias_v, add_zero_attn)
-    weights = _head_weights(q, k, attn_mask, key_padding_mask)
-    used = weights
-    if training and dropout_p:
-        used = _thinned(weights, _dropout_key(dropout_p, query), dropout_p)
-    output = _joined(used, v, out_proj_weight, out_proj_bias, batch_first)
     shown = None
-    if need_weights:
-        shown = _mean_over_heads(used) if average_attn_weights else used
+    if need_weights or (training and dropout_p):
+        used = _head_weights(q, k, attn_mask, key_padding_mask)
+        if training and dropout_p:
+            used = _thinned(used, _dropout_key(dropout_p, query), dropout_p)
+        mixed = _mixed(used, v)
+        if need_weights:
+            shown = _mean_over_heads(used) if average_attn_weights else used
+    else:
+        mixed = _heads_attend(q, k, v, attn_mask, key_padding_mask)
+    output = _joined(mixed, out_proj_weight, out_proj_bias, batch_first)
     if not batched:
         output = _axis_removed(output, 1)
         shown = None if shown is None else _axis_removed(shown, 0)
