@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from symgrad.ir import dtype_of
 from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
 from symgrad.tracer import HANDLERS, NUMBERS, Tracer, fresh, is_traced
 from symgrad.tracing import constant, current_trace, stage
@@ -114,7 +115,7 @@ def float_type(x: Tracer, name: str) -> np.dtype[Any]:
     """The floating dtype a mean or norm of ``x`` has."""
     if x.dtype.kind in "biu":
         return np.dtype(np.float64)
-    if x.dtype.kind != "f":
+    if not dtype_of(x.dtype).is_float:
         raise DTypeError(f"{name}: operands of dtype {x.dtype} are not supported")
     return x.dtype
 

@@ -152,8 +152,8 @@ def mean(
     x = traced(a)
     x = astype(x, dtype or float_type(x, "mean"))
     count = _count(x, axis, where, keepdims)
-    total: Tracer = sum_(x, axis, keepdims=keepdims, where=where) / count
-    return total
+    # bfloat16 divided by a number is float32, in NumPy too.
+    return astype(sum_(x, axis, keepdims=keepdims, where=where) / count, x.dtype)
 
 
 def _count(x: Tracer, axis: Any, mask: Any, keepdims: Any) -> Any:

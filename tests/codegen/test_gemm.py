@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
+from symgrad.codegen.compile import kernel_text
+from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.gemm_schedule import dot_tile_shape, outer_tile_shape
 from symgrad.codegen.kernels.matrix import Matrix, PaddedAccess, Window
@@ -145,6 +147,47 @@ def test_dtypes(dtype: str) -> None:
 )
 def test_blocks(case: Case) -> None:
     case.run()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_bf16_pairs(order: str) -> None:
+    """Products of bf16 in pairs along the contraction, however the operands lie."""
+    for size, batch, threads in (
+        ((9, 33, 64), 0, 2),
+        ((40, 8, 37), 0, 1),  # an odd contraction ends in half a pair
+        ((17, 20, 51), 3, 3),
+        ((130, 70, 300), 0, 2),
+        ((8, 9, 1), 0, 1),
+    ):
+        Case(*size, "bf16", order, batch, threads).run()
+
+
+def test_bf16_pairs_broadcast_and_several_axes() -> None:
+    rng = np.random.default_rng(0)
+    a, b = sample(rng, (12, 6, 10), "bf16"), sample(rng, (5, 6, 10, 16), "bf16")
+    c = np.zeros((5, 12, 16), np.uint16)
+    spec = GemmSpec(
+        (5,), (12,), (16,), (6, 10),
+        over(a, (None, 0, 1, 2), "bf16"), over(b, (0, 1, 2, 3), "bf16"),
+        over(c, (0, 1, 2), "bf16"),
+    )  # fmt: skip
+    run_lowering(lower_gemm(spec, Target.host(), 2), [a, b, c], 2)
+    expected = np.einsum("mij,bijn->bmn", from_bf16(a), from_bf16(b))
+    check(c, expected, "bf16", 60)
+
+
+def test_bf16_pairs_have_an_instruction() -> None:
+    """Where the processor has it, and nothing is rewritten that lies in pairs already."""
+    plain = Target.named("avx512")
+    target = replace(plain, features="+avx512bf16")
+    rows, columns = Access("bf16", (64, 1)), Access("bf16", (1, 64))
+    spec = GemmSpec((), (32,), (48,), (64,), rows, columns, Access("f32", (48, 1)))
+    (phase,) = lower_gemm(spec, target, 1).phases
+    text = kernel_text(phase.emit, phase.spec, "kernel", target)
+    assert "vdpbf16ps" in emit_assembly(text, target)
+    assert not plain.has_bf16_products
+    lowered = lower_gemm(replace(spec, b=Access("bf16", (48, 1))), target, 1)
+    assert [p.label for p in lowered.phases] == ["loop", "gemm"]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "i32", "bf16"])
