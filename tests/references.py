@@ -239,6 +239,29 @@ def module_cases() -> list[ModuleCase]:
     return cases
 
 
+# ---------------------------------------------------------------------- optimisers --
+
+OPTIM_STEPS, SCHEDULE_EPOCHS = 7, 13
+MEASURES = [1.0, 0.9, 0.95, 0.93, 0.2, 0.3, 0.3, 0.3, 0.1, 0.2, 0.3, 0.4, 0.5]
+"""What a schedule that looks at a measure is told after each epoch."""
+
+
+def optim_start() -> list[Array]:
+    """Two parameters in float32."""
+    return [draw("optim/a", (3,), -1, 1), draw("optim/b", (2, 2), -1, 1)]
+
+
+def optim_loss(a: Any, b: Any) -> Any:
+    """A loss of both, in terms of operators alone."""
+    return ((a * a - 0.5) * a * a).sum() + ((b + a[0]) * (b - 0.25)).sum()
+
+
+def optim_cases(kind: str) -> list[dict[str, Any]]:
+    """Recorded ``optimizers`` or ``schedules``; see ``tests/record/optim_cases.py``."""
+    cases: list[dict[str, Any]] = json.loads((DATA / "optim_cases.json").read_text())[kind]
+    return cases
+
+
 # ----------------------------------------------------------------------- ResNet-18 --
 
 BATCHES = {"b4_33": (4, 33, 10), "b4_64": (4, 64, 1000)}

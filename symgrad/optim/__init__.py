@@ -1,5 +1,13 @@
-"""Optimisers."""
+"""Optimisers and learning-rate schedules: torch's, on tensors and as pure functions."""
 
+from symgrad.optim import lr_scheduler
+from symgrad.optim.adam import Adam, AdamW
+from symgrad.optim.adam_variants import Adamax, NAdam, RAdam
+from symgrad.optim.adaptive import Adadelta, Adagrad, RMSprop
+from symgrad.optim.optimizer import Optimizer
 from symgrad.optim.sgd import SGD
 
-__all__ = ["SGD"]
+__all__ = [
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam",
+    "RMSprop", "lr_scheduler",
+]  # fmt: skip

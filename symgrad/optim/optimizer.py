@@ -1,52 +1,92 @@
-"""Optimisers of tensors: an update rule, the parameters it is applied to, and its state."""
+"""Optimisers of tensors: groups of parameters with their options, and the state of each.
+
+``Optimizer`` is torch's base class; ``RuleOptimizer`` makes one from an update rule.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any
+import functools
+import itertools
+import warnings
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from symgrad.ir.errors import UsageError
+from symgrad.optim.rule import NARROW, Now, Rule
 from symgrad.tensors.apply import record
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.record import Leaf
+from symgrad.tensors.state import enable_grad
 from symgrad.tensors.templates import kept
 from symgrad.tracer import Tracer
-
-_ONE = "p"
-"""The name under which a rule sees each parameter."""
 
 
 class Optimizer:
     """Changes parameters by their gradients whenever ``step`` is called.
 
-    ``param_groups`` holds the options of each group, which may be changed between steps;
-    the learning rate costs no new program.
+    ``param_groups`` holds the options of each group, which may be changed between steps, and
+    ``state`` what is remembered of each parameter.
     """
 
-    def __init__(self, rule: type[Any], params: Iterable[Any], *args: Any, **options: Any) -> None:
-        names = [f.name for f in dataclasses.fields(rule)]
-        options |= dict(zip(names, args, strict=False))
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError(
+                "params argument given to the optimizer should be an iterable of Tensors or "
+                f"dicts, but got {params.type()}"
+            )
         given = list(params)
         if not given:
-            raise UsageError(f"{rule.__name__}: optimizer got an empty parameter list")
-        groups = given if isinstance(given[0], dict) else [{"params": given}]
-        defaults = {f.name: f.default for f in dataclasses.fields(rule)} | options
-        if unknown := defaults.keys() - set(names):
-            raise UsageError(f"{rule.__name__} has no option {sorted(unknown)[0]!r}")
-        self._rule = rule
+            raise ValueError("optimizer got an empty parameter list")
         self.defaults = defaults
-        self.param_groups: list[dict[str, Any]] = [
-            {**defaults, **group, "params": list(group["params"])} for group in groups
-        ]
-        for group in self.param_groups:
-            self._rule_of(group)  # raises for options that make no sense
-        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self.param_groups: list[dict[str, Any]] = []
+        self._pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        self._post_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
+        for group in given if isinstance(given[0], dict) else [{"params": given}]:
+            self.add_param_group(dict(group))
 
-    def _rule_of(self, group: dict[str, Any]) -> Any:
-        return self._rule(**{name: group[name] for name in self.defaults})
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters with options of their own; what is not given is as the defaults."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        params = param_group["params"]
+        if isinstance(params, Tensor):
+            params = [params]
+        elif isinstance(params, set):
+            raise TypeError(
+                "optimizer parameters need to be organized in ordered collections, but the "
+                "ordering of tensors in sets will change between runs. Please use a list instead."
+            )
+        params = list(params)
+        named = [p for p in params if isinstance(p, tuple)]
+        if named:
+            param_group["param_names"] = [name for name, _ in named]
+            params = [tensor for _, tensor in named]
+        for parameter in params:
+            if not isinstance(parameter, Tensor):
+                raise TypeError(
+                    "optimizer can only optimize Tensors, but one of the params is "
+                    f"{type(parameter).__name__}"
+                )
+            if not parameter.is_leaf:
+                raise ValueError("can't optimize a non-leaf Tensor")
+        if len(set(map(id, params))) < len(params):
+            warnings.warn(
+                "optimizer contains a parameter group with duplicate parameters; each is "
+                "updated once",
+                stacklevel=4,
+            )
+            params = list(dict.fromkeys(params))
+        known = {id(p) for group in self.param_groups for p in group["params"]}
+        if any(id(p) in known for p in params):
+            raise ValueError("some parameters appear in more than one parameter group")
+        self.param_groups.append({**param_group, "params": params, **self._missing(param_group)})
+
+    def _missing(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in self.defaults.items() if name not in group}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients, or makes them zero."""
@@ -58,24 +98,158 @@ class Optimizer:
                     parameter.grad.zero_()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of the parameters; define it in the subclass."""
+        raise NotImplementedError
+
+    # -- saved state -----------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """State by the numbers of parameters, and the groups with these numbers, as torch's."""
+        count = itertools.count()
+        numbers = {id(p): next(count) for group in self.param_groups for p in group["params"]}
+        groups = [
+            {**{k: v for k, v in group.items() if k != "params"},
+             "params": [numbers[id(p)] for p in group["params"]]}
+            for group in self.param_groups
+        ]  # fmt: skip
+        return {
+            "state": {
+                numbers[id(p)]: {k: v for k, v in state.items() if not k.startswith("_")}
+                for p, state in self.state.items()
+                if id(p) in numbers and state
+            },
+            "param_groups": groups,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what ``state_dict`` gave, here or in torch; values may be arrays."""
+        groups = state_dict["param_groups"]
+        if len(groups) != len(self.param_groups):
+            raise ValueError("loaded state dict has a different number of parameter groups")
+        pairs = list(zip(groups, self.param_groups, strict=True))
+        if any(len(new["params"]) != len(own["params"]) for new, own in pairs):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of "
+                "optimizer's group"
+            )
+        numbered: dict[Any, Tensor] = {}
+        for new, own in pairs:
+            numbered.update(zip(new["params"], own["params"], strict=True))
+            own.update({k: v for k, v in new.items() if k != "params"})
+        self.state.clear()
+        for number, values in state_dict["state"].items():
+            if number in numbered:
+                parameter = numbered[number]
+                self.state[parameter] = {
+                    k: _loaded(k, v, parameter) for k, v in values.items() if v is not None
+                }
+
+    # -- hooks and text --------------------------------------------------------------------
+
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> Callable[[], None]:
+        """Calls ``hook(optimizer, args, kwargs)`` before each step; returns how to undo it."""
+        return _registered(self._pre_hooks, hook)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> Callable[[], None]:
+        """Calls ``hook(optimizer, args, kwargs)`` after each step; returns how to undo it."""
+        return _registered(self._post_hooks, hook)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for number, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {number}")
+            lines += [f"    {name}: {group[name]}" for name in sorted(group) if name != "params"]
+        return "\n".join([*lines, ")"])
+
+
+def _registered(hooks: OrderedDict[int, Any], hook: Callable[..., Any]) -> Callable[[], None]:
+    key = next(_keys)
+    hooks[key] = hook
+    return lambda: hooks.pop(key, None)
+
+
+_keys = itertools.count()
+
+
+def _loaded(name: str, value: Any, parameter: Tensor) -> Any:
+    """A value of a saved state: in the parameter's dtype, but for counters of steps."""
+    if not isinstance(value, Tensor | np.ndarray | np.generic | int | float):
+        return value
+    array = value._array() if isinstance(value, Tensor) else np.asarray(value)
+    if name in ("step", "mu_product"):
+        return Tensor.of_array(np.array(array, np.float32))
+    return Tensor.of_array(np.array(array, parameter._dtype, order="C"))
+
+
+# -- by rules ------------------------------------------------------------------------------
+
+
+class RuleOptimizer(Optimizer):
+    """An optimiser that follows a rule; its options are the rule's.
+
+    Neither the learning rate and other scheduled options nor the number of steps are part of
+    a program: they cost no new one.
+    """
+
+    rule: ClassVar[Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if "params" in kwargs or (args and isinstance(args[0], Iterable)):
+            return super().__new__(cls)
+        return cls.rule(*args, **kwargs)
+
+    def __init__(self, params: Iterable[Any], *args: Any, **options: Any) -> None:
+        fields = dataclasses.fields(self.rule)
+        names = [f.name for f in fields]
+        placed = [f.name for f in fields if not f.kw_only]
+        if len(args) > len(placed):
+            raise TypeError(
+                f"{type(self).__name__}.__init__() takes at most {len(placed) + 2} positional "
+                f"arguments but {len(args) + 2} were given"
+            )
+        given = options | dict(zip(placed, args, strict=False))
+        if unknown := [name for name in given if name not in names]:
+            raise TypeError(
+                f"{type(self).__name__}.__init__() got an unexpected keyword argument "
+                f"'{unknown[0]}'"
+            )
+        defaults = {f.name: f.default for f in fields} | given
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters with options of their own; what is not given is as the defaults."""
+        super().add_param_group(param_group)
+        self._rule_of(self.param_groups[-1])  # raises for options that make no sense
+
+    def _rule_of(self, group: dict[str, Any]) -> Any:
+        return self.rule(**{name: _plain(group[name]) for name in self.defaults})
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient.
 
         Runs one program: what gradients and losses still wait for, and the update.
         """
-        loss = None if closure is None else closure()
+        for hook in list(self._pre_hooks.values()):
+            hook(self, (closure,), {})
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
         changed: list[Tensor] = []
         spent: list[Leaf] = []
         for group in self.param_groups:
             given = {p: p._grad for p in group["params"] if p._grad is not None}
             if given:
-                changed += self._update(self._rule_of(group), given, group["lr"], spent)
+                changed += self._update(self._rule_of(group), given, spent)
         Tensor._compute(changed, spent)
         for tensor in changed:
             tensor._publish()
+        for hook in list(self._post_hooks.values()):
+            hook(self, (closure,), {})
         return loss
 
     def _update(
-        self, rule: Any, gradients: dict[Tensor, Tensor], lr: Any, spent: list[Leaf]
+        self, rule: Any, gradients: dict[Tensor, Tensor], spent: list[Leaf]
     ) -> list[Tensor]:
         """Records the update of parameters; returns all that has a new value.
 
@@ -83,54 +257,109 @@ class Optimizer:
         """
         params = list(gradients)
         states = [self._state_of(p, rule) for p in params]
-        rates = {dtype: Leaf(np.asarray(lr, dtype)) for dtype in {p._dtype for p in params}}
-        kept = [tensor for state in states for tensor in state.values()]
+        slots = _slot_names(rule.shape())
+        kept = [state[name] for state in states for name in slots]
         values = [t._value() for t in (*params, *gradients.values(), *kept)]
-        # A scheduled rate is no other update: it is an operand.
-        function = _update_by(dataclasses.replace(rule, lr=0.0), tuple(map(tuple, states)))
-        made = record(function, [*values, *[rates[p._dtype] for p in params]])
+        clock = _Clock(rule)
+        for parameter, state in zip(params, states, strict=True):
+            values += clock.at(parameter._dtype, _counted(state, rule.counter))
+        made = record(_update_by(rule.shape(), slots, len(params)), values)
         changed = [*params, *kept]
-        replaced = (*values[: len(params)], *values[2 * len(params) :])
+        replaced = (*values[: len(params)], *values[2 * len(params) :][: len(kept)])
         spent += [v for v in replaced if isinstance(v, Leaf)]
         for tensor, value in zip(changed, made, strict=True):
             tensor._take(value)
         return changed
 
-    def _state_of(self, parameter: Tensor, rule: Any) -> dict[str, Tensor]:
-        state = self.state.get(parameter)
-        if state is None:
-            fresh = rule.init({_ONE: np.empty(parameter.shape, parameter._dtype)})
-            state = {k: Tensor.of_array(np.asarray(v)) for k, v in fresh.items()}
-            self.state[parameter] = state
+    def _state_of(self, parameter: Tensor, rule: Any) -> dict[str, Any]:
+        """What is remembered of a parameter; what is missing begins now."""
+        names = _slot_names(rule.shape())
+        if not names and rule.counter is None:
+            return {}
+        state = self.state[parameter]
+        if rule.counter is not None and rule.counter not in state:
+            begun = bool(state)  # loaded from torch, which does not count
+            state[rule.counter] = Tensor.of_array(np.array(begun, np.float32))
+        if any(name not in state for name in names):
+            fresh = rule.slots(np.empty(parameter.shape, parameter._dtype))
+            for name, value in fresh.items():
+                state.setdefault(name, Tensor.of_array(np.asarray(value)))
         return state
 
-    def __repr__(self) -> str:
-        lines = [f"{self._rule.__name__} ("]
-        for number, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {number}")
-            lines += [f"    {name}: {group[name]}" for name in sorted(self.defaults)]
-        return "\n".join([*lines, ")"])
+
+def _plain(value: Any) -> Any:
+    """An option as Python's: a learning rate may be a tensor."""
+    if isinstance(value, list):
+        return tuple(value)
+    return value.item() if isinstance(value, Tensor) else value
+
+
+@functools.lru_cache
+def _slot_names(rule: Rule) -> tuple[str, ...]:
+    return tuple(rule.slots(np.empty(0)))
+
+
+def _counted(state: dict[str, Any], counter: str | None) -> int:
+    """Counts a step of a parameter; its number, from 1 on."""
+    if counter is None:
+        return 0
+    step = int(state[counter]._array()) + 1
+    state[counter]._set_array(np.array(step, np.float32))
+    return step
+
+
+class _Clock:
+    """The run-time values of one step of a rule, each known number once."""
+
+    def __init__(self, rule: Any) -> None:
+        self._rule = rule
+        self._known: dict[Any, list[Leaf]] = {}
+
+    def at(self, dtype: Any, step: int) -> list[Leaf]:
+        """Scheduled options in the rule's order, then the number of the step if it matters."""
+        key = dtype, step
+        if key not in self._known:
+            numbers: list[Leaf] = []
+            for name in self._rule.scheduled:
+                value = getattr(self._rule, name)
+                kind = dtype if name in NARROW else np.float64
+                parts = value if isinstance(value, tuple) else (value,)
+                numbers += [Leaf(np.asarray(part, kind)) for part in parts]
+            if self._rule.counter is not None:
+                numbers.append(Leaf(np.asarray(step, np.float64)))
+            self._known[key] = numbers
+        return self._known[key]
+
+
+def _now(rule: Rule, numbers: list[Tracer]) -> Now:
+    """What ``_Clock.at`` gave, as the rule looks at it."""
+    rest = iter(numbers)
+    options: dict[str, Any] = {}
+    for name in rule.scheduled:
+        value = getattr(rule, name)
+        options[name] = tuple(next(rest) for _ in value) if isinstance(value, tuple) else next(rest)
+    return Now(step=next(rest, None), **options)
 
 
 @kept
-def _update_by(rule: Any, states: tuple[tuple[str, ...], ...]) -> Callable[..., Any]:
-    """One step of ``rule`` for parameters whose states have these names, on traced values.
+def _update_by(rule: Rule, names: tuple[str, ...], count: int) -> Callable[..., Any]:
+    """One step of ``rule`` for ``count`` parameters with states of these names, traced.
 
-    Takes the parameters, their gradients, their states one after the other and a learning
-    rate for each; returns new parameters and states.  ``rule.lr`` is not looked at.
+    Takes the parameters, their gradients, their states one after the other and what ``_Clock``
+    gives for each; returns new parameters and states.
     """
 
     def update(*values: Tracer) -> list[Tracer]:
-        count = len(states)
-        rest = iter(values[2 * count : -count])
+        start = (2 + len(names)) * count
+        rest, clock = iter(values[2 * count : start]), values[start:]
+        ticks = len(clock) // count
         params: list[Tracer] = []
         moments: list[Tracer] = []
-        for i, names in enumerate(states):
+        for i in range(count):
             before = {name: next(rest) for name in names}
-            after, moved = rule.apply(
-                {_ONE: values[i]}, {_ONE: values[count + i]}, before, values[i - count]
-            )
-            params.append(after[_ONE])
+            now = _now(rule, list(clock[i * ticks : (i + 1) * ticks]))
+            after, moved = rule.update(values[i], values[count + i], before, now)
+            params.append(after)
             moments += [moved[name] for name in names]
         return [*params, *moments]
 

@@ -11,7 +11,7 @@ from symgrad import nn
 from symgrad.api import jit, value_and_grad
 from symgrad.models import resnet18
 from symgrad.nn import functional as F
-from symgrad.optim import SGD
+from symgrad.optim.sgd import SGDRule
 
 Array = Any
 Arrays = dict[str, Array]
@@ -24,7 +24,7 @@ class Network:
     """
 
     def __init__(
-        self, classes: int, channels: int, optimizer: SGD, *, small_images: bool, seed: int
+        self, classes: int, channels: int, optimizer: SGDRule, *, small_images: bool, seed: int
     ) -> None:
         nn.init.manual_seed(seed)
         self._model = resnet18(
@@ -35,7 +35,7 @@ class Network:
         self._step = self._compiled_step(optimizer)
         self._evaluation = self._compiled_evaluation()
 
-    def _compiled_step(self, optimizer: SGD) -> Any:
+    def _compiled_step(self, optimizer: SGDRule) -> Any:
         def loss_of(parameters: Arrays, state: Arrays, images: Array, labels: Array) -> Any:
             model = self._model.train()
             logits, state = nn.functional_call(model, parameters, state, images)

@@ -24,7 +24,7 @@ from symgrad.api_backend import set_num_threads
 from symgrad.io import load, save, state_dict
 from symgrad.io.errors import FileError, WeightsError
 from symgrad.ir.errors import UsageError
-from symgrad.optim import SGD
+from symgrad.optim.sgd import SGDRule
 from symgrad.train.checkpoint import Checkpoint, Progress, mismatch
 from symgrad.train.data import Batches, DataError, DataSet
 from symgrad.train.network import Network
@@ -110,7 +110,7 @@ class Run:
     def _prepared(cls, settings: Settings, folder: Path) -> Self:
         set_num_threads(settings.threads)
         data = settings.read_data()
-        optimizer = SGD(settings.lr, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
+        optimizer = SGDRule(settings.lr, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
         network = Network(
             len(data.classes),
             data.shape[0],

@@ -43,8 +43,9 @@ def test_a33_sgd_with_momentum() -> None:
     skipped = torch.ones(2, requires_grad=True)
     optimizer = torch.optim.SGD([w, skipped], lr=1e-2, momentum=0.9)
     assert repr(optimizer) == (
-        "SGD (\nParameter Group 0\n    dampening: 0.0\n    lr: 0.01\n    momentum: 0.9\n"
-        "    nesterov: False\n    weight_decay: 0.0\n)"
+        "SGD (\nParameter Group 0\n    dampening: 0\n    differentiable: False\n    foreach: None\n"
+        "    fused: None\n    lr: 0.01\n    maximize: False\n    momentum: 0.9\n"
+        "    nesterov: False\n    weight_decay: 0\n)"
     )
     expected, buffer = np.array([1.0, -2.0, 0.5]), np.zeros(3)
     for number in range(5):
