@@ -154,6 +154,12 @@ def _internal(lowered: Lowered) -> list[str]:
 
 def _entry(lowered: Lowered) -> str:
     """The module of the entry: constants, arena, and a call of each kernel in order."""
+    bound = next((call for call in lowered.calls if call.phase.is_bound), None)
+    if bound is not None:
+        raise UsageError(
+            f"{bound.op} calls back into Python and cannot be exported: compute it outside and "
+            "pass its result"
+        )
     func, k = lowered.func, Emitter(lowered.target)
     slots = len(func.params) + len(func.results)
     prefix = entry_name(func)

@@ -98,10 +98,10 @@ def _format_for(array: Array) -> tuple[Callable[[Any], str], int]:
         return _whole, 1
     low, high = np.abs(shown).min(), np.abs(shown).max()
     whole = bool((shown == np.ceil(shown)).all())
-    if high / low > 1000 or high > 1e8 or (not whole and low < 1e-4):
-        form: Callable[[Any], str] = _scientific
-    else:
-        form = _whole if whole else _fixed
+    scientific = _Options.sci_mode
+    if scientific is None:
+        scientific = bool(high / low > 1000 or high > 1e8 or (not whole and low < 1e-4))
+    form: Callable[[Any], str] = _scientific if scientific else _whole if whole else _fixed
     return form, max(len(form(x)) for x in shown.tolist())
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from symgrad.ir import Builder
+from symgrad.ir.errors import UsageError
 from symgrad.ir.opdef import REGISTRY
 from symgrad.ir.types import type_of_array
 
+import symgrad as sg
 from symgrad.api_backend import compile_func
+from symgrad.tracing import emit
 
 CASES = [
     ((1,), 0), ((5,), 0), ((3, 17), 1), ((17, 3), 0), ((2, 33, 5), 1), ((64, 64), 0), ((999,), 0),
@@ -30,3 +35,8 @@ def test_argsort(dtype: str, descending: bool) -> None:
         got = compile_func(builder.build([order]))([x])[0]
         rule = REGISTRY["argsort"].evaluate_rule
         np.testing.assert_array_equal(got, rule(x, axis=axis, descending=descending))
+
+
+def test_what_calls_back_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="calls back into Python"):
+        sg.export(lambda a: emit("slogdet", a)[1], np.eye(2), path=tmp_path / "x.o")

@@ -222,3 +222,46 @@ def test_memory_is_not_reused_while_somebody_holds_it() -> None:
 def test_numpy_of_a_reshaped_transpose_is_a_copy() -> None:
     x = torch.arange(6.0).reshape(2, 3)
     np.testing.assert_array_equal(x.T.reshape(6).numpy(), x.numpy().T.reshape(6))
+
+
+def _blocks() -> int:
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def test_many_small_steps_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand forward passes with losses kept as numbers, a backward pass in every tenth."""
+    monkeypatch.setenv("SYMGRAD_BACKEND", "interp")
+    w = torch.tensor([1.0, 2.0], requires_grad=True)
+    x = torch.tensor([0.5, -1.0])
+
+    def steps(count: int) -> None:
+        for i in range(count):
+            loss = (w * x).sum()
+            if i % 10 == 0:
+                w.grad = None
+                loss.backward()
+                with torch.no_grad():
+                    w.sub_(w.grad, alpha=0.01)
+                w.tolist()
+
+    steps(200)
+    before = _blocks()
+    steps(10_000)
+    assert _blocks() <= before + 100
+
+
+def test_many_shapes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs and templates of two hundred shapes stay within their limits."""
+    from symgrad.tensors import record, templates
+
+    monkeypatch.setenv("SYMGRAD_BACKEND", "interp")
+    monkeypatch.setattr(record, "PROGRAM_LIMIT", 50)
+    monkeypatch.setattr(templates, "LIMIT", 100)
+    record.PROGRAMS.forget()
+    for n in range(1, 201):
+        x = torch.ones(n, requires_grad=True)
+        (x * x).sum().backward()
+        x.grad.tolist()
+    assert len(record.PROGRAMS.known) <= 50
+    assert len(templates._templates) <= 101
