@@ -16,6 +16,7 @@ from symgrad.numpy import (  # noqa: F401  (they enter their functions in SUPPOR
     indexing,
     joining,
     linalg,
+    order,
     products,
     reductions,
 )

@@ -293,26 +293,12 @@ def _declare_refusal(name: Callable[..., Any], reason: str) -> None:
     HANDLERS[name] = refuse
 
 
-_ORDER = "there is no sorting yet; np.max, np.min, np.argmax and np.argmin are there"
 _SIZE = (
     "the shape of its result depends on the values; keep the shape and choose with "
     "np.where(condition, x, 0)"
 )
 _REFUSED: Sequence[tuple[Callable[..., Any], str]] = (
-    *(
-        (f, _ORDER)
-        for f in (
-            np.sort,
-            np.argsort,
-            np.median,
-            np.percentile,
-            np.quantile,
-            np.partition,
-            np.argpartition,
-            np.searchsorted,
-            np.lexsort,
-        )
-    ),
+    (np.lexsort, "sort by one key after the other with np.argsort, the last key first"),
     *(
         (f, _SIZE)
         for f in (

@@ -136,7 +136,7 @@ TABLE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str
         r"nearest supported: .*(cumsum|nansum)",
     ),
     "unsupported ufunc": (np.spacing, (X,), errors.UnsupportedError, r"np\.spacing"),
-    "sort": (np.sort, (X,), errors.UnsupportedError, r"np\.sort .*np\.argmax"),
+    "lexsort": (np.lexsort, (X,), errors.UnsupportedError, r"np\.lexsort .*np\.argsort"),
     "nonzero": (
         np.nonzero,
         (X,),

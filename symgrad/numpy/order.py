@@ -1,0 +1,153 @@
+"""Functions that depend on the order of elements: sorting, medians, quantiles, searching."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from symgrad.ir.errors import UnsupportedError
+from symgrad.ir.types import i64
+from symgrad.numpy.core import (
+    astype,
+    float_type,
+    implements,
+    many_axes,
+    one_axis,
+    reshape,
+    sliced,
+    traced,
+    transposed,
+)
+from symgrad.numpy.indexing import take_along_axis
+from symgrad.numpy.reductions import keep_axes
+from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracing import stage
+
+
+def _prepared(a: Any, axis: Any, name: str) -> tuple[Tracer, int]:
+    x = traced(a)
+    if axis is None:
+        return reshape(x, (x.size,)), 0
+    return x, one_axis(name, axis, x)
+
+
+@implements(np.argsort)
+def argsort(
+    a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None
+) -> Tracer:
+    """Positions of the elements in rising order; equal ones keep theirs."""
+    x, at = _prepared(a, axis, "argsort")
+    result: Tracer = stage("argsort", x, axis=at)
+    return result
+
+
+@implements(np.sort)
+def sort(
+    a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None
+) -> Tracer:
+    """The elements in rising order along an axis."""
+    x, at = _prepared(a, axis, "sort")
+    return take_along_axis(x, argsort(x, at), at)
+
+
+@implements(np.partition)
+def partition(
+    a: Any, kth: Any, axis: Any = -1, kind: str = "introselect", order: Any = None
+) -> Tracer:
+    """Sorted altogether, which is one of the orders that NumPy may give."""
+    return sort(a, axis)
+
+
+@implements(np.argpartition)
+def argpartition(
+    a: Any, kth: Any, axis: Any = -1, kind: str = "introselect", order: Any = None
+) -> Tracer:
+    """As ``argsort``, which is one of the orders that NumPy may give."""
+    return argsort(a, axis)
+
+
+def _rows(a: Any, axis: Any, name: str) -> tuple[Tracer, Tracer, tuple[int, ...]]:
+    """The operand in floating point, its elements sorted along a last axis, the axes gone."""
+    x = traced(a)
+    x = astype(x, float_type(x, name))
+    axes = many_axes(name, axis, x)
+    kept = [i for i in range(x.ndim) if i not in axes]
+    size = math.prod(x.shape[i] for i in axes)
+    flat = reshape(transposed(x, [*kept, *axes]), [*(x.shape[i] for i in kept), size])
+    return x, sort(flat, -1), axes
+
+
+def _at(rows: Tracer, rank: float) -> Any:
+    """Between neighbours in proportion; nan, which comes last, if there is one."""
+    last, n = rows.ndim - 1, rows.shape[-1]
+    low = min(math.floor(rank), n - 1)
+    high = min(low + 1, n - 1)
+    shape = rows.shape[:-1]
+    first, second, end = (reshape(sliced(rows, last, i, i + 1), shape) for i in (low, high, n - 1))
+    part = rank - low
+    value = first if not part else first + (second - first) * part
+    return HANDLERS[np.where](HANDLERS[np.isnan](end), end, value)
+
+
+def _quantiles(
+    name: str, a: Any, q: Any, axis: Any, method: str, keepdims: Any, scale: float
+) -> Tracer:
+    if method != "linear":
+        raise UnsupportedError(f"{name}: method={method!r} cannot be traced; use 'linear'")
+    x, rows, axes = _rows(a, axis, name)
+    wanted = np.asarray(q, np.float64) / scale
+    found = [
+        keep_axes(_at(rows, w * (rows.shape[-1] - 1)), x, axes, keepdims)
+        for w in wanted.reshape(-1).tolist()
+    ]
+    if not wanted.ndim:
+        return found[0]
+    stacked: Tracer = HANDLERS[np.stack](found)
+    return reshape(stacked, (*wanted.shape, *found[0].shape))
+
+
+@implements(np.quantile)
+def quantile(
+    a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
+    method: str = "linear", keepdims: Any = False,
+) -> Tracer:  # fmt: skip
+    """Quantiles along axes; which ones must be known while tracing."""
+    return _quantiles("quantile", a, q, axis, method, keepdims, 1.0)
+
+
+@implements(np.percentile)
+def percentile(
+    a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
+    method: str = "linear", keepdims: Any = False,
+) -> Tracer:  # fmt: skip
+    """Percentiles along axes; which ones must be known while tracing."""
+    return _quantiles("percentile", a, q, axis, method, keepdims, 100.0)
+
+
+@implements(np.median)
+def median(
+    a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
+    keepdims: Any = False,
+) -> Tracer:  # fmt: skip
+    """The median along axes: of two middle elements the mean."""
+    return _quantiles("median", a, 0.5, axis, "linear", keepdims, 1.0)
+
+
+@implements(np.searchsorted)
+def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Tracer:
+    """Where elements would be put into a sorted vector, by halving steps."""
+    line, values = traced(a), traced(v)
+    if sorter is not None:
+        line = HANDLERS[np.take](line, sorter)
+    n = line.size
+    place = astype(values, i64.numpy) * 0
+    step = 1 << n.bit_length() >> 1
+    while step:
+        reached = place + step
+        probe = HANDLERS[np.take](line, HANDLERS[np.minimum](reached, n) - 1) if n else place
+        ahead = probe <= values if side == "right" else probe < values
+        place = HANDLERS[np.where](ahead & (reached <= n), reached, place)
+        step >>= 1
+    return place
