@@ -86,6 +86,7 @@ def _by_numpy_name() -> dict[str, DType]:
     return {**names, "bfloat16": bf16}
 
 
+@functools.lru_cache(maxsize=256)
 def dtype_of(spec: object) -> DType:
     """The ``DType`` of a NumPy dtype, a Python type, a name or a ``DType``.
 

@@ -95,8 +95,8 @@ def update_state(target: Tensor, new: Tensor) -> None:
 
     It is computed with the next program.
     """
-    with recording():
-        target._tracer.rebind(new._tracer)
+    target._take(new._value())
+    target._publish()
     Tensor._ends.append(weakref.ref(target))
 
 

@@ -250,8 +250,8 @@ class Tensor:
         ):  # fmt: skip
             self._tracer, self._layout = Handle(Leaf(array)), None
         else:
-            with recording():
-                self._tracer.rebind(Tracer(RECORDER, Leaf(array)))
+            self._take(Leaf(array))
+            self._publish()
 
     # -- attributes ------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from symgrad.nn.parameter import Parameter
 from symgrad.nn.pure import is_lent
 from symgrad.tensors import Tensor
 from symgrad.tensors.apply import update_state
+from symgrad.tensors.creation import zeros
 
 Array = Any
 
@@ -36,8 +37,7 @@ class _BatchNorm(Module):
         shape = (num_features,)
         _declare_affine(self, shape, affine, bias, dtype)
         for name in ("running_mean", "running_var"):
-            blank = Parameter.blank(shape, dtype).detach() if track_running_stats else None
-            self.register_buffer(name, blank)
+            self.register_buffer(name, zeros(shape, dtype=dtype) if track_running_stats else None)
         counter = Tensor.of_array(np.array(0, np.int64)) if track_running_stats else None
         self.register_buffer("num_batches_tracked", counter)
         self.reset_parameters()
