@@ -86,7 +86,6 @@ def _by_numpy_name() -> dict[str, DType]:
     return {**names, "bfloat16": bf16}
 
 
-@functools.lru_cache(maxsize=256)
 def dtype_of(spec: object) -> DType:
     """The ``DType`` of a NumPy dtype, a Python type, a name or a ``DType``.
 
@@ -97,12 +96,18 @@ def dtype_of(spec: object) -> DType:
     if isinstance(spec, str) and spec in DTYPES:
         return DTYPES[spec]
     try:
-        name = np.dtype(spec).name  # type: ignore[call-overload]
+        dtype = np.dtype(spec)  # type: ignore[call-overload]
     except TypeError:
         raise DTypeError(f"{spec!r} is not a dtype; known: {', '.join(DTYPES)}") from None
-    if name not in _by_numpy_name():
-        raise DTypeError(f"arrays of dtype {name} cannot be traced; known: {', '.join(DTYPES)}")
-    return _by_numpy_name()[name]
+    return _of_numpy(dtype)
+
+
+@functools.cache  # a dtype's name is slow to get
+def _of_numpy(dtype: np.dtype[Any]) -> DType:
+    if dtype.name not in _by_numpy_name():
+        known = ", ".join(DTYPES)
+        raise DTypeError(f"arrays of dtype {dtype.name} cannot be traced; known: {known}")
+    return _by_numpy_name()[dtype.name]
 
 
 _types: dict[tuple[DType, tuple[int, ...]], TensorType] = {}
