@@ -10,6 +10,7 @@ what they were.  So it does for the contents of arrays that shaped it, masks and
 from __future__ import annotations
 
 import functools
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -97,7 +98,9 @@ class Surroundings:
     def _of_value(
         self, read: Callable[[], Any], value: Any, name: str | None, depth: int
     ) -> Iterator[Place]:
-        if isinstance(value, np.ndarray) or (type(value) in _NUMBERS and depth <= _NEAR):
+        if _is_tensor(value):
+            yield Place(functools.partial(_contents, read), value._array(), name)
+        elif isinstance(value, np.ndarray) or (type(value) in _NUMBERS and depth <= _NEAR):
             yield Place(read, value, name)
         elif depth > _FAR or isinstance(value, (type, types.ModuleType)) or _is_foreign(value):
             return
@@ -172,6 +175,17 @@ class Environment:
             if array is not None and not np.array_equal(array, contents):
                 return False
         return True
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor, of which layers lend their arrays while they are traced."""
+    tensors = sys.modules.get("symgrad.tensors.handle")  # no tensors before it is imported
+    return tensors is not None and isinstance(value, tensors.Tensor)
+
+
+def _contents(read: Callable[[], Any]) -> Any:
+    value = read()
+    return value._array() if _is_tensor(value) else value
 
 
 def _unchanged(now: Any, before: Any) -> bool:

@@ -211,7 +211,7 @@ def test_layers_of_a_captured_model() -> None:
     np.testing.assert_allclose(f(x), model(x), 1e-6)
     for _, layer in model.named_modules():
         if isinstance(layer, sg.nn.Linear):
-            layer.weight = np.full((3, 3), 0.5, np.float32)
+            layer.weight = sg.nn.Parameter(sg.full((3, 3), 0.5))
     np.testing.assert_allclose(f(x), model(x), 1e-6)
     model.train(False)
     np.testing.assert_allclose(f(x), model(x), 1e-6)
