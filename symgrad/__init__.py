@@ -24,7 +24,7 @@ _EXPORTS = {
 }
 """Public names by the module that has them: imported on first use (PEP 562)."""
 
-_MODULES = ("autograd", "hub", "io", "models", "nn", "numpy", "optim", "tensors")
+_MODULES = ("autograd", "hub", "io", "models", "nn", "numpy", "optim", "tensors", "utils")
 _ORIGIN = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
 
