@@ -54,8 +54,9 @@ def _tilings(
         if (span % BLOCK and BLOCK % span) or spec.out_blocks % max(1, span // BLOCK):
             continue
         most = (registers - 1 - vectors) // vectors
-        for tiles in range(min(2, most), most + 1):
-            for wanted in (16, 32, 64, 128, 256):
+        few = {n for n in (1, 2, 4, 6, 8, 12) if n < most}
+        for tiles in sorted(few | {most}):
+            for wanted in (16, 32, 64, 128):
                 block = tiles * max(1, ceil(min(wanted, share) / tiles))
                 if tiles_first:
                     yield Tiling(tiles, vectors, block, 0)
