@@ -30,6 +30,10 @@ _FOREIGN = ("numpy", "scipy", "symgrad", "builtins")
 _LAYERS = ("symgrad.nn", "symgrad.models")
 
 
+_Extent = tuple[int, int, np.dtype[Any]]
+"""Where an array's memory begins, how many elements it has, and of which type."""
+
+
 class Place(NamedTuple):
     """Where a value was found, how to read it again, and what it was."""
 
@@ -54,6 +58,11 @@ class Surroundings:
             if isinstance(place.value, np.ndarray):
                 found.setdefault(id(place.value), place.read)
         return found
+
+    def wholes(self) -> dict[_Extent, Place]:
+        """The contiguous arrays by the memory they are."""
+        arrays = [p for p in self._places if isinstance(p.value, np.ndarray)]
+        return {_extent(p.value): p for p in arrays if p.value.size and p.value.flags.c_contiguous}
 
     def numbers(self) -> list[Place]:
         """The numbers under names that the code mentions, except those it changes itself."""
@@ -145,11 +154,12 @@ class Environment:
         self._reads: list[Callable[[], Any]] = []
         self._rebindable: list[tuple[Callable[[], Any], np.dtype[Any], tuple[int, ...]]] = []
         places = surroundings.arrays() if captures else {}
+        wholes = surroundings.wholes() if captures else {}
         for capture in captures:
             array = capture.settle()
-            read = places.get(id(array), _constantly(array))
-            self._reads.append(read)
-            if id(array) in places:
+            read = places.get(id(array)) or _of_whole_view(array, wholes)
+            self._reads.append(read or _constantly(array))
+            if read is not None:
                 self._rebindable.append((read, array.dtype, array.shape))
 
     @property
@@ -186,6 +196,24 @@ def _is_tensor(value: Any) -> bool:
 def _contents(read: Callable[[], Any]) -> Any:
     value = read()
     return value._array() if _is_tensor(value) else value
+
+
+def _of_whole_view(array: Array, wholes: dict[_Extent, Place]) -> Callable[[], Any] | None:
+    """How to read an array again that is a known one in another shape, such as a bias."""
+    place = wholes.get(_extent(array)) if array.flags.c_contiguous else None
+    if place is None:
+        return None
+    return functools.partial(_reshaped, place.read, place.value.shape, array.shape)
+
+
+def _extent(array: Array) -> _Extent:
+    return array.ctypes.data, array.size, array.dtype
+
+
+def _reshaped(read: Callable[[], Any], old: tuple[int, ...], new: tuple[int, ...]) -> Any:
+    array = read()
+    fits = type(array) is np.ndarray and array.shape == old and array.flags.c_contiguous
+    return array.reshape(new) if fits else _MISSING
 
 
 def _unchanged(now: Any, before: Any) -> bool:

@@ -309,3 +309,31 @@ def test_strides_and_order_do_not_matter() -> None:
     swapped = x.astype(x.dtype.newbyteorder())
     for view in (x, x.T, x[::2, ::3], x[::-1], np.asfortranarray(x), swapped):
         np.testing.assert_array_equal(f(view), view * 2 + view[0])
+
+
+def test_tensors_of_a_captured_model_are_read_at_every_call() -> None:
+    """An optimiser's steps, loading and writes in place show, in whatever layout weights lie."""
+    model = sg.nn.Sequential(sg.nn.Conv2d(16, 32, 3), sg.nn.Flatten())
+    x = np.linspace(-1, 1, 2 * 16 * 25, dtype=np.float32).reshape(2, 16, 5, 5)
+    optimizer = sg.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(sg.tensor(x)).sum().backward()
+        optimizer.step()
+
+    def write() -> None:
+        with sg.no_grad():
+            model[0].weight.mul_(-3)
+
+    def load() -> None:
+        model.load_state_dict({k: v * 0 + 0.5 for k, v in model.state_dict().items()})
+
+    step()
+    f = sg.jit(lambda x: model(x))  # noqa: PLW0108
+    for change in (step, step, write, load, step):
+        before = f(x)
+        change()
+        expected = model(sg.tensor(x)).detach().numpy()
+        np.testing.assert_allclose(f(x), expected, rtol=1e-4, atol=1e-4)
+        assert not np.allclose(expected, before, rtol=1e-4, atol=1e-4)
