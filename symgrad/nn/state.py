@@ -79,10 +79,10 @@ class StateDict:
         ]
         unexpected = [k for k in state_dict if k not in own]
         problems: list[str] = []
-        if strict and unexpected:
-            problems.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
         if strict and missing:
             problems.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
+        if strict and unexpected:
+            problems.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
         given = {name: value for name, value in state_dict.items() if name in own}
         problems += [p for name, v in given.items() if (p := _misfit(name, own[name], v))]
         if problems:
