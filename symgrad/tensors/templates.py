@@ -241,7 +241,10 @@ def kept(make: Callable[..., T]) -> Callable[..., T]:
 # -- keys ----------------------------------------------------------------------------------
 
 _BY_VALUE = frozenset({bool, int, str, bytes, type(None), type(...), TensorType, DType})
-_AS_IS = (type, np.dtype, np.ufunc, types.BuiltinFunctionType, types.ModuleType, dtypes.dtype)
+_AS_IS = (
+    type, np.dtype, np.ufunc, type(np.transpose), types.BuiltinFunctionType, types.ModuleType,
+    dtypes.dtype,
+)  # fmt: skip
 _DEPTH = 6
 """Functions within functions looked into."""
 
