@@ -77,7 +77,7 @@ def cotangents(
     adjoint = _adjoints.get(key)
     if adjoint is None:
         adjoint = _adjoints[key] = _differentiate(graph, outputs, weights, inputs, detached)
-        if len(_adjoints) > LIMIT:
+        while len(_adjoints) > LIMIT:
             _adjoints.popitem(last=False)
     else:
         _adjoints.move_to_end(key)

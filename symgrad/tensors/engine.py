@@ -16,7 +16,7 @@ from symgrad.ir import Value
 from symgrad.tensors import anomaly
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, reachable
+from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, on_the_way, reachable
 from symgrad.tensors.record import RECORDER, is_known, recording
 from symgrad.tensors.state import enable_grad, no_grad
 
@@ -39,7 +39,8 @@ def backward(
     if inputs is not None and not _listed(inputs):
         raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
     weights = grad_tensors if grad_tensors is not None else grad_variables
-    sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph)
+    ends = None if inputs is None else _listed(inputs)
+    sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph, ends)
     chosen = None if inputs is None else {id(t) for t in _listed(inputs)}
     edges = [
         e
@@ -101,7 +102,7 @@ def grad(
     wanted = _listed(inputs)
     if not all(tensor.requires_grad for tensor in wanted):
         raise RuntimeError("One of the differentiated Tensors does not require grad")
-    sweep = _Sweep(_listed(outputs), _listed(grad_outputs), retain_graph, create_graph)
+    sweep = _Sweep(_listed(outputs), _listed(grad_outputs), retain_graph, create_graph, wanted)
     results: list[Tensor | None] = []
     found = sweep.run([t._value() for t in wanted])
     reached = {id(node) for node in sweep.nodes}
@@ -143,7 +144,7 @@ _habits: OrderedDict[Any, None] = OrderedDict()
 def _note_habit(outputs: Sequence[Value]) -> None:
     if len(outputs) == 1 and is_known(outputs[0]) and outputs[0].op is not None:
         _habits[graph_behind(outputs).key] = None
-        if len(_habits) > HABITS_LIMIT:
+        while len(_habits) > HABITS_LIMIT:
             _habits.popitem(last=False)
 
 
@@ -178,7 +179,9 @@ class _Sweep:
         weights: Sequence[Tensor | None],
         retain_graph: bool | None,
         create_graph: bool,
+        ends: Sequence[Tensor] | None = None,
     ) -> None:
+        """``ends`` are the tensors to differentiate by: all leaves unless given."""
         weights = weights or [None] * len(outputs)
         if len(weights) != len(outputs):
             raise RuntimeError(f"got {len(outputs)} tensors and {len(weights)} gradients")
@@ -193,13 +196,15 @@ class _Sweep:
         self.leaves = [n for n in self.nodes if isinstance(n, AccumulateGrad)]
         self.is_by_hand = any(n.name().endswith("Backward") for n in self.nodes)
         retain = create_graph if retain_graph is None else retain_graph
-        for node in self.nodes:
+        targets = {id(n) for n in (self.leaves if ends is None else [t._edge() for t in ends])}
+        passed = on_the_way(roots, targets)
+        for node in passed:
             node.use(retain=retain)
-        spent = not retain and any(node.saves for node in self.nodes)
+        spent = not retain and any(node.saves for node in passed)
         for tensor in outputs:
             tensor._spent = tensor._spent or spent
         tracked = [w for w in weights if w is not None and w.requires_grad]
-        self._edges = [*self.leaves, *(e for w in tracked if (e := w._edge()) is not None)]
+        self._edges = [*roots, *(e for w in tracked if (e := w._edge()) is not None)]
 
     def run(self, inputs: Sequence[Value]) -> list[Tensor | None]:
         """The derivatives by ``inputs``: part of the graph if that is wanted, else outside it."""

@@ -117,6 +117,10 @@ def _whole(x: Any, plain: Any, items: Sequence[Any]) -> Any:
     raise NotImplementedError("a single bool beside other indices is not supported")
 
 
+def _or_whole(key: Any) -> Any:
+    return ... if isinstance(key, tuple) and not key else key
+
+
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for numbers and slices, a copy for arrays and masks."""
     plain, items, basic = _key(input, key)
@@ -129,7 +133,7 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     label = "Select" if _is_int(last) else "Unsqueeze" if last is None else "Slice"
     if last is Ellipsis:
         label = "Slice" if any(isinstance(i, slice) for i in items) else "Alias"
-    result: Tensor = viewed(label, lambda x: element(x, plain if plain != () else ...), input)
+    result: Tensor = viewed(label, lambda x: element(x, _or_whole(plain)), input)
     return result
 
 
@@ -141,7 +145,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     def compute(x: Tracer, *new: Tracer) -> Any:
         stored = cast(new[0], x.dtype) if new else value
         try:
-            return HANDLERS["setitem"](x, plain if plain != () else ..., stored)
+            return HANDLERS["setitem"](x, _or_whole(plain), stored)
         except ShapeError:
             shape = new[0].shape if new else np.shape(value)
             chosen = np.empty(input._tracer.shape, np.int8)[plain].shape

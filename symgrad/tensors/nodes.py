@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from symgrad.ir import Value
@@ -152,3 +152,22 @@ def reachable(roots: Sequence[Node]) -> Iterator[Node]:
             seen.add(id(node))
             yield node
             stack.extend(parent for parent in node.parents if parent is not None)
+
+
+def on_the_way(roots: Sequence[Node], targets: Container[int]) -> list[Node]:
+    """The nodes that a sweep from ``roots`` passes to reach nodes with these ids."""
+    leads: dict[int, bool] = {}
+    passed: list[Node] = []
+    stack = [(node, False) for node in roots]
+    while stack:
+        node, is_done = stack.pop()
+        if is_done:
+            parents = [p for p in node.parents if p is not None]
+            leads[id(node)] = any(id(p) in targets or leads[id(p)] for p in parents)
+            if leads[id(node)]:
+                passed.append(node)
+        elif id(node) not in leads:
+            leads[id(node)] = False
+            stack.append((node, True))
+            stack += [(p, False) for p in node.parents if p is not None]
+    return passed

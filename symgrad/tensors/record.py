@@ -308,7 +308,7 @@ class _Programs:
             recompiles.report(key, self.known)
             func = graph.function(results)
             found = self.known[key] = compile_func(func, donated, resident=True)
-            if len(self.known) > PROGRAM_LIMIT:
+            while len(self.known) > PROGRAM_LIMIT:
                 self.known.popitem(last=False)
         else:
             self.known.move_to_end(key)

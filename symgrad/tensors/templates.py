@@ -192,7 +192,7 @@ def _found_by_key(
         return _found(key, function, operands, types, tracked, ())
     numbers = _numbers.setdefault(key, _Numbers())
     _numbers.move_to_end(key)
-    if len(_numbers) > LIMIT:
+    while len(_numbers) > LIMIT:
         _numbers.popitem(last=False)
     fixed = numbers.fixed(places, operands)
     if numbers.lifted:
@@ -221,7 +221,7 @@ def _found(
     except Exception:  # whatever it is, running the function itself will raise it
         return None
     _templates[key] = template
-    if len(_templates) > LIMIT:
+    while len(_templates) > LIMIT:
         _templates.popitem(last=False)
     return template
 

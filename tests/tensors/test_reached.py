@@ -41,3 +41,32 @@ def test_hooks_act_on_derivatives_by_their_own_tensor(by: str) -> None:
     found = torch.autograd.grad((y * y).sum(), inputs)
     expected = {"y": [[-4, -8]], "x": [[4, 8]], "both": [[4, 8], [-4, -8]]}[by]
     assert [g.tolist() for g in found] == expected
+
+
+def test_what_a_derivative_does_not_pass_is_not_used_up() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = torch.exp(x)
+    y.sum().backward()
+    z = y * y
+    (by_y,) = torch.autograd.grad(z.sum(), y)
+    assert by_y.tolist() == (2 * y).tolist()
+    with pytest.raises(RuntimeError, match="a second time"):
+        (y * 2).sum().backward()
+
+
+def test_hooks_act_on_second_derivatives_too() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = -x
+    y.register_hook(lambda g: g * 2)
+    (g,) = torch.autograd.grad((y * y).sum(), y, create_graph=True)
+    g.sum().backward()
+    assert x.grad.tolist() == [-8, -8]
+
+
+def test_a_write_through_an_alias_of_a_number() -> None:
+    x = torch.tensor(3.0)
+    x.transpose(0, -1).zero_()
+    assert x.item() == 0
+    y = torch.tensor([0.2])
+    y[y > 0.5] = 0.0
+    assert y.tolist() == torch.tensor([0.2]).tolist()
