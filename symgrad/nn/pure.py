@@ -14,6 +14,8 @@ import numpy as np
 
 from symgrad.ir.errors import UsageError
 from symgrad.tensors import Tensor
+from symgrad.tracer import Tracer
+from symgrad.tracing import current_trace
 
 if TYPE_CHECKING:
     from symgrad.nn.module import Module
@@ -66,6 +68,13 @@ def _plain(value: Any) -> Any:
     return value._array() if isinstance(value, Tensor) else value
 
 
+def _captured(value: Any) -> Any:
+    array, trace = _plain(value), current_trace()
+    if trace is None or not isinstance(array, np.ndarray) or not array.ndim:
+        return array
+    return Tracer(trace, trace.lift(array))
+
+
 def holds_tensors(model: Module) -> bool:
     """Whether a module has its own values: tensors, and none that are lent."""
     return not is_lent() and any(
@@ -78,9 +87,13 @@ def holds_tensors(model: Module) -> bool:
 
 @contextmanager
 def own_arrays(model: Module) -> Iterator[None]:
-    """Lends a module its own values as arrays; buffers that change are stored in the end."""
+    """Lends a module its own values as arrays; buffers that change are stored in the end.
+
+    While a function is traced they are lent as captured arrays, so that what is computed
+    from them is computed at every call.
+    """
     before = dict(model.named_buffers())
-    with _lent_for(model, _plain):
+    with _lent_for(model, _captured):
         yield
         after = dict(model.named_buffers())
     for name, value in after.items():
