@@ -35,7 +35,7 @@ def _load(model: Any) -> None:
 @pytest.mark.parametrize("change", [_train, _write, _load])
 def test_changes_of_a_captured_model_are_seen(change: Callable[[Any], None]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
-    compiled = torch.jit(lambda x: model(x))
+    compiled = torch.jit(lambda x: model(x) * 1)
     gradient = torch.grad(lambda x: (model(x) ** 2).sum())
     for step in range(2):
         t = torch.tensor(x, requires_grad=True)
