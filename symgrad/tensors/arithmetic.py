@@ -348,7 +348,8 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
         return stage("select", *truth(c), *bring(x, y))
 
     operands = (condition, input, other)
-    return apply("WhereBackward0", compute, operands, parents=(condition, input, other))
+    saved = (condition,) if isinstance(condition, Tensor) else ()
+    return apply("WhereBackward0", compute, operands, saves=saved, parents=operands)
 
 
 for _alias, _original in (

@@ -12,10 +12,22 @@ import symgrad
 torch = pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("seed", range(200))
+RAISES = {8, 19, 98, 160, 166, 170}
+"""Programs in which we refuse what PyTorch does: masks of numbers, writes to expanded views of
+one element, logsumexp of a number by its axis, and .data of what the graph still needs."""
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(n, marks=pytest.mark.xfail(strict=True) if n in RAISES else ())
+        for n in range(200)
+    ],
+)
 def test_the_same_values_gradients_and_errors(seed: int) -> None:
     statements = program(seed, 14)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # reading .grad of tensors that are no leaves
-        found = difference(Run(torch).all(statements), Run(symgrad).all(statements))
+        logs = Run(torch).all(statements), Run(symgrad).all(statements)
+        found = difference(*logs, statements)
     assert not found, "\n".join([found, *map(str, statements)])
