@@ -18,7 +18,8 @@ from symgrad.ir import Value
 from symgrad.ir.errors import UsageError
 from symgrad.ir.ops.structural import PULLBACKS, Pullback
 from symgrad.tensors import anomaly
-from symgrad.tensors.handle import Handle, Tensor
+from symgrad.tensors.contents import Handle
+from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import Saved, make_node
 from symgrad.tensors.record import RECORDER, Leaf, recording
 from symgrad.tensors.state import is_grad_enabled, no_grad

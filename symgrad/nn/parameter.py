@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from symgrad.tensors import Tensor, dtypes
-from symgrad.tensors.handle import Handle
+from symgrad.tensors.contents import Handle
 from symgrad.tensors.record import Leaf
 
 Array = np.ndarray[Any, Any]

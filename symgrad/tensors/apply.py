@@ -13,7 +13,8 @@ from typing import Any
 from symgrad import tracing
 from symgrad.ir import Value
 from symgrad.tensors import anomaly, templates
-from symgrad.tensors.handle import Handle, Tensor, alias
+from symgrad.tensors.contents import Handle, alias
+from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import Node, Saved, make_node
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.state import is_grad_enabled

@@ -8,7 +8,8 @@ import numpy as np
 
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
-from symgrad.tensors.handle import Handle, Tensor
+from symgrad.tensors.contents import Handle
+from symgrad.tensors.handle import Tensor
 from symgrad.tensors.layout import Layout, layout_of
 from symgrad.tensors.record import Leaf, materialise, recording
 

@@ -18,7 +18,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tensors"))
-import cases  # noqa: E402
+import expressions as cases  # noqa: E402
 
 DATA = ROOT / "data" / "tensor_cases.npz"
 

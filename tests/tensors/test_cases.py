@@ -14,7 +14,7 @@ import symgrad as torch
 from symgrad.tensors import NAMES, record
 
 sys.path.insert(0, str(Path(__file__).parent))
-import cases
+import expressions as cases
 
 with np.load(Path(__file__).parents[1] / "data" / "tensor_cases.npz") as _file:
     NUMBERS = _file["numbers"].astype(np.float64)
