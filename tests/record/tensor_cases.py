@@ -1,6 +1,6 @@
 """Record the table of tensor expressions: ``python tests/record/tensor_cases.py`` (torch).
 
-Evaluates ``tests/tensors/cases.py`` with PyTorch.  In float64 all values, the gradients of a
+Evaluates ``tests/tensors/expressions.py`` with PyTorch.  In float64 all values, the gradients of a
 weighted sum and those of a weighted sum of the gradients are kept; for the other types
 dtypes, shapes and a weighted sum of the values.
 """

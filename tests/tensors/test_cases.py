@@ -1,4 +1,4 @@
-"""The table of expressions (``cases.py``) against what PyTorch gave for it."""
+"""The table of expressions (``expressions.py``) against what PyTorch gave for it."""
 
 from __future__ import annotations
 
