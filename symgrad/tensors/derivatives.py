@@ -117,13 +117,7 @@ def _differentiate(
     # What is differentiated again must know every value it read: one may be asked for.
     distinct = {id(v) for v in inputs} if detached else graph.numbers.keys()
     graph.splice(builder, values, distinct)
-    seeds = [
-        builder.constant(1, out.type) if w is None else values[id(w)]
-        for out, w in zip(outputs, weights, strict=True)
-    ]
-    found = pull_back(
-        builder, [values[id(v)] for v in outputs], seeds, [values[id(v)] for v in inputs]
-    )
+    found = _swept(builder, values, outputs, weights, inputs)
     ends = "stop_gradient" if detached else "identity"
     derivatives = [v for v in found if v is not None]
     results = [builder.emit(ends, v) for v in derivatives]
@@ -138,8 +132,30 @@ def _differentiate(
         region,
         tuple([origins[id(v)] for v in sources]),
         tuple([None if v is None else next(places) for v in found]),
-        tuple(["clone" if v.op is None else v.op.name for v in derivatives]),
+        tuple(map(_maker, derivatives)),
     )
+
+
+def _swept(
+    builder: Builder,
+    values: Mapping[int, Value],
+    outputs: Sequence[Value],
+    weights: Sequence[Value | None],
+    inputs: Sequence[Value],
+    visit: Callable[[Value, Value], Value] | None = None,
+) -> list[Value | None]:
+    """The adjoint sweep over copies of a graph's values, which ``values`` has by their ids."""
+    seeds = [
+        builder.constant(1, out.type) if w is None else values[id(w)]
+        for out, w in zip(outputs, weights, strict=True)
+    ]
+    ends, starts = ([values[id(v)] for v in side] for side in (outputs, inputs))
+    return pull_back(builder, ends, seeds, starts, visit)
+
+
+def _maker(value: Value) -> str:
+    """The name of the op that a derivative comes from."""
+    return "clone" if value.op is None else value.op.name
 
 
 def _cut(func: Func, known: Container[int]) -> tuple[Region, list[Value]]:
@@ -198,20 +214,12 @@ def _watched(
             cotangent = watcher(cotangent)
         return cotangent
 
-    seeds = [
-        builder.constant(1, out.type) if w is None else values[id(w)]
-        for out, w in zip(outputs, weights, strict=True)
-    ]
-    found = pull_back(
-        builder, [values[id(v)] for v in outputs], seeds, [values[id(v)] for v in inputs], visit
-    )
+    found = _swept(builder, values, outputs, weights, inputs, visit)
     if not detached:
         found = _reading(found, copies, start)
     ends = "stop_gradient" if detached else "identity"
     return [
-        None
-        if v is None
-        else Cotangent(builder.emit(ends, v), "clone" if v.op is None else v.op.name)
+        None if v is None else Cotangent(builder.emit(ends, v), _maker(v))
         for v in found
     ]
 
