@@ -9,7 +9,7 @@ import numpy as np
 import symgrad.numpy as snp
 from symgrad.numpy import core
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import NOTHING, OTHERS, apply, stage
+from symgrad.tensors.apply import NOTHING, OTHERS, apply
 from symgrad.tensors.arithmetic import add, clamp, div, mul, sub
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, binary, declared
@@ -18,6 +18,7 @@ from symgrad.tensors.joining import cat
 from symgrad.tensors.reductions import mean, sum, vector_norm
 from symgrad.tensors.shapes import narrow, unsqueeze
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 
 def _neighbours(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:

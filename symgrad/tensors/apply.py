@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from symgrad import tracing
 from symgrad.ir import Value
 from symgrad.tensors import anomaly, templates
 from symgrad.tensors.contents import Handle, alias
@@ -20,16 +19,12 @@ from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tensors.templates import Fresh, Output, Template, View
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 NOTHING, INPUTS, OTHERS, RESULT = "", "inputs", "others", "result"
 """What a derivative reads: nothing, the operands, of a product the others, the result."""
 Saves = str | tuple[Tensor, ...]
 """One of these, or the operands themselves."""
-
-
-def stage(name: str, *operands: Any, **attrs: Any) -> Any:
-    """One IR op on traced values: what functions given to ``apply`` are made of."""
-    return tracing.stage(name, *operands, **attrs)
 
 
 def apply(

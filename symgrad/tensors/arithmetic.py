@@ -9,7 +9,7 @@ import numpy as np
 
 import symgrad.numpy as snp
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import INPUTS, NOTHING, OTHERS, RESULT, apply, stage
+from symgrad.tensors.apply import INPUTS, NOTHING, OTHERS, RESULT, apply
 from symgrad.tensors.elementwise import (
     FUNCTIONS,
     NO_DERIVATIVE,
@@ -26,7 +26,7 @@ from symgrad.tensors.elementwise import (
 )
 from symgrad.tensors.handle import Tensor
 from symgrad.tracer import HANDLERS, Tracer
-from symgrad.tracing import constant
+from symgrad.tracing import constant, stage
 
 
 def scaled(other: Any, alpha: Any) -> Any:

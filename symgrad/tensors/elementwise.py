@@ -12,11 +12,11 @@ import numpy as np
 
 from symgrad.numpy import core
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply, stage
+from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.creation import tensor
 from symgrad.tensors.handle import Tensor
 from symgrad.tracer import HANDLERS, NUMBERS, Tracer
-from symgrad.tracing import constant
+from symgrad.tracing import constant, stage
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -18,6 +18,7 @@ from symgrad.tensors.positions import along, flat
 from symgrad.tensors.record import is_known
 from symgrad.tensors.shapes import element, viewed
 from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracing import stage
 
 _KINDS = (
     "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid "
@@ -366,8 +367,6 @@ def embedding(
         rows = snp.take(w, i, axis=0)
         if padding_idx < 0:
             return rows
-        from symgrad.tensors.apply import stage
-
         padded = snp.expand_dims(i == padding_idx, -1)
         return snp.where(padded, stage("stop_gradient", rows), rows)
 

@@ -11,12 +11,13 @@ import numpy as np
 import symgrad.numpy as snp
 from symgrad.numpy import core
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import NOTHING, apply, stage
+from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.axes import many_axes, one_axis, sizes_of
 from symgrad.tensors.elementwise import FUNCTIONS, cast, declared, enter
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.shapes import diagonal, expand, flatten, unsqueeze
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 
 def moved(label: str, compute: Callable[..., Any], *operands: Tensor) -> Tensor:

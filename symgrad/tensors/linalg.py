@@ -14,7 +14,7 @@ import numpy as np
 
 import symgrad.numpy as snp
 from symgrad.numpy import core
-from symgrad.tensors.apply import INPUTS, RESULT, apply, stage
+from symgrad.tensors.apply import INPUTS, RESULT, apply
 from symgrad.tensors.axes import many_axes, one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, cast, declared
 from symgrad.tensors.handle import Tensor
@@ -23,6 +23,7 @@ from symgrad.tensors.products import cross, matmul, multi_dot
 from symgrad.tensors.reductions import norm, returned, sum
 from symgrad.tensors.shapes import diagonal
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 SlogDet = returned("linalg_slogdet", "sign logabsdet")
 Eigh = returned("linalg_eigh", "eigenvalues eigenvectors")

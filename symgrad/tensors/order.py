@@ -11,7 +11,7 @@ import symgrad.numpy as snp
 from symgrad.ir.types import i64
 from symgrad.numpy import core
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import NOTHING, apply, stage
+from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.creation import tensor
 from symgrad.tensors.elementwise import cast, declared, is_number
@@ -19,6 +19,7 @@ from symgrad.tensors.handle import Tensor
 from symgrad.tensors.positions import along, flat, iota, pick_one
 from symgrad.tensors.reductions import reduction, returned
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 Sorted = returned("sort", "values indices")
 TopK = returned("topk", "values indices")

@@ -6,9 +6,9 @@ from typing import Any
 
 from symgrad.ir.types import i64
 from symgrad.numpy import core
-from symgrad.tensors.apply import stage
 from symgrad.tensors.elementwise import cast
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 
 def iota(shape: tuple[int, ...], axis: int) -> Any:

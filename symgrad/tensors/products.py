@@ -8,12 +8,13 @@ from typing import Any
 
 import symgrad.numpy as snp
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import INPUTS, OTHERS, apply, stage
+from symgrad.tensors.apply import INPUTS, OTHERS, apply
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, broadcast_shape, cast, declared, in_type
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.shapes import unsqueeze
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 
 def _one_type(name: str, x: Tensor, y: Tensor) -> None:

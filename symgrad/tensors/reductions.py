@@ -16,12 +16,13 @@ import numpy as np
 
 import symgrad.numpy as snp
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply, stage
+from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.axes import many_axes, one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, cast, enter, floating
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.joining import to
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}

@@ -9,7 +9,7 @@ import numpy as np
 
 import symgrad.numpy as snp
 from symgrad.numpy import core
-from symgrad.tensors.apply import NOTHING, apply, stage
+from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.arithmetic import scaled
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.creation import full
@@ -18,6 +18,7 @@ from symgrad.tensors.handle import Tensor
 from symgrad.tensors.indexing import _key, _wrapped, check_positions, size_along
 from symgrad.tensors.positions import flat, put_along
 from symgrad.tracer import Tracer
+from symgrad.tracing import stage
 
 
 def _made(label: str, compute: Callable[..., Any], *operands: Any, saves: str = NOTHING) -> Tensor:

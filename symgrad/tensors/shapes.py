@@ -11,13 +11,13 @@ import numpy as np
 
 import symgrad.numpy as snp
 from symgrad.ir.opdef import Array
-from symgrad.tensors.apply import NOTHING, apply, stage
+from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.axes import many_axes, one_axis, sizes_of
 from symgrad.tensors.elementwise import FUNCTIONS, declared
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.layout import Layout, layout_of
 from symgrad.tracer import Tracer
-from symgrad.tracing import constant
+from symgrad.tracing import constant, stage
 
 _NO_VIEW = (
     "view size is not compatible with input tensor's size and stride (at least one dimension "

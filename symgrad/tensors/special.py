@@ -15,7 +15,7 @@ import numpy as np
 
 import symgrad.numpy as snp
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import INPUTS, NOTHING, apply, stage
+from symgrad.tensors.apply import INPUTS, NOTHING, apply
 from symgrad.tensors.arithmetic import clamp, mul
 from symgrad.tensors.elementwise import (
     FUNCTIONS,
@@ -30,7 +30,7 @@ from symgrad.tensors.elementwise import (
     matched,
 )
 from symgrad.tensors.handle import Tensor
-from symgrad.tracing import constant
+from symgrad.tracing import constant, stage
 
 _SQRT_HALF = math.sqrt(0.5)
 
