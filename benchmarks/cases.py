@@ -17,6 +17,9 @@ Array = np.ndarray[Any, Any]
 
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 MLP_SIZES, MLP_BATCH = (784, 512, 512, 10), 128
+BLOCK = {"batch": 4, "length": 128, "width": 768}
+"""A block of GPT-2 small: sequences, tokens of each, features of a token."""
+HEADS = 12
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ CASES = (
     _loop(1),
     _loop(8),
     Case("mlp", "MLP training step, batch 128", "mlp", {}, ("symgrad", "torch")),
+    Case("block", "GPT-2 block with gradients, 4 x 128", "transformer_block", BLOCK, TORCH[:2]),
+    Case(
+        "block_by_hand", "the same, attention written out", "transformer_block",
+        BLOCK | {"by_hand": True}, TORCH[:2],
+    ),
     *(_matmul(n) for n in (256, 512, 1024, 2048)),
     _chain("polynomial", "f32", 10_000),
     _chain("polynomial", "f64", 1_000_000),
@@ -155,6 +163,26 @@ def mlp_parameters() -> dict[str, Array]:
 def mlp_images() -> Array:
     """``f32[128, 784]``."""
     return uniform("mlp", (MLP_BATCH, MLP_SIZES[0]), 0, 1)
+
+
+def block_parameters(width: int) -> dict[str, Array]:
+    """Weights [in, out] and biases of a transformer block, in the order of their use."""
+    shapes = {"qkv": (width, 3 * width), "proj": (width, width)}
+    shapes |= {"fc": (width, 4 * width), "out": (4 * width, width)}
+    found: dict[str, Array] = {}
+    for norm, layers in (("ln1", ("qkv", "proj")), ("ln2", ("fc", "out"))):
+        found[f"{norm}_w"] = uniform(f"{norm}.weight", (width,), 0.5, 1.5)
+        found[f"{norm}_b"] = uniform(f"{norm}.bias", (width,), -0.1, 0.1)
+        for name in layers:
+            found[f"{name}_w"] = uniform(name, shapes[name], -0.03, 0.03)
+            found[f"{name}_b"] = uniform(name, shapes[name][1:], -0.03, 0.03)
+    return found
+
+
+def block_inputs(batch: int, length: int, width: int) -> tuple[Array, Array]:
+    """Tokens ``f32[batch, length, width]``, and the cotangent of what the block makes of them."""
+    x, ct = (uniform(key, (batch, length, width), -1, 1) for key in ("tokens", "cotangent"))
+    return x, ct
 
 
 # ------------------------------------------------- elementwise chains, plain NumPy code --

@@ -87,6 +87,35 @@ def mlp() -> Call:
     return _training(loss, cases.mlp_parameters(), {}, x, y)
 
 
+def transformer_block(batch: int, length: int, width: int, by_hand: bool = False) -> Call:
+    """Gradients of a GPT-2 block by all parameters and by its input; gives the last."""
+    F, heads = sg.nn.functional, cases.HEADS
+    causal = np.tril(np.ones((length, length), bool))
+
+    def attend(q: Array, k: Array, v: Array) -> Array:
+        if not by_hand:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        scores = q @ np.swapaxes(k, -1, -2) / np.float32((width // heads) ** 0.5)
+        scores = np.where(causal, scores, np.float32(-np.inf))
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True) @ v
+
+    def loss(p: Arrays, x: Array, ct: Array) -> Array:
+        h = F.layer_norm(x, (width,), p["ln1_w"], p["ln1_b"])
+        qkv = (h @ p["qkv_w"] + p["qkv_b"]).reshape(batch, length, 3, heads, -1)
+        q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+        a = attend(q, k, v).transpose(0, 2, 1, 3).reshape(batch, length, width)
+        x = x + a @ p["proj_w"] + p["proj_b"]
+        h = F.layer_norm(x, (width,), p["ln2_w"], p["ln2_b"])
+        h = F.gelu(h @ p["fc_w"] + p["fc_b"], approximate="tanh")
+        x = x + h @ p["out_w"] + p["out_b"]
+        return (x * ct).sum()
+
+    parameters, inputs = cases.block_parameters(width), cases.block_inputs(batch, length, width)
+    f = sg.value_and_grad(loss, argnums=(0, 1))
+    return lambda: f(parameters, *inputs)[1][1]
+
+
 def _resnet18() -> Any:
     """The model with the weights that all sides use."""
     model = sg.models.resnet18()

@@ -163,6 +163,28 @@ def mlp() -> Call:
     return _training(loss, parameters.values())
 
 
+def transformer_block(batch: int, length: int, width: int, by_hand: bool = False) -> Call:
+    """Gradients of a GPT-2 block by all parameters and by its input; gives the last.
+
+    Attention is PyTorch's own kernel also where symgrad's is written out.
+    """
+    arrays, inputs = cases.block_parameters(width), cases.block_inputs(batch, length, width)
+    p = {k: torch.from_numpy(v).requires_grad_() for k, v in arrays.items()}
+    x, ct = torch.from_numpy(inputs[0]).requires_grad_(), torch.from_numpy(inputs[1])
+
+    def loss() -> Tensor:
+        h = F.layer_norm(x, (width,), p["ln1_w"], p["ln1_b"])
+        qkv = (h @ p["qkv_w"] + p["qkv_b"]).view(batch, length, 3, cases.HEADS, -1)
+        q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = x + a.transpose(1, 2).reshape(batch, length, width) @ p["proj_w"] + p["proj_b"]
+        h = F.layer_norm(y, (width,), p["ln2_w"], p["ln2_b"])
+        h = F.gelu(h @ p["fc_w"] + p["fc_b"], approximate="tanh")
+        return ((y + h @ p["out_w"] + p["out_b"]) * ct).sum()
+
+    return lambda: torch.autograd.grad(loss(), [*p.values(), x])[-1]
+
+
 def _training(loss: Callable[[], Tensor], parameters: Any) -> Call:
     optimiser = torch.optim.SGD(parameters, lr=cases.LEARNING_RATE, momentum=cases.MOMENTUM)
 

@@ -61,7 +61,7 @@ def test_resnet18_inputs_have_torchvision_names() -> None:
         assert array.shape == shape
 
 
-SMALL = {"n": 30, "size": 64, "batch": 1}
+SMALL = {"n": 30, "size": 64, "batch": 1, "length": 9, "width": 24}
 
 
 def test_every_case_runs_on_our_side(monkeypatch: pytest.MonkeyPatch) -> None:
