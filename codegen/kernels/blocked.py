@@ -122,7 +122,7 @@ class Weights:
     """Where the weights ``[O][I/groups][kh][kw]`` of a convolution lie.
 
     ``strides`` are those of the four axes in elements, or ``None`` for the blocked
-    layout.
+    layout; ``offset`` is the first element's place in its buffer.
     """
 
     dtype: str
@@ -131,12 +131,14 @@ class Weights:
     """Input channels of one group."""
     kernel: Pair
     strides: tuple[int, int, int, int] | None = None
+    offset: int = 0
 
     @staticmethod
-    def plain(dtype: str, outputs: int, inputs: int, kernel: Pair) -> Weights:
+    def plain(dtype: str, outputs: int, inputs: int, kernel: Pair, offset: int = 0) -> Weights:
         """Row-major ``OIHW``."""
         taps = prod(kernel)
-        return Weights(dtype, outputs, inputs, kernel, (inputs * taps, taps, kernel[1], 1))
+        strides = (inputs * taps, taps, kernel[1], 1)
+        return Weights(dtype, outputs, inputs, kernel, strides, offset)
 
     @staticmethod
     def blocked(dtype: str, shape: Sequence[int]) -> Weights:

@@ -156,7 +156,7 @@ def weight_block(k: Emitter, weights: Weights, base: Reg, out_block: Int, in_blo
         return k.gep(base, k.mul(index, weights.matrix), weights.scalar)
     so, si, _, _ = weights.strides
     row, column = k.mul(out_block, BLOCK * so), k.mul(in_block, weights.block * si)
-    return k.gep(base, k.add(row, column), weights.scalar)
+    return k.gep(base, k.add(k.add(row, column), weights.offset), weights.scalar)
 
 
 @dataclass(frozen=True, slots=True)

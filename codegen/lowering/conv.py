@@ -40,7 +40,8 @@ def _weights(scope: Scope, w: Value) -> tuple[Storage, Weights]:
         return home, home.weights
     home = scope.dense(w)
     kernel = (w.shape[2], w.shape[3])
-    return home, Weights.plain(w.type.dtype.name, w.shape[0], w.shape[1], kernel)
+    offset = home.access.offset  # of a slice of a larger array
+    return home, Weights.plain(w.type.dtype.name, w.shape[0], w.shape[1], kernel, offset)
 
 
 def _blocked(storage: Storage) -> Blocked:

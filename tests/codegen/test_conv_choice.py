@@ -147,3 +147,24 @@ def test_compiled_is_interpreted(case: dict[str, Any], name: str, target_name: s
         worst = np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)
         assert worst < 60 * eps
         np.testing.assert_array_equal(run(arrays)[0], actual)
+
+
+@pytest.mark.parametrize("name", ["conv", "conv_input_grad"])
+@pytest.mark.parametrize("size", [2, 12], ids=["direct", "winograd"])
+def test_weights_may_be_part_of_a_larger_array(name: str, size: int) -> None:
+    """Rows of an array begin somewhere inside of its buffer."""
+    whole = convolution(name, (2, 16, size, size), 32, (3, 3))
+    builder = Builder()
+    operand = builder.param(whole.param_types[0])
+    rows, *others = whole.param_types[1].shape
+    weights = builder.param(TensorType(whole.param_types[1].dtype, (3 * rows, *others)))
+    zeros, ends = (0,) * len(others), tuple(others)
+    part = builder.emit(
+        "slice", weights, start=(rows, *zeros), stop=(2 * rows, *ends), step=(1,) * 4
+    )
+    func = builder.build([builder.emit(name, operand, part, **whole.ops[0].attrs)], "part")
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(t.shape, np.float32) for t in func.param_types]
+    (expected,) = interpret(func, arrays)
+    (actual,) = compile_func(func, threads=2)(arrays)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
