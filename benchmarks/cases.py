@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from goals import AtLeast, AtMost, Goal
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +28,8 @@ class Case:
     """One row of the table.
 
     ``kind`` names the function that builds it on each side, ``options`` are its arguments.
-    ``sides`` compete in turn; the first is ours.  ``large`` cases run on request.
+    ``sides`` compete in turn; the first is ours.  A side is a library, then words that choose
+    among its ways of doing the job; ``1 thread`` has it run on one.
     """
 
     name: str
@@ -36,99 +38,198 @@ class Case:
     options: Mapping[str, Any]
     sides: tuple[str, ...]
     threads: int | None = None
-    large: bool = False
+    goals: tuple[Goal, ...] = ()
     measure: str = "time"
     """``time`` of a call, ``memory`` (peak of a fresh process), ``start`` (first calls) or
     ``import`` (of the library, in a fresh process)."""
 
 
 TORCH = ("symgrad", "torch", "torch channels_last")
+COMPILE = ("symgrad", "torch", "torch compile")
 NUMPY = ("symgrad", "numpy")
+BLAS = ("symgrad", "numpy", "torch")
+SCALAR = ("symgrad", "numba", "casadi", "heyoka", "jax", "autograd", "torch")
+ALONE = "symgrad 1 thread"
+"""Our own side without a second thread, to see how a case scales."""
 
 
-def _resnet18(job: str, batch: int, size: int, large: bool = False) -> Case:
-    work = "training step" if job == "train" else "inference"
-    title = f"ResNet-18 {work}, {batch} @ {size}"
+def _resnet18_train(batch: int, size: int, best: float) -> Case:
+    title = f"ResNet-18 training step, {batch} @ {size}"
+    sides = (*TORCH, "torch compile channels_last", "jax", "jax im2col")
+    goals = AtLeast(best), AtLeast(15, "jax"), AtLeast(4, "jax im2col")
     options = {"batch": batch, "size": size}
-    return Case(f"{job}_b{batch}_{size}", title, f"resnet18_{job}", options, TORCH, large=large)
+    return Case(f"train_b{batch}_{size}", title, "resnet18_train", options, sides, goals=goals)
 
 
-def _matmul(n: int) -> Case:
-    return Case(f"matmul_{n}", f"matmul {n}x{n} f32", "matmul", {"n": n}, NUMPY)
+def _resnet18_infer(batch: int, size: int, best: float) -> Case:
+    title = f"ResNet-18 inference, {batch} @ {size}"
+    sides = (*TORCH, "torch compile", "torch frozen channels_last", "jax", "jax im2col")
+    options = {"batch": batch, "size": size}
+    goals = (AtLeast(best),)
+    return Case(f"infer_b{batch}_{size}", title, "resnet18_infer", options, sides, goals=goals)
+
+
+def _loop(batch: int) -> Case:
+    title = f"ResNet-18 training loop on tensors, {batch} @ 64"
+    options = {"batch": batch, "size": 64}
+    return Case(f"loop_b{batch}_64", title, "resnet18_loop", options, TORCH, goals=(AtLeast(1),))
+
+
+def _matmul(n: int, dtype: str = "f32") -> Case:
+    name = f"matmul_{n}" if dtype == "f32" else f"matmul_{n}_{dtype}"
+    goal = AtLeast(0.95 if n >= 256 else 1)
+    return _product(name, f"matmul {n}x{n}", (n, n), (n, n), dtype, goal)
+
+
+def _product(
+    name: str, title: str, a: tuple[int, ...], b: tuple[int, ...], dtype: str, goal: Goal
+) -> Case:
+    options = {"a": a, "b": b, "dtype": dtype}
+    return Case(name, f"{title} {dtype}", "matmul", options, BLAS, goals=(goal,))
+
+
+def _odd_products(dtype: str) -> Iterator[Case]:
+    """Skinny products, one with a vector, and a batch of small ones."""
+    shapes = {
+        "skinny": ("8x512 @ 512x512", (8, 512), (512, 512)),
+        "narrow": ("1000x1000 @ 1000x10", (1000, 1000), (1000, 10)),
+        "outer": ("1000x10 @ 10x1000", (1000, 10), (10, 1000)),
+        "gemv": ("2048x2048 @ 2048", (2048, 2048), (2048,)),
+        "batched": ("64 of 64x64", (64, 64, 64), (64, 64, 64)),
+    }
+    for name, (title, a, b) in shapes.items():
+        yield _product(f"matmul_{name}_{dtype}", f"matmul {title}", a, b, dtype, AtLeast(1))
 
 
 def _chain(chain: str, dtype: str, size: int) -> Case:
     title = f"{chain}, {size:,} {dtype}, 1 thread"
     options = {"chain": chain, "dtype": dtype, "size": size}
-    return Case(f"{chain}_{dtype}_{size}", title, "chain", options, NUMPY, threads=1)
+    name = f"{chain}_{dtype}_{size}"
+    return Case(name, title, "chain", options, NUMPY, threads=1, goals=(AtLeast(1.5),))
 
 
-def _loop(batch: int) -> Case:
-    title = f"ResNet-18 training loop on tensors, {batch} @ 64"
-    return Case(f"loop_b{batch}_64", title, "resnet18_loop", {"batch": batch, "size": 64}, TORCH)
-
-
-def _unrolled(n: int) -> Case:
+def _unrolled(n: int, *slower: str) -> Case:
+    """``slower`` peers compile longer chains for minutes."""
     title = f"chain of {n:,} sines with gradient, 1 thread"
-    return Case(f"unrolled_{n}", title, "unrolled", {"n": n}, TORCH[:2], threads=1)
+    sides = ("symgrad", "torch", "heyoka", "casadi", *slower)
+    goals = (AtLeast(1, "heyoka"),)
+    return Case(f"unrolled_{n}", title, "unrolled", {"n": n}, sides, threads=1, goals=goals)
+
+
+def _first_unrolled(n: int, most: float, *slower: str) -> Case:
+    title = f"first call of the chain of {n:,} sines"
+    sides = ("symgrad", "torch", "heyoka", "casadi", *slower)
+    return Case(
+        f"first_unrolled_{n}", title, "unrolled", {"n": n}, sides, threads=1,
+        goals=(AtMost(most),), measure="start",
+    )  # fmt: skip
 
 
 def _greeks(dtype: str) -> Case:
     title = f"Black-Scholes Greeks, 1,000,000 {dtype}"
-    return Case(f"greeks_{dtype}", title, "greeks", {"dtype": dtype}, TORCH[:2])
+    sides = (*COMPILE, "jax", "numba")
+    return Case(f"greeks_{dtype}", title, "greeks", {"dtype": dtype}, sides, goals=(AtLeast(1.5),))
+
+
+def _gmm(d: int, k: int, n: int) -> Case:
+    title, options = f"ADBench GMM, d {d}, k {k}, n {n:,}", {"d": d, "k": k, "n": n}
+    sides = (*COMPILE, "jax", "autograd")
+    return Case(f"gmm_d{d}_k{k}", title, "gmm", options, sides, goals=(AtLeast(1.5),))
+
+
+def _lstm(layers: int, length: int) -> Case:
+    title = f"ADBench LSTM, {layers} layers, {length:,} steps"
+    options = {"layers": layers, "length": length}
+    sides = ("symgrad", "jax", "casadi")
+    return Case(f"lstm_l{layers}", title, "lstm", options, sides, goals=(AtLeast(1.5),))
+
+
+def _small(name: str, title: str) -> Case:
+    title, goals = f"gradient of {title}", (AtMost(0.15e-6),)
+    return Case(name, title, name, {}, SCALAR, threads=1, goals=goals)
+
+
+def _scaling(name: str, title: str, kind: str, **options: Any) -> Case:
+    sides, goals = ("symgrad", ALONE), (AtLeast(1.8, ALONE),)
+    return Case(f"scaling_{name}", f"2 threads: {title}", kind, options, sides, 2, goals)
 
 
 STEP = {"batch": 1, "size": 64}
+BUNDLES = {"cameras": 49, "points": 7776, "observations": 31843}
 CASES = (
-    _resnet18("train", 1, 64),
-    _resnet18("train", 8, 64),
-    _resnet18("train", 8, 224, large=True),
-    _resnet18("infer", 1, 64),
-    _resnet18("infer", 8, 64),
-    _resnet18("infer", 8, 224, large=True),
+    _resnet18_train(1, 64, best=4),
+    _resnet18_train(8, 64, best=3),
+    _resnet18_train(8, 224, best=2.5),
+    _resnet18_infer(1, 64, best=4),
+    _resnet18_infer(8, 64, best=3),
+    _resnet18_infer(8, 224, best=2.2),
     _loop(1),
     _loop(8),
-    Case("mlp", "MLP training step, batch 128", "mlp", {}, ("symgrad", "torch")),
-    Case("block", "GPT-2 block with gradients, 4 x 128", "transformer_block", BLOCK, TORCH[:2]),
+    Case(
+        "mlp", "MLP training step, batch 128", "mlp", {}, (*COMPILE, "jax"),
+        goals=(AtLeast(1.3),),
+    ),
+    Case(
+        "block", "GPT-2 block with gradients, 4 x 128", "transformer_block", BLOCK,
+        (*COMPILE, "jax"), goals=(AtLeast(1.5),),
+    ),
     Case(
         "block_by_hand", "the same, attention written out", "transformer_block",
-        BLOCK | {"by_hand": True}, TORCH[:2],
+        BLOCK | {"by_hand": True}, (*COMPILE, "jax"), goals=(AtLeast(1.5),),
     ),
-    *(_matmul(n) for n in (256, 512, 1024, 2048)),
+    _gmm(10, 25, 10_000),
+    _gmm(20, 200, 1000),
+    Case(
+        "ba", "ADBench BA, 49 cameras", "bundle_adjustment", BUNDLES,
+        (*COMPILE, "jax", "casadi", "autograd"), goals=(AtLeast(1.5),),
+    ),
+    _greeks("f64"),
+    _greeks("f32"),
+    _small("rosenbrock", "Rosenbrock's function, n = 10"),
+    _small("nested", "nested sines"),
+    *(_matmul(n) for n in (16, 64, 256, 512, 1024, 2048, 4096)),
+    *(_matmul(n, "f64") for n in (64, 256, 1024)),
+    *_odd_products("f32"),
+    *_odd_products("f64"),
     _chain("polynomial", "f32", 10_000),
     _chain("polynomial", "f64", 1_000_000),
     _chain("gelu", "f32", 1_000_000),
     _chain("gaussian", "f64", 1_000_000),
+    _unrolled(100, "jax"),
+    _unrolled(1000),
+    _unrolled(5000),
+    _first_unrolled(100, 0.05, "jax"),
+    _first_unrolled(1000, 0.4),
+    _first_unrolled(5000, 2.0),
+    _scaling("matmul_2048", "matmul 2048x2048 f32", "matmul", **_matmul(2048).options),
+    _scaling("conv_64", "conv layer, 64 channels @ 56", "conv", channels=64, size=56),
+    _scaling("conv_256", "conv layer, 256 channels @ 14", "conv", channels=256, size=14),
+    _scaling("train_b8_64", "ResNet-18 training, 8 @ 64", "resnet18_train", batch=8, size=64),
+    _scaling("train_b8_224", "ResNet-18 training, 8 @ 224", "resnet18_train", batch=8, size=224),
     Case(
-        "rosenbrock", "gradient of Rosenbrock's function, n = 10", "rosenbrock", {}, TORCH[:2],
-        threads=1,
-    ),
-    Case("nested", "gradient of nested sines", "nested", {}, TORCH[:2], threads=1),
-    _greeks("f64"),
-    _greeks("f32"),
-    *(_unrolled(n) for n in (100, 1000)),
-    Case(
-        "first_unrolled", "first call of the chain of 1,000 sines", "unrolled", {"n": 1000},
-        TORCH[:2], threads=1, measure="start",
+        "memory", "peak memory of the step, 1 @ 64", "resnet18_train", STEP, (*TORCH, "jax"),
+        goals=(AtMost(300e6),), measure="memory",
     ),
     Case(
-        "memory", "peak memory of the step, 1 @ 64", "resnet18_train", STEP, TORCH,
-        measure="memory",
+        "start", "first call of the step, 1 @ 64", "resnet18_train", STEP,
+        ("symgrad", "torch", "torch compile", "jax"),
+        goals=(AtMost(1.5), AtMost(0.3, warm=True)), measure="start",
     ),
     Case(
-        "start", "first call of the step, 1 @ 64", "resnet18_train", STEP, TORCH[:2],
-        measure="start",
+        "import", "import of the library", "", {},
+        ("symgrad", "numpy", "casadi", "autograd", "numba", "heyoka", "jax", "torch"),
+        goals=(AtMost(0.03, "numpy"),), measure="import",
     ),
-    Case("import", "import of the library", "nothing", {}, (*TORCH[:2], "numpy"), measure="import"),
 )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------- inputs --
 
 
-def uniform(key: str, shape: tuple[int, ...], low: float, high: float, dtype: str = "f4") -> Array:
-    """Numbers that depend on ``key`` only."""
-    return np.random.default_rng(zlib.crc32(key.encode())).uniform(low, high, shape).astype(dtype)
+def uniform(key: str, shape: tuple[int, ...], low: float, high: float, dtype: str = "f32") -> Array:
+    """Numbers that depend on ``key`` only; ``dtype`` is ``f32`` or ``f64``."""
+    found = np.random.default_rng(zlib.crc32(key.encode())).uniform(low, high, shape)
+    return found.astype({"f32": np.float32, "f64": np.float64}[dtype])
 
 
 def weight(name: str, shape: tuple[int, ...]) -> Array:
@@ -210,8 +311,7 @@ CHAINS: Mapping[str, Callable[[Array, Array], Array]] = {
 
 def chain_inputs(dtype: str, size: int) -> tuple[Array, Array]:
     """Two vectors."""
-    numpy_dtype = dtype.replace("f32", "f4").replace("f64", "f8")
-    x, y = (uniform(key, (size,), -2, 2, numpy_dtype) for key in "xy")
+    x, y = (uniform(key, (size,), -2, 2, dtype) for key in "xy")
     return x, y
 
 
@@ -245,10 +345,20 @@ def option_inputs(dtype: str) -> tuple[Array, ...]:
         "spot": (50, 150), "strike": (50, 150), "time": (0.1, 2), "rate": (0.01, 0.05),
         "volatility": (0.1, 0.5),
     }  # fmt: skip
-    numpy_dtype = dtype.replace("f32", "f4").replace("f64", "f8")
-    return tuple(uniform(k, (1_000_000,), *r, numpy_dtype) for k, r in ranges.items())
+    return tuple(uniform(k, (1_000_000,), *r, dtype) for k, r in ranges.items())
 
 
-def matmul_inputs(n: int) -> tuple[Array, Array]:
-    """Two square matrices."""
-    return uniform("a", (n, n), -1, 1), uniform("b", (n, n), -1, 1)
+def matmul_inputs(a: tuple[int, ...], b: tuple[int, ...], dtype: str) -> tuple[Array, Array]:
+    """The factors of a product, by their shapes."""
+    return uniform("a", a, -1, 1, dtype), uniform("b", b, -1, 1, dtype)
+
+
+def conv_inputs(channels: int, size: int) -> tuple[Array, Array]:
+    """Eight images with so many channels, and weights that make as many again."""
+    x = uniform("pixels", (8, channels, size, size), -1, 1)
+    return x, weight("conv", (channels, channels, 3, 3))
+
+
+def norms(arrays: Iterable[Any]) -> list[float]:
+    """What must agree between the sides: the norm of each array."""
+    return [float(np.linalg.norm(np.asarray(a, "f8").ravel())) for a in arrays]

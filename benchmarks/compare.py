@@ -1,32 +1,32 @@
-"""Measure symgrad beside PyTorch and NumPy: ``python benchmarks/compare.py``.
+"""Measure symgrad beside its peers: ``python benchmarks/compare.py``.
 
 Every side of a case runs in its own process; they take turns for several rounds, so that a
-noisy machine disturbs both alike.  A ratio is the median over the rounds of the other side's
+noisy machine disturbs all alike.  A ratio is the median over the rounds of the other side's
 median time by ours: above 1 we are faster.  Each side's first result must agree with ours.
 
-PyTorch may live in another environment: ``--torch-python path/to/python``.
+The peers may live in another environment: ``--peers-python path/to/python``.  Those that are not
+there are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cases import CASES, Case
+from goals import OURS, verdicts
 from report import Table, write_chart
 from results import Result, ratio
 
@@ -39,9 +39,9 @@ class Worker:
     """A process that measures one side of a case when told to."""
 
     def __init__(self, case: Case, side: str, options: argparse.Namespace, cache: Path) -> None:
-        threads = case.threads or options.threads
+        threads = 1 if side.endswith("1 thread") else case.threads or options.threads
         job = {"side": side, "kind": case.kind, "options": dict(case.options), "threads": threads}
-        python = options.torch_python if side.startswith("torch") else sys.executable
+        python = interpreter(side, options)
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [python, HERE / "worker.py", json.dumps(job)],
@@ -80,10 +80,38 @@ class Worker:
 def environment(threads: int, cache: Path) -> dict[str, str]:
     """The workers' environment: thread counts for every library, our checkout, our cache."""
     env = {k: v for k, v in os.environ.items() if k != "OPENBLAS_CORETYPE"}
-    names = ("OMP", "MKL", "OPENBLAS", "VECLIB", "SYMGRAD")
+    names = ("OMP", "MKL", "OPENBLAS", "VECLIB", "NUMBA", "SYMGRAD")
     env |= {f"{name}_NUM_THREADS": str(threads) for name in names}
     paths = [str(HERE.parent), *filter(None, [env.get("PYTHONPATH")])]
-    return env | {"PYTHONPATH": os.pathsep.join(paths), "SYMGRAD_CACHE_DIR": str(cache)}
+    caches = {f"{name}_CACHE_DIR": str(cache) for name in ("SYMGRAD", "TORCHINDUCTOR", "NUMBA")}
+    return env | caches | {"PYTHONPATH": os.pathsep.join(paths), "JAX_ENABLE_X64": "1"}
+
+
+def interpreter(side: str, options: argparse.Namespace) -> str:
+    """The Python that runs a side."""
+    ours = side.startswith((OURS, "numpy"))
+    python: str = sys.executable if ours else options.peers_python
+    return python
+
+
+def missing_sides(sides: set[str], options: argparse.Namespace) -> dict[str, str]:
+    """The sides that cannot run here, and why."""
+    look = (
+        "import importlib.util, json, sys\n"
+        "print(json.dumps([bool(importlib.util.find_spec(name)) for name in sys.argv[1:]]))"
+    )
+    libraries = sorted({side.split()[0] for side in sides if not side.startswith(OURS)})
+    answer = subprocess.run(
+        [options.peers_python, "-c", look, *libraries], capture_output=True, text=True, check=True
+    )
+    absent = {n for n, there in zip(libraries, json.loads(answer.stdout), strict=True) if not there}
+    found = {s: f"{s.split()[0]} is not installed" for s in sides if s.split()[0] in absent}
+    compiled = {side for side in sides - set(found) if {"compile", "frozen"} & set(side.split())}
+    if options.quick:
+        found |= dict.fromkeys(compiled, "torch.compile takes half a minute a case")
+    elif not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
+        found |= dict.fromkeys(compiled, "torch.compile finds no C++ compiler")
+    return found
 
 
 def run(case: Case, sides: list[str], options: argparse.Namespace, cache: Path) -> list[Result]:
@@ -92,10 +120,11 @@ def run(case: Case, sides: list[str], options: argparse.Namespace, cache: Path) 
     if case.measure == "time":
         take_turns(case, results, options, cache)
     else:
+        measure = import_time if case.measure == "import" else fresh_process
         for _ in range(max(options.rounds // 2, 1)):
             for result in results:
                 with failures(result):
-                    fresh_process(case, result, options)
+                    measure(case, result, options)
     return results
 
 
@@ -104,7 +133,7 @@ def failures(result: Result) -> Iterator[None]:
     """A side that fails says why and leaves the others in peace."""
     try:
         yield
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         result.error = str(error)
 
 
@@ -120,9 +149,7 @@ def take_turns(case: Case, results: list[Result], options: argparse.Namespace, c
             for result in results:
                 if result.side in workers and result.error is None:
                     with failures(result):
-                        samples = workers[result.side].measure(options.seconds)["samples"]
-                        result.rounds.append(statistics.median(samples))
-                        result.least = min(result.least, *samples)
+                        result.add(*workers[result.side].measure(options.seconds)["samples"])
     finally:
         for worker in workers.values():
             worker.close()
@@ -134,7 +161,7 @@ def fresh_process(case: Case, result: Result, options: argparse.Namespace) -> No
     try:
         worker = Worker(case, result.side, options, cache)
         result.first = dict(worker.first)
-        value = worker.first["import" if case.measure == "import" else "first_call"]
+        value = worker.first["first_call"]
         if case.measure == "memory":
             value = worker.measure(0.5)["peak_memory"]
         worker.close()
@@ -142,10 +169,25 @@ def fresh_process(case: Case, result: Result, options: argparse.Namespace) -> No
             again = Worker(case, result.side, options, cache)
             result.first["warm_start"] = again.first["first_call"]
             again.close()
-        result.rounds.append(value)
-        result.least = min(result.least, value)
+        result.add(value)
     finally:
         shutil.rmtree(cache, ignore_errors=True)
+
+
+IMPORTS = {OURS: "symgrad, numpy", "jax": "jax, jax.numpy", "autograd": "autograd, autograd.numpy"}
+"""What a library is used with; symgrad puts NumPy off, so its import counts, too."""
+
+
+def import_time(case: Case, result: Result, options: argparse.Namespace) -> None:
+    """One import in a fresh interpreter; the first one of all fills the system's caches."""
+    names = IMPORTS.get(result.side, result.side)
+    code = f"from time import time; t = time(); import {names}; print(time() - t)"
+    command = [interpreter(result.side, options), "-c", code]
+    for _ in range(1 if result.rounds else 2):
+        answer = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment(1, HERE)
+        )
+    result.add(float(answer.stdout))
 
 
 def machine() -> dict[str, Any]:
@@ -166,53 +208,62 @@ def machine() -> dict[str, Any]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch-python", help="interpreter that has PyTorch (default: this one)")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="interpreter that has the peers"
+    )
     parser.add_argument("--only", default=".*", help="cases to run, a regular expression")
-    parser.add_argument("--large", action="store_true", help="also run the 224x224 cases")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round, without torch.compile"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each side and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each side and round")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of results")
     parser.add_argument("--chart", type=Path, help="also write the chart here, for the README")
     options = parser.parse_args()
-    if options.torch_python is None and importlib.util.find_spec("torch"):
-        options.torch_python = sys.executable
+    if options.quick:
+        options.rounds, options.seconds = 1, 0.1
     return options
 
 
 def main() -> int:
     options = arguments()
-    chosen = [
-        c for c in CASES if re.search(options.only, c.name) and (options.large or not c.large)
-    ]
+    chosen = [case for case in CASES if re.search(options.only, case.name)]
     if not chosen:
         sys.exit(f"no case matches {options.only!r}; there are: {', '.join(c.name for c in CASES)}")
     if (load := machine()["load"]) > BUSY:
         print(f"the machine is busy (load {load:.1f}): the figures will be off", file=sys.stderr)
-    table, found = Table(), {}
+    missing = missing_sides({side for case in chosen for side in case.sides}, options)
+    table, found, start = Table(missing), {}, time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="compare-") as cache, table.live():
         for case in chosen:
-            sides = [s for s in case.sides if options.torch_python or not s.startswith("torch")]
             table.start(case)
+            sides = [side for side in case.sides if side not in missing]
             found[case.name] = run(case, sides, options, Path(cache))
             table.add(case, found[case.name])
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "compare.json", found)
+    write_json(options.out / "compare.json", chosen, found)
     write_chart(options.out / "compare.png", chosen, found)
     if options.chart is not None:
         write_chart(options.chart, chosen, found)
-    print(f"\nwrote {options.out / 'compare.json'} and compare.png")
+    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
+    print(f"\n{minutes} min {seconds} s; wrote {options.out / 'compare.json'} and compare.png")
     return int(any(result.error for results in found.values() for result in results))
 
 
-def write_json(path: Path, found: Mapping[str, list[Result]]) -> None:
-    """Every figure, with the machine they come from."""
+def write_json(path: Path, cases: Sequence[Case], found: Mapping[str, list[Result]]) -> None:
+    """Every figure and verdict, with the machine they come from."""
     results = [
         asdict(result) | {"ratio": ratio(results[0], result)}
         for results in found.values()
         for result in results
     ]
-    path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+    goals = {
+        case.name: [asdict(v) for v in verdicts(case.goals, found[case.name], case.measure)]
+        for case in cases
+    }
+    found_here = {"machine": machine(), "results": results, "goals": goals}
+    path.write_text(json.dumps(found_here, indent=1))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cases
@@ -16,19 +16,19 @@ def version() -> str:
     return f"NumPy {np.__version__}"
 
 
-def set_threads(threads: int) -> None:
+def set_up(threads: int, ways: Sequence[str]) -> None:
     """BLAS reads its number of threads from the environment; nothing is left to do."""
 
 
-def value(result: Any) -> float:
-    """What must agree between the sides."""
-    return float(np.linalg.norm(result))
+def arrays(result: Any) -> list[Any]:
+    """The arrays of a result."""
+    return [result]
 
 
-def matmul(n: int) -> Call:
+def matmul(a: tuple[int, ...], b: tuple[int, ...], dtype: str) -> Call:
     """NumPy's own BLAS."""
-    a, b = cases.matmul_inputs(n)
-    return lambda: a @ b
+    x, y = cases.matmul_inputs(a, b, dtype)
+    return lambda: x @ y
 
 
 def chain(chain: str, dtype: str, size: int) -> Call:
@@ -36,8 +36,3 @@ def chain(chain: str, dtype: str, size: int) -> Call:
     x, y = cases.chain_inputs(dtype, size)
     function = cases.CHAINS[chain]
     return lambda: function(x, y)
-
-
-def nothing() -> Call:
-    """For what is measured at import."""
-    return lambda: 0.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cases
 import numpy as np
+import science
 
 import symgrad as sg
 import symgrad.models
@@ -24,21 +25,34 @@ def version() -> str:
     return f"symgrad {sg.__version__}"
 
 
-def set_threads(threads: int) -> None:
+def set_up(threads: int, ways: Sequence[str]) -> None:
     """Threads of one compiled call."""
     sg.set_num_threads(threads)
 
 
-def value(result: Any) -> float:
-    """What must agree between the sides: the loss, or the norm of the result."""
-    return float(np.linalg.norm(np.asarray(result)))
+def arrays(result: Any) -> list[Array]:
+    """The arrays of a result, with which those of the other sides must agree."""
+    leaves, _ = sg.tree.flatten(result)
+    return [np.asarray(leaf) for leaf in leaves]
 
 
-def matmul(n: int) -> Call:
-    """One product of two matrices."""
-    a, b = cases.matmul_inputs(n)
+def matmul(a: tuple[int, ...], b: tuple[int, ...], dtype: str) -> Call:
+    """One product of two matrices, of a matrix with a vector, or of a batch."""
+    inputs = cases.matmul_inputs(a, b, dtype)
     product = sg.jit(np.matmul)
-    return lambda: product(a, b)
+    return lambda: product(*inputs)
+
+
+def conv(channels: int, size: int) -> Call:
+    """A 3x3 convolution and its two gradients."""
+    x, w = cases.conv_inputs(channels, size)
+
+    def loss(x: Array, w: Array) -> Any:
+        y = sg.nn.functional.conv2d(x, w, padding=1)
+        return (y * y).sum()
+
+    f = sg.value_and_grad(loss, argnums=(0, 1))
+    return lambda: f(x, w)
 
 
 def chain(chain: str, dtype: str, size: int) -> Call:
@@ -130,9 +144,7 @@ def resnet18_loop(batch: int, size: int) -> Call:
     """The loop of the tutorials, on tensors."""
     model = _resnet18().train()
     x, y = sg.tensor(cases.images(batch, size)), sg.tensor(cases.labels(batch, 1000))
-    optimiser = sg.optim.SGD(
-        model.parameters(), lr=cases.LEARNING_RATE, momentum=cases.MOMENTUM
-    )
+    optimiser = sg.optim.SGD(model.parameters(), lr=cases.LEARNING_RATE, momentum=cases.MOMENTUM)
 
     def step() -> Any:
         optimiser.zero_grad()
@@ -147,7 +159,7 @@ def resnet18_loop(batch: int, size: int) -> Call:
 def rosenbrock() -> Call:
     """Value and gradient."""
     f, x = sg.value_and_grad(cases.rosenbrock), cases.rosenbrock_input()
-    return lambda: f(x)[1]
+    return lambda: f(x)
 
 
 def nested() -> Call:
@@ -159,7 +171,7 @@ def nested() -> Call:
         return x
 
     f, x = sg.value_and_grad(sines), np.array(cases.NESTED_INPUT)
-    return lambda: f(x)[1]
+    return lambda: f(x)
 
 
 def unrolled(n: int) -> Call:
@@ -173,7 +185,7 @@ def unrolled(n: int) -> Call:
         return y.sum()
 
     f = sg.value_and_grad(chain)
-    return lambda: f(x)[1]
+    return lambda: f(x)
 
 
 def greeks(dtype: str) -> Call:
@@ -189,12 +201,45 @@ def greeks(dtype: str) -> Call:
         return (s * normal(d) - k * np.exp(-r * t) * normal(d - width)).sum()
 
     f = sg.value_and_grad(price, argnums=(0, 1, 2, 3, 4))
-    return lambda: f(*inputs)[1][0]
+    return lambda: f(*inputs)
 
 
-def nothing() -> Call:
-    """For what is measured at import."""
-    return lambda: 0.0
+def gmm(d: int, k: int, n: int) -> Call:
+    """Value and gradient by all parameters of the mixture."""
+    rows, columns = science.triangle(d)
+    index = np.full((d, d), -1)  # into a factor's numbers and a zero at their end
+    index[np.diag_indices(d)] = np.arange(d)
+    index[rows, columns] = d + np.arange(len(rows))
+
+    def logsumexp(x: Array, axis: int) -> Array:
+        peak = x.max(axis, keepdims=True)
+        return np.log(np.exp(x - peak).sum(axis)) + peak.squeeze(axis)
+
+    def value(weights: Array, means: Array, factors: Array, x: Array) -> Array:
+        numbers = [np.exp(factors[:, :d]), factors[:, d:], np.zeros((k, 1))]
+        q = np.concatenate(numbers, 1)[:, index]
+        return science.mixture(weights, means, factors, x, q, np.exp, logsumexp)
+
+    f, inputs = sg.value_and_grad(value, (0, 1, 2)), science.mixture_inputs(d, k, n)
+    return lambda: f(*inputs)
+
+
+def bundle_adjustment(**sizes: int) -> Call:
+    """Errors of all observations, and the Jacobian's blocks by camera, point and weight."""
+
+    def residuals(
+        cameras: Array, points: Array, weights: Array, features: Array, camera: Array, point: Array
+    ) -> Any:
+        errors, pullback = sg.vjp(
+            lambda *wrt: science.reprojection(*wrt, features, np),
+            cameras[:, camera], points[:, point], weights,
+        )  # fmt: skip
+        one, zero = np.ones_like(weights), np.zeros_like(weights)
+        rows = [np.vstack(pullback(ct)) for ct in ((one, zero), (zero, one))]
+        return np.stack(errors), 1 - weights * weights, np.stack(rows), -2 * weights
+
+    f, inputs = sg.jit(residuals), science.bundle_inputs(**sizes)
+    return lambda: f(*inputs)
 
 
 def _training(

@@ -1,11 +1,17 @@
-"""PyTorch's side of the comparison: eager mode, with its own layers and optimiser."""
+"""PyTorch's side of the comparison, with its own layers and optimiser.
+
+Eager, or with the ways ``compile`` (torch.compile with its default, inductor) and ``frozen``
+(the same, with the weights of inference as constants); ``channels_last`` is a memory layout.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import cases
+import science
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,14 +24,29 @@ def version() -> str:
     return f"PyTorch {torch.__version__}"
 
 
-def set_threads(threads: int) -> None:
-    """Threads of one operation."""
+Function = TypeVar("Function", bound=Callable[..., Any])
+_ways: set[str] = set()
+
+
+def set_up(threads: int, ways: Sequence[str]) -> None:
+    """Threads of one operation, and how to do the job."""
     torch.set_num_threads(threads)
+    _ways.update(ways)
+    if "frozen" in ways:
+        from torch._inductor import config
+
+        config.freezing = True
 
 
-def value(result: Tensor) -> float:
-    """What must agree between the sides: the loss, or the norm of the result."""
-    return float(result.detach().norm())
+def compiled(f: Function) -> Function:
+    """The function, compiled if that is the way."""
+    return torch.compile(f) if {"compile", "frozen"} & _ways else f
+
+
+def arrays(result: Any) -> list[Any]:
+    """The arrays of a result."""
+    parts = result if isinstance(result, tuple) else (result,)
+    return [part.detach().numpy() for part in parts]
 
 
 class Residual(nn.Module):
@@ -72,15 +93,15 @@ class ResNet18(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def _resnet18(batch: int, size: int, layout: str) -> tuple[ResNet18, Tensor]:
-    memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+def _resnet18(batch: int, size: int) -> tuple[ResNet18, Tensor]:
+    memory = torch.channels_last if "channels_last" in _ways else torch.contiguous_format
     x = torch.from_numpy(cases.images(batch, size))
     return ResNet18().to(memory_format=memory), x.to(memory_format=memory)
 
 
-def resnet18_train(batch: int, size: int, layout: str = "") -> Call:
+def resnet18_train(batch: int, size: int) -> Call:
     """Forward, cross-entropy, backward, SGD with momentum."""
-    model, x = _resnet18(batch, size, layout)
+    model, x = _resnet18(batch, size)
     y = torch.from_numpy(cases.labels(batch, 1000))
     return _training(lambda: F.cross_entropy(model(x), y), model.parameters())
 
@@ -89,17 +110,29 @@ resnet18_loop = resnet18_train
 """PyTorch's step is that loop."""
 
 
-def resnet18_infer(batch: int, size: int, layout: str = "") -> Call:
+def resnet18_infer(batch: int, size: int) -> Call:
     """Forward with running statistics."""
-    model, x = _resnet18(batch, size, layout)
-    model.eval()
-    return torch.inference_mode()(lambda: model(x))
+    model, x = _resnet18(batch, size)
+    infer = compiled(model.eval())
+    return torch.inference_mode()(lambda: infer(x))
 
 
 def _gradient(f: Callable[..., Tensor], *inputs: Any) -> Call:
-    """Value and gradients; gives the first gradient."""
+    """Value and gradients."""
     leaves = [torch.as_tensor(x).requires_grad_() for x in inputs]
-    return lambda: torch.autograd.grad(f(*leaves), leaves)[0]
+    f = compiled(f)
+
+    def call() -> tuple[Tensor, ...]:
+        value = f(*leaves)
+        return value, *torch.autograd.grad(value, leaves)
+
+    return call
+
+
+def matmul(a: tuple[int, ...], b: tuple[int, ...], dtype: str) -> Call:
+    """PyTorch's BLAS."""
+    x, y = map(torch.from_numpy, cases.matmul_inputs(a, b, dtype))
+    return lambda: x @ y
 
 
 def rosenbrock() -> Call:
@@ -145,9 +178,36 @@ def greeks(dtype: str) -> Call:
     return _gradient(price, *cases.option_inputs(dtype))
 
 
-def nothing() -> Call:
-    """For what is measured at import."""
-    return lambda: torch.zeros(())
+def gmm(d: int, k: int, n: int) -> Call:
+    """Value and gradient by all parameters of the mixture."""
+    rows, columns = map(torch.from_numpy, science.triangle(d))
+    *parameters, x = map(torch.from_numpy, science.mixture_inputs(d, k, n))
+
+    def value(weights: Tensor, means: Tensor, factors: Tensor) -> Tensor:
+        q = torch.diag_embed(torch.exp(factors[:, :d]))
+        q = q.index_put((torch.arange(k)[:, None], rows, columns), factors[:, d:])
+        return science.mixture(weights, means, factors, x, q, torch.exp, torch.logsumexp)
+
+    return _gradient(value, *parameters)
+
+
+def bundle_adjustment(**sizes: int) -> Call:
+    """Errors of all observations, and the Jacobian's blocks by camera, point and weight."""
+    inputs = map(torch.from_numpy, science.bundle_inputs(**sizes))
+    cameras, points, weights, features, camera, point = inputs
+
+    def residuals() -> tuple[Tensor, ...]:
+        wrt = cameras[:, camera], points[:, point], weights
+        reprojection = partial(science.reprojection, feature=features, m=torch)
+        errors, pullback = torch.func.vjp(reprojection, *wrt)
+        one, zero = torch.ones_like(weights), torch.zeros_like(weights)
+        rows = []
+        for ct in ((one, zero), (zero, one)):
+            by_camera, by_point, by_weight = pullback(ct)
+            rows.append(torch.cat((by_camera, by_point, by_weight[None])))
+        return torch.stack(errors), 1 - weights * weights, torch.stack(rows), -2 * weights
+
+    return compiled(residuals)
 
 
 def mlp() -> Call:
@@ -172,6 +232,7 @@ def transformer_block(batch: int, length: int, width: int, by_hand: bool = False
     p = {k: torch.from_numpy(v).requires_grad_() for k, v in arrays.items()}
     x, ct = torch.from_numpy(inputs[0]).requires_grad_(), torch.from_numpy(inputs[1])
 
+    @compiled
     def loss() -> Tensor:
         h = F.layer_norm(x, (width,), p["ln1_w"], p["ln1_b"])
         qkv = (h @ p["qkv_w"] + p["qkv_b"]).view(batch, length, 3, cases.HEADS, -1)
@@ -187,6 +248,7 @@ def transformer_block(batch: int, length: int, width: int, by_hand: bool = False
 
 def _training(loss: Callable[[], Tensor], parameters: Any) -> Call:
     optimiser = torch.optim.SGD(parameters, lr=cases.LEARNING_RATE, momentum=cases.MOMENTUM)
+    loss = compiled(loss)
 
     def step() -> Tensor:
         optimiser.zero_grad()

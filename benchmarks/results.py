@@ -21,6 +21,11 @@ class Result:
     first: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
 
+    def add(self, *samples: float) -> None:
+        """One round."""
+        self.rounds.append(statistics.median(samples))
+        self.least = min(self.least, *samples)
+
     @property
     def median(self) -> float:
         """Median of the rounds."""
@@ -37,8 +42,17 @@ def ratio(ours: Result, other: Result, least: bool = False) -> float | None:
 
 
 def disagreement(ours: Result, other: Result) -> bool:
-    """Whether two sides computed different things."""
-    if not (ours.first and other.first):
-        return False
-    a, b = ours.first["value"], other.first["value"]
-    return not abs(a - b) <= AGREEMENT * max(abs(a), abs(b))
+    """Whether two sides computed different things: the norms of their results say so."""
+    a, b = ours.first.get("norms", []), other.first.get("norms", [])
+    pairs = list(zip(a, b, strict=False))
+    return len(a) != len(b) or not all(abs(p - q) <= AGREEMENT * max(p, q) for p, q in pairs)
+
+
+def quantity(value: float, measure: str) -> str:
+    """A figure with its unit, three digits."""
+    if measure == "memory":
+        return f"{value / 1e6:.0f} MB"
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if value * scale >= 1:
+            return f"{value * scale:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"

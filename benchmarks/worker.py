@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import cases
+
 SAMPLE = 5e-3
 """Seconds; calls shorter than this are timed in groups."""
 
@@ -51,20 +53,17 @@ def measure(call: Callable[[], Any], seconds: float) -> list[float]:
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    side, _, layout = job["side"].partition(" ")
-    options = job["options"] | ({"layout": layout} if layout else {})
+    library, *ways = job["side"].split()
+    module = importlib.import_module(f"on_{library}")
+    module.set_up(job["threads"], ways)
     start = time.perf_counter()
-    module = importlib.import_module(f"on_{side}")
-    module.set_threads(job["threads"])
-    imported = time.perf_counter()
-    call = getattr(module, job["kind"])(**options)
-    built = time.perf_counter()
+    call = getattr(module, job["kind"])(**job["options"])
+    if not getattr(module, "AHEAD_OF_TIME", False):  # building is compiling then
+        start = time.perf_counter()
     result = call()
-    called = time.perf_counter()
-    first = {
-        "version": module.version(), "value": module.value(result), "import": imported - start,
-        "build": built - imported, "first_call": called - built,
-    }  # fmt: skip
+    seconds = time.perf_counter() - start
+    norms = cases.norms(module.arrays(result))
+    first = {"version": module.version(), "norms": norms, "first_call": seconds}
     print(json.dumps(first), flush=True)
     for line in sys.stdin:
         samples = measure(call, float(line))
