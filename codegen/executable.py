@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from symgrad.codegen import profile
 from symgrad.codegen.image import Image
 from symgrad.codegen.memory_report import memory_of
@@ -18,7 +17,8 @@ from symgrad.ir.errors import UsageError
 from symgrad.ir.types import type_of_array
 
 if TYPE_CHECKING:
-    from symgrad.codegen.compile import Lowered
+    from numpy.typing import NDArray
+    from symgrad.codegen.lower import Lowered
 
 Array = np.ndarray[Any, Any]
 

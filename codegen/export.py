@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from symgrad.codegen.compile import Lowered, lower
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.image import lay_out
 from symgrad.codegen.jit import emit_object, linked
+from symgrad.codegen.lower import Lowered, lower
 from symgrad.codegen.runtime.program import ARENA
 from symgrad.codegen.target import Target
 from symgrad.ir.errors import UsageError

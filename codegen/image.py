@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from symgrad.codegen.lowering.scope import Call
 from symgrad.codegen.plan import barriers
 from symgrad.codegen.runtime.program import ARENA, Step
 from symgrad.codegen.runtime.resident import Form
-from symgrad.codegen.storage import Buffer
 from symgrad.ir.types import TensorType, parse_type
+
+if TYPE_CHECKING:
+    from symgrad.codegen.lowering.scope import Call
+    from symgrad.codegen.storage import Buffer
 
 _LENGTH_BYTES = 8
 

@@ -18,10 +18,8 @@ import hashlib
 import itertools
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from symgrad.codegen.target import Target
@@ -151,6 +149,8 @@ def _build(modules: Mapping[str, str], target: Target) -> dict[str, bytes]:
     compile_one = functools.partial(emit_object, target=target)
     threads = min(len(texts), available_cpus())
     if threads > 1 and _unlocked() and sum(map(len, texts)) > _THREADS_PAY:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(threads) as pool:
             made = list(pool.map(compile_one, texts))
     else:
@@ -267,6 +267,8 @@ def _reporting(text: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        import tempfile
+
         handle, path = tempfile.mkstemp(prefix="symgrad-", suffix=".ll")
         with os.fdopen(handle, "w") as file:
             file.write(text)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from symgrad.codegen.lowering.scope import Call
-from symgrad.codegen.storage import Buffer
+
+if TYPE_CHECKING:
+    from symgrad.codegen.lowering.scope import Call
+    from symgrad.codegen.storage import Buffer
 
 ALIGN = 64
 

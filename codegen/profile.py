@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-import statistics
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,19 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from symgrad.codegen.memory_report import describe_memory
-from symgrad.codegen.runtime.roofline import Peaks, measure
 
 if TYPE_CHECKING:
     from symgrad.codegen.executable import Executable
+    from symgrad.codegen.runtime.roofline import Peaks
 
 RUNS_KEPT = 64
 """Runs whose times a profile keeps: the latest."""
 ROWS = 40
 """Kernel calls in a profile's text: those that take longest."""
 
-Spans = NDArray[np.float64]
+Spans = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +111,13 @@ class Profile:
     @property
     def seconds(self) -> float:
         """Median time of a run."""
-        return statistics.median(run.seconds for run in self.runs) if self.runs else 0.0
+        return float(np.median([run.seconds for run in self.runs])) if self.runs else 0.0
 
     @functools.cached_property
     def peaks(self) -> Peaks:
         """What the machine can do with as many threads."""
+        from symgrad.codegen.runtime.roofline import measure
+
         return measure(self.executable.image.threads)
 
     @property

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -87,13 +86,12 @@ class Cache:
             return
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(suffix=_UNFINISHED, dir=path.parent)
+            temporary = path.with_name(f"{key}-{os.urandom(8).hex()}{_UNFINISHED}")
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(_digest(blob) + blob)
-                os.replace(temporary, path)
+                temporary.write_bytes(_digest(blob) + blob)
+                temporary.replace(path)
             except OSError:
-                os.unlink(temporary)
+                temporary.unlink(missing_ok=True)
                 raise
         except OSError:
             return

@@ -70,7 +70,7 @@ class Stages:
 
     @functools.cached_property
     def _lowered(self) -> Any:
-        from symgrad.codegen.compile import lower
+        from symgrad.codegen.lower import lower
 
         return lower(self.optimized, conv_precision=self._function.conv_precision)
 

@@ -5,38 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from symgrad.codegen.layout import Layouts
-from symgrad.codegen.lowering import (
-    attention,
-    conv,
-    elementwise,
-    host,
-    index,
-    linalg,
-    scan,
-    shape,
-    sort,
-    window,
-)
 from symgrad.codegen.lowering.epilogue import AttachedRegion, find_epilogues
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.storage import Buffer, Storage
 from symgrad.ir.graph import Func, Op
 
-__all__ = [
-    "attention",
-    "conv",
-    "elementwise",
-    "find_epilogues",
-    "host",
-    "index",
-    "linalg",
-    "lower_func",
-    "reuse_donated",
-    "scan",
-    "shape",
-    "sort",
-    "window",
-]
+__all__ = ["find_epilogues", "lower_func", "reuse_donated"]
 
 
 def lower_func(scope: Scope, func: Func) -> list[Call]:

@@ -8,7 +8,8 @@ from symgrad.codegen.kernels.attention import Heads
 from symgrad.codegen.kernels.attention_backward import AttentionGradSpec, lower_attention_grad
 from symgrad.codegen.kernels.attention_forward import AttentionSpec, lower_attention
 from symgrad.codegen.lowering.linalg import DENSITY
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Storage
 from symgrad.ir.graph import Op
 

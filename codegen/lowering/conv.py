@@ -15,7 +15,8 @@ from symgrad.codegen.kernels import (
 from symgrad.codegen.kernels.blocked import Blocked, Weights
 from symgrad.codegen.layout import backward_halo, channels, forward_halo, refusal
 from symgrad.codegen.lowering.conv_choice import convolution, weight_gradient
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Storage
 from symgrad.codegen.target import Target
 from symgrad.ir.graph import Op, Value

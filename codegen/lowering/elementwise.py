@@ -6,7 +6,8 @@ from math import prod
 
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output
 from symgrad.codegen.lowering.lift import lift_constants
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import over_space
 from symgrad.codegen.tiling import Tiling
 from symgrad.ir.graph import Op

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from symgrad.codegen.kernels.host import lower_host
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.ir.errors import NoKernelError
 from symgrad.ir.graph import Op
 from symgrad.ir.ops.factor import HOST

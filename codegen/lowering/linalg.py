@@ -8,7 +8,8 @@ from typing import Any
 
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm, stores_once
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Storage
 from symgrad.ir.graph import Op
 from symgrad.ir.ops.shape import other_axes

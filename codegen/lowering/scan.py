@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from symgrad.codegen.kernels.scan import ScanSpec, lower_scan
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import over_space
 from symgrad.ir.graph import Op
 

@@ -7,9 +7,8 @@ made where the value lives otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from symgrad.codegen.access import Access
@@ -17,6 +16,7 @@ from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering.epilogue import AttachedRegion, overwritable
+from symgrad.codegen.lowering.rules import rule_of
 from symgrad.codegen.storage import (
     Buffer,
     Halo,
@@ -29,7 +29,7 @@ from symgrad.codegen.storage import (
 )
 from symgrad.codegen.target import Target
 from symgrad.codegen.tiling import Tiling
-from symgrad.ir.errors import Loc, NoKernelError
+from symgrad.ir.errors import Loc
 from symgrad.ir.graph import Op, Value
 from symgrad.ir.types import DTYPES
 
@@ -37,20 +37,6 @@ SERIAL_BELOW = 2e-6
 """Seconds of one thread's work under which waking the others does not pay."""
 _BYTES_PER_SECOND = 2e10
 _FLOPS_PER_SECOND = 2e10
-
-Rule = Callable[["Scope", Op], None]
-RULES: dict[str, Rule] = {}
-R = TypeVar("R", bound=Rule)
-
-
-def lowers(*names: str) -> Callable[[R], R]:
-    """Declares the lowering rule of some ops."""
-
-    def declare(rule: R) -> R:
-        RULES.update(dict.fromkeys(names, rule))
-        return rule
-
-    return declare
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +91,7 @@ class Scope:
             for value in op.results:
                 self.define(value, dense(value.type))
             return
-        rule = RULES.get(op.name)
-        if rule is None:
-            raise NoKernelError(f"{op.name}: the code generator has no kernel for it", loc=op.loc)
+        rule = rule_of(op)
         self._op = op
         rule(self, op)
 

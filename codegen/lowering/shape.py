@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 from symgrad.codegen.access import row_major
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Storage, constant, dense
 from symgrad.ir.graph import Op
 from symgrad.ir.opdef import Array

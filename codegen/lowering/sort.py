@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from symgrad.codegen.kernels.sort import SortSpec, lower_sort
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.ir.graph import Op
 
 

@@ -7,7 +7,8 @@ from math import prod
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.pool import PoolSpec, emit_pool
-from symgrad.codegen.lowering.scope import Scope, lowers
+from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Storage
 from symgrad.ir.graph import Op
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.jit import compile_modules
 from symgrad.codegen.target import Target
+
+if TYPE_CHECKING:  # numpy.typing takes milliseconds to import
+    from numpy.typing import NDArray
 
 LINE = 128
 """Bytes between words that different threads write: no two share a cache line, not even

@@ -14,16 +14,18 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.runtime import fastcall
 from symgrad.codegen.runtime import threads as team_words
 from symgrad.codegen.runtime.fastcall import Signature
 from symgrad.codegen.runtime.native import LINE, aligned_bytes, atomic_load, field, load_entries
 from symgrad.codegen.runtime.threads import process_team
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Slot = int | np.ndarray[Any, Any]
 

@@ -7,7 +7,6 @@ import inspect
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -185,6 +184,8 @@ def _write_reproducer(func: Func, passes: Sequence[Pass], error: Exception) -> P
     reason = (str(error).splitlines() or [""])[0]
     pipeline = ",".join(map(str, passes))
     header = f"{_PIPELINE_LINE}{pipeline}\n# {type(error).__name__}: {reason}\n"
+    import tempfile
+
     handle, name = tempfile.mkstemp(prefix=f"symgrad-{func.name}-", suffix=".sgir")
     with os.fdopen(handle, "w") as file:
         file.write(header + str(func))

@@ -1,9 +1,11 @@
 """Simplifies the scalar regions of nests with SymPy, where that pays.
 
-A region is worth a look when it has several transcendental ops and runs at many points;
-all others are passed over without importing SymPy.  Several strategies propose an equal
-region; the cheapest by the cost model is taken if it is cheaper than what is there and a
-``Judge`` finds it as accurate.  What was found is kept on disk by the region's text.
+A region is a candidate when it has several transcendental ops.  Several strategies propose
+an equal region; the cheapest by the cost model is taken if it is cheaper than what is there
+and a ``Judge`` finds it as accurate.  What was found is kept on disk by the region's text.
+
+The time that a search may take is what some hundred calls of the nest can win back: SymPy's
+import alone takes as long as a hundred runs over a hundred thousand points.
 """
 
 from __future__ import annotations
@@ -29,38 +31,41 @@ from symgrad.ir.types import DType
 if TYPE_CHECKING:
     from symgrad.ir.passes.sympy_bridge import Formulas
 
-_VERSION = "3"
+_VERSION = "4"
 _CACHE = Cache("simplified", limit=32 << 20)
 _KEEP = b"keep"
 _MAX_NODES = 60
 """Expressions of more nodes are not cancelled or factored: that may take minutes."""
 _MIN_OPS = 8
 """Around a single transcendental op, fewer ops than this hold nothing to gain."""
+_CYCLE = 5e-11
+"""Seconds of one cycle of the cost model at one point: eight lanes at 2.5 GHz, about."""
+_HOPE = 0.1
+"""Share of a region's cycles that SymPy may be expected to save."""
+_SYMPY_SECONDS = 0.5
+"""What a search with SymPy takes at least: half of it is the import."""
+_SYMPY_LIMIT = 3.0
+_JUDGE_SECONDS = 0.1
+"""What it takes to tell whether a region is as accurate as another."""
 
 
-def simplify_scalar(
-    func: Func, *, min_points: int = 4096, max_ops: int = 120, seconds: float = 3.0
-) -> Func:
+def simplify_scalar(func: Func, *, calls: int = 200, max_ops: int = 120) -> Func:
     """Returns ``func`` with cheaper regions in its nests, where any were found.
 
-    Looks at nests of at least ``min_points`` points whose regions have at most
-    ``max_ops`` ops and several transcendental ones, for ``seconds`` a region.
+    Looks at nests whose regions have at most ``max_ops`` ops and several transcendental
+    ones, as far as ``calls`` calls can be expected to win back the time that this takes.
     """
-    chosen = {
-        op
-        for op in func.ops
-        if op.name == "fused"
-        and math.prod(op.attrs["space"]) >= min_points
-        and is_candidate(op.regions[0], max_ops)
-    }
-    if not chosen:
+    simplified: dict[Op, Region] = {}
+    for op in func.ops:
+        if op.name == "fused" and is_candidate(op.regions[0], max_ops):
+            worth = calls * math.prod(op.attrs["space"]) * _CYCLE
+            simplified[op] = simplify_region(op.regions[0], worth)
+    if all(new is op.regions[0] for op, new in simplified.items()):
         return func
     builder = Builder(locations=False)
     new = {id(p): builder.param(p.type, p.name) for p in func.params}
     for op in func.ops:
-        regions = op.regions
-        if op in chosen:
-            regions = (simplify_region(regions[0], seconds=seconds),)
+        regions = (simplified[op],) if op in simplified else op.regions
         operands = [new[id(v)] for v in op.operands]
         result = builder.emit(op.name, *operands, loc=op.loc, regions=regions, **op.attrs)
         results = result if isinstance(result, tuple) else (result,)
@@ -83,10 +88,20 @@ def _dtype(region: Region) -> DType | None:
     return only if only is not None and only.name in ("f32", "f64") else None
 
 
-def simplify_region(region: Region, *, seconds: float = 3.0) -> Region:
-    """The cheapest accurate region found, or ``region`` itself."""
+def simplify_region(region: Region, worth: float = math.inf) -> Region:
+    """The cheapest accurate region found, or ``region`` itself.
+
+    ``worth`` is the time in seconds that one cycle less is worth.
+    """
+    whole = op_cost.cost(region) * worth
+    seconds = min(_HOPE * whole, _SYMPY_LIMIT)
+    if seconds < _SYMPY_SECONDS:
+        seconds = 0.0
+        proposals = _own_proposals(region) if whole > _JUDGE_SECONDS else ()
+        if not any(_saving(region, new) * worth > _JUDGE_SECONDS for new in proposals):
+            return region
     text = _as_text(region)
-    key = hashlib.blake2b(f"{_VERSION}\n{text}".encode(), digest_size=16).hexdigest()
+    key = hashlib.blake2b(f"{_VERSION} {seconds > 0}\n{text}".encode(), digest_size=16).hexdigest()
     known = _CACHE.get(key)
     if known is None:
         found = _search(region, seconds)
@@ -127,28 +142,41 @@ def _search(region: Region, seconds: float) -> Region | None:
     dtype = _dtype(region)
     if dtype is None or not has_truth(region):
         return None
-    found: list[tuple[float, int, Region]] = []
-    for new in _proposals(region, dtype, time.perf_counter() + seconds):
-        price = op_cost.cost(new)
-        if price < op_cost.cost(region) and op_cost.count(new.ops) <= op_cost.count(region.ops):
-            found.append((price, len(found), new))
+    plain = _own_proposals(region)
+    proposals = _sympy_proposals(region, plain, dtype, seconds) if seconds else ()
+    found = [new for new in (*plain, *proposals) if _saving(region, new) > 0]
     judge = Judge(region) if found else None
-    ordered = (new for _, _, new in sorted(found, key=lambda item: item[:2]))
+    ordered = sorted(found, key=op_cost.cost)
     return next((new for new in ordered if judge is not None and judge.accepts(new)), None)
 
 
-def _proposals(region: Region, dtype: DType, deadline: float) -> Iterator[Region]:
-    """Regions equal to the given one, as mathematics has it."""
+def _saving(region: Region, new: Region) -> float:
+    """Cycles that ``new`` takes less; none where it has more operations."""
+    fewer = op_cost.count(new.ops) <= op_cost.count(region.ops)
+    return op_cost.cost(region) - op_cost.cost(new) if fewer else 0.0
+
+
+def _own_proposals(region: Region) -> tuple[Region, ...]:
+    """Regions equal to the given one that we find ourselves, in no time."""
+    merged = rewrite_region(region, SCALE_RULES)
+    return merged, *_sharing(merged)
+
+
+def _sympy_proposals(
+    region: Region, plain: Sequence[Region], dtype: DType, seconds: float
+) -> Iterator[Region]:
+    """Regions equal to the given one, as mathematics has it.
+
+    ``plain`` are those of ``_own_proposals``, from which SymPy goes on.
+    """
     from symgrad.ir.passes import sympy_bridge as bridge
 
-    merged = rewrite_region(region, SCALE_RULES)
+    deadline = time.perf_counter() + seconds
+    merged, bases = plain[0], list(plain)
     scaled = _depends_on_scale(merged)
-    plain = (merged, *_sharing(merged))
-    bases = list(plain)
     if any(scaled):
         opened = rewrite_region(merged, (scale_as_product,))
         bases += [opened, *_sharing(opened)]
-    yield from plain
     analytic = op_cost.transcendental(region) > 1
     for transparent in (bridge.ARITHMETIC, bridge.ANALYTIC) if analytic else (bridge.ARITHMETIC,):
         for base in bases:

@@ -61,7 +61,7 @@ class Stages:
     @functools.cached_property
     def lowered(self) -> Any:
         """As kernel calls."""
-        from symgrad.codegen.compile import lower
+        from symgrad.codegen.lower import lower
 
         return lower(self.optimized)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from symgrad.codegen.compile import compile_func, kernel_text, lower
+from symgrad.codegen.compile import compile_func
 from symgrad.codegen.jit import emit_assembly
+from symgrad.codegen.lower import kernel_text, lower
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.target import Target
 from symgrad.ir import Builder, Func

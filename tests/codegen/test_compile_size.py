@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from symgrad.codegen.compile import compile_func, lower
+from symgrad.codegen.compile import compile_func
+from symgrad.codegen.lower import lower
 from symgrad.codegen.lowering.lift import lift_constants
 from symgrad.ir import Func, interpret, parse
 from symgrad.ir.passes import optimize

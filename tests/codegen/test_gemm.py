@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.compile import kernel_text
 from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.gemm_schedule import dot_tile_shape, outer_tile_shape
 from symgrad.codegen.kernels.matrix import Matrix, PaddedAccess, Window
+from symgrad.codegen.lower import kernel_text
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
 from symgrad.codegen.target import Target
 

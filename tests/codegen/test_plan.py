@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from symgrad.codegen import plan
-from symgrad.codegen.compile import lower
+from symgrad.codegen.lower import lower
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.plan import barriers
 from symgrad.ir import parse

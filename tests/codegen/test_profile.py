@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen import profile as profiles
-from symgrad.codegen.compile import compile_func, lower
+from symgrad.codegen.compile import compile_func
+from symgrad.codegen.lower import lower
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.profile import KernelTime, Profile, Run
 from symgrad.codegen.runtime import roofline
@@ -34,7 +35,7 @@ PEAKS = Peaks(flops=1e11, bytes=1e10)
 def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kernel on all threads, on a machine whose peaks are known."""
     monkeypatch.setattr(Scope, "threads_for", lambda self, flops, bytes: self.threads)
-    monkeypatch.setattr(profiles, "measure", lambda threads: PEAKS)
+    monkeypatch.setattr(Profile, "peaks", PEAKS)
 
 
 def arguments() -> list[Any]:

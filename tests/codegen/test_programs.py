@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from symgrad.codegen import compile as backend
 from symgrad.codegen import jit, programs
+from symgrad.codegen import lower as lowering
 from symgrad.codegen.image import Image
 from symgrad.codegen.runtime.program import ARENA, Step
 from symgrad.codegen.runtime.resident import TiledForm
@@ -73,7 +74,7 @@ def test_the_second_process_runs_neither_passes_nor_lowering(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = compiler(threads=2, donate=(1,))
-    monkeypatch.setattr(backend, "lower", lambda *_, **__: pytest.fail("lowered again"))
+    monkeypatch.setattr(lowering, "lower", lambda *_, **__: pytest.fail("lowered again"))
     second = compiler(threads=2, donate=(1,))
     assert compiler.runs == 1
     assert second.image.homes == first.image.homes != {}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import samples
-from symgrad.codegen.compile import compile_func, lower
+from symgrad.codegen.compile import compile_func
+from symgrad.codegen.lower import lower
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.target import Target
 from symgrad.ir import Builder, Func

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.compile import kernel_text
 from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels import Lowering
 from symgrad.codegen.kernels.blocked import Blocked
@@ -25,6 +24,7 @@ from symgrad.codegen.kernels.winograd_conv import (
 )
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.kernels.winograd_tiles import Tiling, WinogradSpec
+from symgrad.codegen.lower import kernel_text
 from symgrad.codegen.target import Target
 
 from tests.codegen.harness import TARGETS, Array, run_lowering, target_named

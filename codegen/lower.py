@@ -1,0 +1,126 @@
+"""``lower``: an optimised IR function in, kernel calls, memory plan and LLVM text out."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from symgrad.codegen import plan
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.jit import emit_assembly, optimised
+from symgrad.codegen.layout import Layouts
+from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
+from symgrad.codegen.lowering.scope import Call, Scope
+from symgrad.codegen.memory_report import describe_memory, memory_of
+from symgrad.codegen.precision import get_conv_precision
+from symgrad.codegen.runtime.resident import STATELESS, Form, State
+from symgrad.codegen.runtime.threads import get_num_threads
+from symgrad.codegen.target import Target
+from symgrad.ir.errors import NoKernelError
+from symgrad.ir.graph import Func
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A function as kernel calls: what ``show`` prints and what gets compiled."""
+
+    func: Func
+    target: Target
+    threads: int
+    calls: tuple[Call, ...]
+    names: tuple[str, ...]
+    """Kernel of each call; equal kernels share a name."""
+    modules: dict[str, str]
+    """LLVM text of each kernel."""
+    arena_bytes: int
+    homes: dict[int, int]
+    """Slots of results that overwrite a donated parameter, with that parameter's."""
+    forms: tuple[Form | None, ...]
+    """The forms of the parameters, then of the results; ``None`` for plain arrays."""
+
+    def explain(self) -> str:
+        """Which kernels run, how often, why these, and the memory of a run."""
+        types, results = self.func.param_types, self.func.result_types
+        memory = describe_memory(memory_of(types, results, self.arena_bytes, self.homes))
+        lines = [
+            f"@{self.func.name}: {len(self.calls)} kernel calls, {len(self.modules)} kernels, "
+            f"{self.threads} threads, {memory}"
+        ]
+        counts = Counter(self.names)
+        reasons = {
+            name: f"  [{call.chosen}{f': {call.refused}' if call.refused else ''}]"
+            for name, call in zip(self.names, self.calls, strict=True)
+            if call.chosen
+        }
+        lines += [f"{n:6} x {name}{reasons.get(name, '')}" for name, n in counts.items()]
+        return "\n".join(lines) + "\n"
+
+    def llvm(self, *, optimise: bool = False) -> str:
+        """The kernels' LLVM text."""
+        texts = self.modules.values()
+        return "\n".join(optimised(t, self.target) if optimise else t for t in texts)
+
+    def asm(self) -> str:
+        """The kernels' assembly text."""
+        return "\n".join(emit_assembly(t, self.target) for t in self.modules.values())
+
+
+def lower(
+    func: Func,
+    *,
+    target: Target | None = None,
+    threads: int | None = None,
+    donate: Sequence[int] = (),
+    state: State = STATELESS,
+    conv_precision: str | None = None,
+) -> Lowered:
+    """Kernel calls, memory plan and LLVM text for an optimised function.
+
+    ``donate`` numbers parameters whose memory results may take over; ``state`` has the
+    parameters and results whose layout may be chosen here; ``conv_precision`` is one of
+    ``precision.PRECISIONS``, the process's unless given.  Raises ``NoKernelError`` for
+    an op that nothing can run.
+    """
+    target = target or Target.host()
+    threads = threads or get_num_threads()
+    _check_dtypes(func)
+    layouts = Layouts(func, state)
+    precision = conv_precision or get_conv_precision()
+    scope = Scope(target, threads, layouts, find_epilogues(func, layouts), precision)
+    calls = lower_func(scope, func)
+    homes = reuse_donated(func, layouts, calls, donate)
+    forms = tuple(layouts.form(v) for v in (*func.params, *func.results))
+    arena = plan.place_buffers(calls)
+    names: dict[Hashable, str] = {}
+    modules: dict[str, str] = {}
+    for call in calls:
+        key = (call.phase.emit, call.phase.spec)
+        if key not in names:
+            name = names[key] = f"{call.phase.label.replace(' ', '_')}_{len(names)}"
+            modules[name] = kernel_text(call.phase.emit, call.phase.spec, name, target)
+    used = tuple(names[c.phase.emit, c.phase.spec] for c in calls)
+    return Lowered(func, target, threads, tuple(calls), used, modules, arena, homes, forms)
+
+
+def _check_dtypes(func: Func) -> None:
+    for op in func.ops:
+        for value in (*op.operands, *op.results):
+            if value.type.dtype.kind == "c":
+                raise NoKernelError(
+                    f"{op.name} of {value.type}: complex numbers are traced and interpreted "
+                    "(SYMGRAD_BACKEND=interp) but not compiled; split them into real parts",
+                    loc=op.loc,
+                )
+
+
+@functools.lru_cache(maxsize=4096)
+def kernel_text(
+    emit: Callable[[Emitter, str, Any], None], spec: Hashable, name: str, target: Target
+) -> str:
+    """LLVM text of the module of one kernel."""
+    k = Emitter(target)
+    emit(k, name, spec)
+    return k.module()
