@@ -69,6 +69,11 @@ def _resnet18_infer(batch: int, size: int, best: float) -> Case:
     return Case(f"infer_b{batch}_{size}", title, "resnet18_infer", options, sides, goals=goals)
 
 
+def _on_arrays(job: str, work: str) -> Case:
+    title = f"ResNet-18 {work} on NumPy arrays, 1 @ 64"
+    return Case(f"{job}_b1_64_arrays", title, f"resnet18_{job}_arrays", STEP, TORCH)
+
+
 def _loop(batch: int) -> Case:
     title = f"ResNet-18 training loop on tensors, {batch} @ 64"
     options = {"batch": batch, "size": 64}
@@ -163,6 +168,8 @@ CASES = (
     _resnet18_infer(1, 64, best=4),
     _resnet18_infer(8, 64, best=3),
     _resnet18_infer(8, 224, best=2.2),
+    _on_arrays("train", "training step"),
+    _on_arrays("infer", "inference"),
     _loop(1),
     _loop(8),
     Case(

@@ -63,7 +63,14 @@ def chain(chain: str, dtype: str, size: int) -> Call:
 
 
 def resnet18_infer(batch: int, size: int) -> Call:
-    """Forward with running statistics."""
+    """The compiled model, which reads its weights at every call and keeps them packed."""
+    infer = sg.jit(_resnet18().eval())
+    x = sg.tensor(cases.images(batch, size))
+    return sg.no_grad()(lambda: infer(x))
+
+
+def resnet18_infer_arrays(batch: int, size: int) -> Call:
+    """The same with weights in NumPy arrays, which the caller might change at any time."""
     model = _resnet18().eval()
     parameters, state = sg.nn.arrays(model)
     x = cases.images(batch, size)
@@ -77,28 +84,42 @@ def resnet18_infer(batch: int, size: int) -> Call:
 
 
 def resnet18_train(batch: int, size: int) -> Call:
-    """Forward, cross-entropy, backward, SGD with momentum: one compiled step."""
+    """Forward, cross-entropy, backward, SGD with momentum: one compiled step on tensors."""
+    loss, values, x, y = _resnet18_loss(batch, size)
+    return _training(loss, *map(_tensors, values), sg.tensor(x), sg.tensor(y))
+
+
+def resnet18_train_arrays(batch: int, size: int) -> Call:
+    """The same on NumPy arrays, which are brought into the kernels' layout at every call."""
+    loss, values, x, y = _resnet18_loss(batch, size)
+    return _training(loss, *values, x, y)
+
+
+def _resnet18_loss(batch: int, size: int) -> Any:
+    """The loss as a function of parameters, state and data; parameters and state; data."""
     model = _resnet18().train()
 
     def loss(parameters: Arrays, state: Arrays, x: Array, y: Array) -> tuple[Array, Arrays]:
         logits, state = sg.nn.functional_call(model, parameters, state, x)
         return sg.nn.functional.cross_entropy(logits, y), state
 
-    parameters, state = sg.nn.arrays(model)
-    x, y = cases.images(batch, size), cases.labels(batch, 1000)
-    return _training(loss, parameters, state, x, y)
+    return loss, sg.nn.arrays(model), cases.images(batch, size), cases.labels(batch, 1000)
 
 
 def mlp() -> Call:
-    """Three linear layers with ReLU between, cross-entropy, SGD with momentum."""
+    """Three linear layers with ReLU between, cross-entropy, SGD with momentum, on tensors."""
+    x, y = sg.tensor(cases.mlp_images()), sg.tensor(cases.labels(cases.MLP_BATCH, 10))
 
     def loss(p: Arrays, state: Arrays, x: Array, y: Array) -> tuple[Array, Arrays]:
         h = np.maximum(x @ p["w0"].T + p["b0"], 0)
         h = np.maximum(h @ p["w1"].T + p["b1"], 0)
         return sg.nn.functional.cross_entropy(h @ p["w2"].T + p["b2"], y), state
 
-    x, y = cases.mlp_images(), cases.labels(cases.MLP_BATCH, 10)
-    return _training(loss, cases.mlp_parameters(), {}, x, y)
+    return _training(loss, _tensors(cases.mlp_parameters()), {}, x, y)
+
+
+def _tensors(arrays: Arrays) -> Arrays:
+    return {name: sg.tensor(array) for name, array in arrays.items()}
 
 
 def transformer_block(batch: int, length: int, width: int, by_hand: bool = False) -> Call:
@@ -245,7 +266,7 @@ def bundle_adjustment(**sizes: int) -> Call:
 def _training(
     loss: Callable[..., Any], parameters: Arrays, state: Arrays, x: Array, y: Array
 ) -> Call:
-    """A step of SGD with momentum that keeps its arrays between calls."""
+    """A step of SGD with momentum that carries its arrays or tensors from call to call."""
     optimiser = sg.optim.SGD(lr=cases.LEARNING_RATE, momentum=cases.MOMENTUM)
     gradient = sg.value_and_grad(loss, has_aux=True)
 

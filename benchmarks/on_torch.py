@@ -106,8 +106,8 @@ def resnet18_train(batch: int, size: int) -> Call:
     return _training(lambda: F.cross_entropy(model(x), y), model.parameters())
 
 
-resnet18_loop = resnet18_train
-"""PyTorch's step is that loop."""
+resnet18_loop = resnet18_train_arrays = resnet18_train
+"""PyTorch's step is that loop, and its tensors are arrays."""
 
 
 def resnet18_infer(batch: int, size: int) -> Call:
@@ -115,6 +115,9 @@ def resnet18_infer(batch: int, size: int) -> Call:
     model, x = _resnet18(batch, size)
     infer = compiled(model.eval())
     return torch.inference_mode()(lambda: infer(x))
+
+
+resnet18_infer_arrays = resnet18_infer
 
 
 def _gradient(f: Callable[..., Tensor], *inputs: Any) -> Call:

@@ -12,7 +12,7 @@ from symgrad.codegen.image import Image
 from symgrad.codegen.memory_report import memory_of
 from symgrad.codegen.runtime.memory import SMALL, empty
 from symgrad.codegen.runtime.program import NativeProgram
-from symgrad.codegen.runtime.resident import Resident
+from symgrad.codegen.runtime.resident import Form, Resident
 from symgrad.ir.errors import UsageError
 from symgrad.ir.types import type_of_array
 
@@ -24,6 +24,8 @@ Array = np.ndarray[Any, Any]
 
 _MAX_RUNS = 1000
 """Of one profile."""
+_SHARED: dict[Form, Form] = {}
+"""One object for each form: what a program left is known by identity as what another wants."""
 
 
 class Executable:
@@ -40,8 +42,9 @@ class Executable:
         self, image: Image, addresses: Mapping[str, int], lower: Callable[[], Lowered]
     ) -> None:
         self.image = image
-        self.forms = image.forms
+        self.forms = tuple(None if f is None else _SHARED.setdefault(f, f) for f in image.forms)
         self._lower = lower
+        self._state = [(i, f) for i, f in enumerate(self.forms[: len(image.params)]) if f]
         self._params = [(t.dtype.numpy, t.shape) for t in image.params]
         self._results = [(t.shape, t.dtype.numpy) for t in image.results]
         slots = len(image.params) + len(image.results)
@@ -98,6 +101,14 @@ class Executable:
             array[()] if form is None else Resident(form, array)
             for array, form in zip(made, forms, strict=True)
         ]
+
+    def is_prepared(self, arguments: Sequence[Any]) -> bool:
+        """Whether all state is in its form already, so that ``prepare`` would change nothing."""
+        for number, form in self._state:
+            given = arguments[number]
+            if type(given) is not Resident or given.form is not form:
+                return False
+        return True
 
     def prepare(self, arguments: Sequence[Any]) -> list[Any]:
         """The arguments with all state in its form: what to keep from call to call."""
@@ -169,7 +180,7 @@ class Executable:
         for number, argument in enumerate(arguments):
             form, given = self.forms[number], argument
             if isinstance(given, Resident):
-                if given.form == form:
+                if given.form is form or given.form == form:
                     memory.append(given.memory)
                     continue
                 given = given.numpy()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -29,13 +29,14 @@ def compile_func(
     donate: Sequence[int] = (),
     conv_precision: str | None = None,
     *,
-    resident: bool = False,
+    state: tuple[Iterable[int], Iterable[int]] | None = None,
 ) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """A callable from arrays to arrays: native code, or with ``SYMGRAD_BACKEND=interp`` the
     interpreter on the function as traced.
 
-    Results may overwrite the parameters ``donate``; all may be ``resident``, in a layout of the
-    program's choosing, rather than arrays (see ``codegen.runtime.resident``).
+    Results may overwrite the parameters ``donate``.  The numbers of parameters and of results
+    in ``state`` may be in a layout of the program's choosing (see ``codegen.runtime.resident``);
+    all others are arrays.
     ``conv_precision`` is that of the process unless given.
     ``SYMGRAD_DEBUG=ir,llvm,asm`` prints these stages to the standard error stream.
     """
@@ -47,17 +48,15 @@ def compile_func(
     from symgrad.codegen.compile import compile_func as compile_native
     from symgrad.codegen.runtime.resident import STATELESS, State
 
-    state = STATELESS
-    if resident:
-        state = State(frozenset(range(len(func.params))), frozenset(range(len(func.results))))
+    kept = STATELESS if state is None else State(*map(frozenset, state))
     # Who looks at the stages wants to see them made, not found on disk.
     if any(channels) or os.environ.get("SYMGRAD_DUMP"):
         executable = compile_native(
-            optimize(func), donate=donate, state=state, conv_precision=conv_precision
+            optimize(func), donate=donate, state=kept, conv_precision=conv_precision
         )
     else:
         executable = compile_native(
-            func, donate=donate, state=state, passes=optimize, conv_precision=conv_precision
+            func, donate=donate, state=kept, passes=optimize, conv_precision=conv_precision
         )
     for channel in ("llvm", "asm"):
         if channel in channels:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from symgrad import tree
-from symgrad.api_function import Function, leaf_type
+from symgrad.api_function import Function
+from symgrad.api_leaves import leaf_type
 from symgrad.api_staging import (
     Callback,
     call_on_inputs,

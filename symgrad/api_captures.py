@@ -10,7 +10,6 @@ what they were.  So it does for the contents of arrays that shaped it, masks and
 from __future__ import annotations
 
 import functools
-import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from symgrad.api_leaves import signature
 from symgrad.ir.opdef import Array
-from symgrad.tracing import Capture
+from symgrad.tracer import is_tensor
+from symgrad.tracing import Capture, TensorCapture
 
 _NEAR = 4  # steps within which functions are followed and numbers watched
 _FAR = 24  # steps within which arrays are found: models are nested deeply
@@ -52,10 +53,10 @@ class Surroundings:
         self._places = list(self._of_callable(function, 0))
 
     def arrays(self) -> dict[int, Callable[[], Any]]:
-        """How to read each array again, by its identity."""
+        """How to read each array and tensor again, by its identity."""
         found: dict[int, Callable[[], Any]] = {}
         for place in self._places:
-            if isinstance(place.value, np.ndarray):
+            if not _is_number(place.value):
                 found.setdefault(id(place.value), place.read)
         return found
 
@@ -69,7 +70,7 @@ class Surroundings:
         return [
             p
             for p in self._places
-            if not isinstance(p.value, np.ndarray)
+            if _is_number(p.value)
             and p.name in self._names
             and _unchanged(p.read(), p.value)
         ]
@@ -92,6 +93,7 @@ class Surroundings:
         else:
             self._names.add("__call__")
             owner = getattr(f, "__self__", f)
+            self._seen.discard(id(owner))
             yield from self._of_value(_constantly(owner), owner, None, depth + 1)
 
     def _of_function(self, f: types.FunctionType, depth: int) -> Iterator[Place]:
@@ -107,9 +109,8 @@ class Surroundings:
     def _of_value(
         self, read: Callable[[], Any], value: Any, name: str | None, depth: int
     ) -> Iterator[Place]:
-        if _is_tensor(value):
-            yield Place(functools.partial(_contents, read), value._array(), name)
-        elif isinstance(value, np.ndarray) or (type(value) in _NUMBERS and depth <= _NEAR):
+        number = type(value) in _NUMBERS and depth <= _NEAR
+        if number or isinstance(value, np.ndarray) or is_tensor(value):
             yield Place(read, value, name)
         elif depth > _FAR or isinstance(value, (type, types.ModuleType)) or _is_foreign(value):
             return
@@ -146,29 +147,32 @@ class Environment:
     def __init__(
         self,
         surroundings: Surroundings,
-        captures: Sequence[Capture],
+        captures: Sequence[Capture | TensorCapture],
         guards: Sequence[tuple[weakref.ref[Array], Array]],
     ) -> None:
         self._watched = [(p.read, p.value) for p in surroundings.numbers()]
         self._guards = [(ref, contents) for ref, contents in guards if ref() is not None]
         self._reads: list[Callable[[], Any]] = []
-        self._rebindable: list[tuple[Callable[[], Any], np.dtype[Any], tuple[int, ...]]] = []
+        self._rebindable: list[tuple[Callable[[], Any], type, Any]] = []
         places = surroundings.arrays() if captures else {}
         wholes = surroundings.wholes() if captures else {}
         for capture in captures:
             array = capture.settle()
-            read = places.get(id(array)) or _of_whole_view(array, wholes)
+            read = places.get(id(array))
+            if read is None and isinstance(array, np.ndarray):
+                read = _of_whole_view(array, wholes)
             self._reads.append(read or _constantly(array))
             if read is not None:
-                self._rebindable.append((read, array.dtype, array.shape))
+                now = read()
+                self._rebindable.append((read, type(now), signature(now)))
 
     @property
     def is_empty(self) -> bool:
         """Whether the program depends on its arguments alone."""
         return not (self._watched or self._guards or self._reads)
 
-    def arrays(self) -> list[Array]:
-        """The captured arrays as they are now."""
+    def arrays(self) -> list[Any]:
+        """The captured arrays and tensors as they are now."""
         return [read() for read in self._reads]
 
     def holds(self) -> bool:
@@ -176,26 +180,15 @@ class Environment:
         for read, value in self._watched:
             if not _unchanged(read(), value):
                 return False
-        for read, dtype, shape in self._rebindable:
+        for read, kind, known in self._rebindable:
             now = read()
-            if type(now) is not np.ndarray or now.dtype != dtype or now.shape != shape:
+            if type(now) is not kind or signature(now) != known:
                 return False
         for ref, contents in self._guards:
             array = ref()
             if array is not None and not np.array_equal(array, contents):
                 return False
         return True
-
-
-def _is_tensor(value: Any) -> bool:
-    """Whether a value is a tensor, of which layers lend their arrays while they are traced."""
-    tensors = sys.modules.get("symgrad.tensors.handle")  # no tensors before it is imported
-    return tensors is not None and isinstance(value, tensors.Tensor)
-
-
-def _contents(read: Callable[[], Any]) -> Any:
-    value = read()
-    return value._array() if _is_tensor(value) else value
 
 
 def _of_whole_view(array: Array, wholes: dict[_Extent, Place]) -> Callable[[], Any] | None:
@@ -218,6 +211,10 @@ def _reshaped(read: Callable[[], Any], old: tuple[int, ...], new: tuple[int, ...
 
 def _unchanged(now: Any, before: Any) -> bool:
     return now is before or (type(now) is type(before) and bool(now == before))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in _NUMBERS
 
 
 def _constantly(value: Any) -> Callable[[], Any]:

@@ -20,9 +20,10 @@ import symgrad.numpy  # noqa: F401  (declares the traced forms)
 from symgrad import tree
 from symgrad.api_backend import compile_func, is_profiled, register_owner, register_quick
 from symgrad.api_captures import Environment, Surroundings
-from symgrad.ir import Func, TensorType, Value, dtype_of
+from symgrad.api_leaves import leaf_type, signature
+from symgrad.ir import Func, Value
 from symgrad.ir.errors import DTypeError, TraceError, UsageError
-from symgrad.tracer import NUMBERS, Tracer
+from symgrad.tracer import NUMBERS, Tracer, is_tensor
 from symgrad.tracing import Trace, current_trace
 
 if TYPE_CHECKING:
@@ -54,18 +55,6 @@ class Constant:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-def leaf_type(x: Any) -> tuple[TensorType, type | None]:
-    """IR type of an argument, and its Python type if that is a plain number.
-
-    Raises ``DTypeError`` for what is no array.
-    """
-    if type(x) in NUMBERS:
-        return TensorType(dtype_of(type(x))), (None if type(x) is bool else type(x))
-    if not isinstance(x, (np.ndarray, np.generic, Tracer)):
-        raise DTypeError(f"a {type(x).__name__} is no array")
-    return TensorType(dtype_of(x.dtype), tuple(x.shape)), None
 
 
 def trace_body(
@@ -122,19 +111,41 @@ def _identifier(text: str) -> str:
 
 
 class Program:
-    """One signature of a function, compiled."""
+    """One signature of a function, compiled.
+
+    ``leaves`` are the flat arguments that it was traced for.  Where tensors are among them,
+    the results are tensors; these and tensors found in the surroundings stay in the form
+    that the program computes in, see ``tensors.compiled``.
+    """
 
     def __init__(
         self,
         traced: Traced,
         surroundings: Surroundings,
+        leaves: Sequence[Any],
         donate: Sequence[int] = (),
         conv_precision: str | None = None,
     ) -> None:
         self.traced = traced
-        self.executable: Any = compile_func(traced.func, donate, conv_precision)
         self.environment = Environment(surroundings, traced.captures, traced.guards)
         self._hidden = bool(traced.captures)
+        arguments = [*leaves, *self.environment.arrays()]
+        tensors = [i for i, x in enumerate(arguments) if is_tensor(x)]
+        gives_tensors = any(i < len(leaves) for i in tensors)
+        results = range(len(traced.func.results)) if gives_tensors else ()
+        self.executable: Any = compile_func(
+            traced.func, donate, conv_precision, state=(tensors, results)
+        )
+        if tensors:
+            from symgrad.tensors.compiled import OnTensors
+
+            self.executable = OnTensors(
+                self.executable,
+                traced.func,
+                tensors=tensors,
+                donated=donate,
+                gives_tensors=gives_tensors,
+            )
         self._single = traced.outputs == [0] and traced.spec.is_leaf()
         self._fixed = self.environment.is_empty
 
@@ -249,23 +260,24 @@ class Function:
         else:
             dynamic, fixed = self._statics.split(args, kwargs)
             leaves, spec = tree.flatten(dynamic)
-            key = spec, tuple([_signature(x) for x in leaves]), fixed
+            key = spec, tuple([signature(x) for x in leaves]), fixed
         for program in self._programs.get(key, ()):
             if program.holds():
                 self._programs.move_to_end(key)
                 return program, leaves
-        program = self._compile(key, args, kwargs)
+        program = self._compile(key, leaves, args, kwargs)
         if leaves is args:
             self._latest = program
             self.set_quick(not is_profiled())
         return program, leaves
 
-    def _compile(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    def _compile(
+        self, key: Any, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Program:
         surroundings = Surroundings(self.wrapped)
         traced = self.traced(*args, **kwargs)
-        program = Program(
-            traced, surroundings, self._donated_leaves(args), self.conv_precision
-        )
+        donated = self._donated_leaves(args)
+        program = Program(traced, surroundings, leaves, donated, self.conv_precision)
         self._programs[key] = [program, *self._programs.get(key, ())][:MAX_VARIANTS]
         while len(self._programs) > MAX_PROGRAMS:
             self._programs.popitem(last=False)
@@ -367,12 +379,6 @@ class Function:
 def _flat_key(args: tuple[Any, ...]) -> Any:
     """What tells signatures apart when all arguments are arrays or numbers."""
     return tuple([(type(x), x.dtype, x.shape) if type(x) is np.ndarray else type(x) for x in args])
-
-
-def _signature(x: Any) -> Any:
-    if isinstance(x, (np.ndarray, np.generic)):
-        return x.dtype, x.shape
-    return type(x)
 
 
 class _Statics:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from symgrad import tree
-from symgrad.api_function import Function, leaf_type
+from symgrad.api_function import Function
+from symgrad.api_leaves import leaf_type
 from symgrad.ir import TensorType, Value
 from symgrad.ir.errors import DifferentiationError, DTypeError, ShapeError, UsageError
 from symgrad.tracer import Tracer

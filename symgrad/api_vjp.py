@@ -16,7 +16,8 @@ import numpy as np
 from symgrad import tree
 from symgrad.api_backend import compile_func, register_owner
 from symgrad.api_captures import Environment, Surroundings
-from symgrad.api_function import MAX_PROGRAMS, Traced, leaf_type, trace_body
+from symgrad.api_function import MAX_PROGRAMS, Traced, trace_body
+from symgrad.api_leaves import array_of, leaf_type
 from symgrad.api_staging import (
     Callback,
     call_on_inputs,
@@ -28,6 +29,7 @@ from symgrad.api_staging import (
 )
 from symgrad.ir import Builder, Func, Op, TensorType, Value
 from symgrad.ir.adjoint import pull_back
+from symgrad.tracer import is_tensor
 from symgrad.tracing import current_trace
 
 
@@ -81,6 +83,8 @@ class _Halves:
 
     def __call__(self, primals: tuple[Any, ...]) -> tuple[Any, Any]:
         leaves, spec = tree.flatten(primals)
+        if any(map(is_tensor, leaves)):
+            return self._on_tensors(tree.unflatten(spec, [array_of(x) for x in leaves]))
         key = spec, tuple(leaf_type(x) for x in leaves)
         pair = self.programs.get(key)
         if pair is None or not pair.environment.holds():
@@ -88,6 +92,17 @@ class _Halves:
             if len(self.programs) > MAX_PROGRAMS:
                 self.programs.popitem(last=False)
         return pair.run(self.f, primals, leaves)
+
+    def _on_tensors(self, primals: tuple[Any, ...]) -> tuple[Any, Any]:
+        from symgrad.tensors.compiled import as_tensor
+
+        result, pullback = self(primals)
+
+        def pull(cotangent: Any) -> tuple[Any, ...]:
+            cts = pullback(tree.map_leaves(array_of, cotangent))
+            return tuple(tree.map_leaves(as_tensor, list(cts)))
+
+        return tree.map_leaves(as_tensor, result), pull
 
 
 class _Pair:
@@ -119,7 +134,8 @@ class _Pair:
 
     def run(self, f: Callback, primals: Any, leaves: Sequence[Any]) -> tuple[Any, Any]:
         """The result, and the pull-back that holds on to the residuals."""
-        results = list(self.forward([*leaves, *self.environment.arrays()]))
+        captured = [array_of(x) for x in self.environment.arrays()]
+        results = list(self.forward([*leaves, *captured]))
         outs, residuals = results[: len(self.out_types)], results[len(self.out_types) :]
         spec = tree.flatten(primals)[1]
 

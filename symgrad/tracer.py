@@ -399,8 +399,15 @@ def unsupported(name: str, operands: Sequence[Any]) -> SymgradError:
 
 
 def is_operand(x: Any) -> bool:
-    """Whether arithmetic takes ``x``: a tracer, an array or a number."""
-    return isinstance(x, (Tracer, np.ndarray, np.generic, list, tuple, *NUMBERS))
+    """Whether arithmetic takes ``x``: a tracer, an array, a tensor or a number."""
+    known = isinstance(x, (Tracer, np.ndarray, np.generic, list, tuple, *NUMBERS))
+    return known or is_tensor(x)
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether a value is a tensor, whose type need not have been imported yet."""
+    tensors = sys.modules.get("symgrad.tensors.handle")
+    return tensors is not None and isinstance(x, tensors.Tensor)
 
 
 def is_traced(x: Any) -> bool:

@@ -22,7 +22,7 @@ from symgrad.ir.graph import Op
 from symgrad.ir.interp import evaluate
 from symgrad.ir.opdef import Array, lookup
 from symgrad.ir.types import type_of_array
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer, describe, is_traced
+from symgrad.tracer import HANDLERS, NUMBERS, Tracer, describe, is_tensor, is_traced
 
 __all__ = [
     "HANDLERS",
@@ -71,6 +71,20 @@ class Capture:
         return self.array
 
 
+class TensorCapture:
+    """A tensor met while tracing: as ``Capture``, but its contents need not be looked at."""
+
+    def __init__(self, tensor: Any, value: Value) -> None:
+        self.tensor = tensor
+        self.value = value
+        self.seen = tensor._value()
+
+    def settle(self) -> Any:
+        """What to read at a call: the tensor, or what it was where the function changed it."""
+        now = self.tensor._value()
+        return self.tensor if now is self.seen else type(self.tensor).of_value(self.seen)
+
+
 class Trace:
     """One function being traced: its builder, parameters and captured arrays.
 
@@ -84,12 +98,13 @@ class Trace:
         self.builder = Builder()
         self.is_open = True
         self.parent = current_trace()
-        self.captures: list[Capture] = []
+        self.captures: list[Capture | TensorCapture] = []
         self.guards: list[tuple[weakref.ref[Array], Array]] = []
         """Arrays whose contents shaped the trace (indices, masks), with those contents."""
         self.outer: dict[int, tuple[Tracer, Value]] = {}
         """Values of enclosing traces used here, with the parameters that stand for them."""
         self._captured: dict[int, Capture] = {}
+        self._tensors: dict[int, TensorCapture] = {}
 
     def __enter__(self) -> Trace:
         _active.traces.append(self)
@@ -128,10 +143,12 @@ class Trace:
     def lift(self, x: Any, dtype: np.dtype[Any] | None = None) -> Value:
         """The value of a tracer, array or number in this trace.
 
-        Numbers become constants of ``dtype``; arrays become hidden parameters.
+        Numbers become constants of ``dtype``; arrays and tensors become hidden parameters.
         """
         if isinstance(x, Tracer):
             return x.value if x.trace is self else self._lift_outer(x)
+        if is_tensor(x):
+            return self._capture_tensor(x)
         if isinstance(x, np.ndarray) and x.ndim:
             return self._capture(x)
         return self.builder.constant(np.asarray(x, dtype))
@@ -152,6 +169,18 @@ class Trace:
             name = f"captured{len(self.captures)}"
             known = Capture(array, self.builder.param(type_of_array(array), name))
             self._captured[id(array)] = known
+            self.captures.append(known)
+        return known.value
+
+    def _capture_tensor(self, tensor: Any) -> Value:
+        if self.parent is not None:
+            return self._lift_outer(Tracer(self.parent, self.parent.lift(tensor)))
+        known = self._tensors.get(id(tensor))
+        if known is None or tensor._value() is not known.seen:
+            type = tensor._tracer._value.type
+            name = f"captured{len(self.captures)}"
+            known = TensorCapture(tensor, self.builder.param(type, name))
+            self._tensors[id(tensor)] = known
             self.captures.append(known)
         return known.value
 

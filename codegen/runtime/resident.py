@@ -121,6 +121,10 @@ class Resident:
         """Dtype and shape of the tensor."""
         return self.form.type
 
+    def copy(self) -> Resident:
+        """The same tensor in memory of its own."""
+        return Resident(self.form, self.memory.copy())
+
     def numpy(self) -> Array:
         """The tensor as a new C-contiguous array."""
         return self.form.restore(self.memory)

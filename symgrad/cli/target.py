@@ -152,7 +152,7 @@ def _traced(function: Callback, given: Mapping[str, Any], code: str | None) -> S
     primal = own.primal.traced(*args, **kwargs) if own.primal is not own else traced
     in_order = [*args, *(kwargs[name] for name in sorted(kwargs))]
     values = [x for x in in_order if not isinstance(x, STATIC)]
-    values += [capture.settle() for capture in traced.captures]
+    values += [np.asarray(capture.settle()) for capture in traced.captures]
     source = own.stages(*args, **kwargs).source if code is None else f"{code}\n"
     return Subject(primal.func, traced.func, tuple(values), source)
 

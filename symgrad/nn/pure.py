@@ -69,10 +69,8 @@ def _plain(value: Any) -> Any:
 
 
 def _captured(value: Any) -> Any:
-    array, trace = _plain(value), current_trace()
-    if trace is None or not isinstance(array, np.ndarray) or not array.ndim:
-        return array
-    return Tracer(trace, trace.lift(array))
+    trace = current_trace()
+    return _plain(value) if trace is None else Tracer(trace, trace.lift(value))
 
 
 def holds_tensors(model: Module) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import symgrad.numpy as snp
+from symgrad.tracer import is_tensor
 
 Array = Any
 Arrays = Mapping[str, Array]
@@ -67,9 +68,12 @@ class Rule:
     # -- the functional face -------------------------------------------------------------
 
     def init(self, params: Arrays) -> dict[str, Array]:
-        """The state before the first step: ``"<parameter>/<slot>"``, and the steps done."""
+        """The state before the first step: ``"<parameter>/<slot>"``, and the steps done.
+
+        That of tensors is tensors.
+        """
         state: dict[str, Array] = {
-            f"{name}/{slot}": value
+            f"{name}/{slot}": type(p).of_array(value) if is_tensor(p) else value
             for name, p in params.items()
             for slot, value in self.slots(p).items()
         }

@@ -58,6 +58,10 @@ class Memory:
             self._array = self.contents.numpy()
         return self._array
 
+    def copy(self) -> Memory:
+        """The same contents in memory of their own."""
+        return Memory(self.contents.copy())
+
     @property
     def is_shared(self) -> bool:
         """Whether anything else refers to the contents."""
@@ -307,7 +311,8 @@ class _Programs:
 
             recompiles.report(key, self.known)
             func = graph.function(results)
-            found = self.known[key] = compile_func(func, donated, resident=True)
+            everything = range(len(func.params)), range(len(func.results))
+            found = self.known[key] = compile_func(func, donated, state=everything)
             while len(self.known) > PROGRAM_LIMIT:
                 self.known.popitem(last=False)
         else:
@@ -339,17 +344,27 @@ def compute(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> None:
         donated = _donated(graph, pending, spent)
         program = PROGRAMS.find(graph, pending, donated)
         memories: list[Any] = [memory_of(v) for v in graph.inputs]
-        given = [m.contents for m in memories]
-        if getattr(program, "has_forms", False):
-            given = program.prepare(given)
-            for memory, contents in zip(memories, given, strict=True):
-                memory.contents = contents  # stays in the form that programs want
-        results = program(given)
+        results = run(program, memories)
+        del memories
         for number in donated:
             del graph.inputs[number].memory  # type: ignore[attr-defined]
-        for value, result in zip(pending, results, strict=True):
-            contents = np.asarray(result) if isinstance(result, np.generic) else result
-            value.op.memories[value.index] = Memory(contents)  # type: ignore[union-attr]
+        for value, memory in zip(pending, results, strict=True):
+            value.op.memories[value.index] = memory  # type: ignore[union-attr]
+
+
+def run(program: Any, memories: Sequence[Memory]) -> list[Memory]:
+    """What a program makes of contents, which stay in the form that it wants them in."""
+    given = [m.contents for m in memories]
+    if not getattr(program, "is_prepared", _yes)(given):
+        given = program.prepare(given)
+        for memory, contents in zip(memories, given, strict=True):
+            memory.contents = contents
+    results = program(given)
+    return [Memory(np.asarray(r) if isinstance(r, np.generic) else r) for r in results]
+
+
+def _yes(_: object) -> bool:
+    return True
 
 
 def _donated(

@@ -1,0 +1,157 @@
+"""Tensors as arguments, captures and results of compiled functions.
+
+A compiled function reads the contents of tensors as recorded programs do, in the form that
+its program computes in (``codegen.runtime.resident``), and they stay in that form until
+somebody looks; its results are tensors that hold what the program left.  Where a derivative
+must be able to pass, the function is recorded instead, as one operation.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from symgrad.ir import Func
+from symgrad.ir.builder import inline
+from symgrad.ir.errors import UsageError
+from symgrad.tensors.apply import apply
+from symgrad.tensors.contents import Handle
+from symgrad.tensors.handle import Tensor
+from symgrad.tensors.record import Leaf, Memory, is_known, memory_of, references, run
+from symgrad.tensors.state import is_grad_enabled
+from symgrad.tracer import Tracer
+from symgrad.tracing import current_trace
+
+
+class OnTensors:
+    """A compiled program for arguments some of which, ``tensors``, are tensors.
+
+    Results are tensors, too, or arrays unless ``gives_tensors``.  They may take the memory
+    of arguments ``donated``, where nothing but the argument itself refers to it.
+    """
+
+    def __init__(
+        self,
+        program: Any,
+        func: Func,
+        *,
+        tensors: Sequence[int],
+        donated: Collection[int] = (),
+        gives_tensors: bool = True,
+    ) -> None:
+        self.program = program
+        self._func = func
+        self._tensors = tensors
+        self._donated = [i for i in tensors if i in donated]
+        self._gives_tensors = gives_tensors
+        self._operation = _operation(func)
+
+    def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Runs the program, or records it where a derivative must be able to pass."""
+        if self._gives_tensors and is_grad_enabled():
+            if any(arguments[i].requires_grad for i in self._tensors):
+                return self._recorded(arguments)
+        memories = self._memories(arguments)
+        given = self._donate(arguments, memories)
+        made = run(self.program, memories)
+        for leaf in given:
+            leaf.memory = _Donated(self._func.name)
+        if not self._gives_tensors:
+            return [m.array[()] for m in made]
+        types = self._func.result_types
+        return [Tensor(Handle(Leaf(m, t))) for m, t in zip(made, types, strict=True)]
+
+    def profile(self, arguments: Sequence[Any]) -> Any:
+        """See ``Executable.profile``."""
+        contents = [m.contents for m in self._memories(arguments)]
+        return self.program.profile(self.program.prepare(contents))
+
+    def _memories(self, arguments: Sequence[Any]) -> list[Memory]:
+        """The contents of all arguments, computed where they are pending."""
+        pending = [arguments[i] for i in self._tensors if not is_known(arguments[i]._value())]
+        if pending:
+            Tensor._compute(pending)
+        memories: list[Any] = list(arguments)
+        for i in self._tensors:
+            memories[i] = memory_of(arguments[i]._value())
+        return [m if isinstance(m, Memory) else Memory(m) for m in memories]
+
+    def _donate(self, arguments: Sequence[Any], memories: list[Memory]) -> list[Leaf]:
+        """The arguments whose memory is handed over; of what is shared, a copy is."""
+        leaves = [arguments[i]._tracer._value for i in self._donated]
+        given: list[Leaf] = []
+        for number, i in enumerate(self._donated):
+            # Leaves are in the handle and the list here, memories in the leaf and the list.
+            if (
+                type(leaves[number]) is Leaf
+                and references(leaves[number]) == 2
+                and references(memories[i]) == 2
+                and not memories[i].is_shared
+                and arguments[i]._tracer._view is None
+            ):
+                given.append(leaves[number])
+            else:
+                memories[i] = memories[i].copy()
+        return given
+
+    def _recorded(self, arguments: Sequence[Any]) -> Sequence[Tensor]:
+        for i in self._donated:
+            if arguments[i].requires_grad:
+                raise UsageError(
+                    f"{self._func.name}: a donated argument requires a gradient, and its memory "
+                    "cannot be overwritten while a derivative may need it; pass x.detach(), or "
+                    "call under no_grad()"
+                )
+        types = self._func.param_types
+        operands = [
+            x if isinstance(x, Tensor) else Tensor.of_array(np.array(x, t.dtype.numpy))
+            for x, t in zip(arguments, types, strict=True)
+        ]
+        name = "".join(part.capitalize() for part in self._func.name.split("_"))
+        made: tuple[Tensor, ...] = apply(f"{name}Backward", self._operation, operands)
+        for tensor in made:
+            tensor._mates = [weakref.ref(t) for t in made if t is not tensor]
+        return made
+
+
+def as_tensor(x: Any) -> Tensor:
+    """A result, an array that nobody else writes to, as a tensor."""
+    return Tensor.of_array(np.asarray(x))
+
+
+def _operation(func: Func) -> Callable[..., tuple[Tracer, ...]]:
+    """A function as an operation that can be recorded."""
+
+    def operation(*operands: Tracer) -> tuple[Tracer, ...]:
+        trace = current_trace()
+        assert trace is not None
+        made = inline(trace.builder, func, [trace.lift(x) for x in operands])
+        return tuple([Tracer(trace, value) for value in made])
+
+    operation.is_kept = True  # type: ignore[attr-defined]
+    return operation
+
+
+class _Donated(Memory):
+    """What is left of a tensor whose memory a compiled function took for its results."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: str) -> None:
+        self._function = function
+
+    @property
+    def contents(self) -> Any:
+        """Nothing: the memory holds something else."""
+        raise UsageError(
+            f"this tensor was donated to {self._function}(), which may have put a result into "
+            "its memory; use the result, or leave the argument out of donate_argnums"
+        )
+
+    @property
+    def array(self) -> Any:
+        """As ``contents``."""
+        return self.contents
