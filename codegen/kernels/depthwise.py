@@ -28,6 +28,7 @@ from symgrad.codegen.kernels.microkernel import (
 )
 from symgrad.codegen.kernels.pack import packed_dtype
 from symgrad.codegen.scalar import convert, emit_op
+from symgrad.codegen.target import Target
 
 GROUP = 4
 """Vectors that share a loaded weight."""
@@ -81,6 +82,18 @@ def input_grad(conv: Convolution, dy: Access, w: Access, dx: Access) -> Depthwis
         offset=w.offset + sum(t * s for t, s in zip(taps, back, strict=True)),
     )
     return DepthwiseSpec(replace(conv, size=conv.out, out=conv.size, low=low), dy, turned, dx)
+
+
+def cycles(conv: Convolution, scalar_bytes: int, target: Target, threads: int) -> float:
+    """Estimated time of the slowest of some threads, of all three kernels.
+
+    A row is cut into vectors; one of a strided row is put together lane by lane.
+    """
+    lanes = target.lanes(scalar_bytes)
+    rows = conv.images * conv.outputs * prod(conv.out[:-1])
+    vectors = rows * -(-conv.out[-1] // lanes)
+    load = 1.5 if conv.stride[-1] == 1 else 1.2 * lanes
+    return (vectors * (prod(conv.kernel) * load + 4) + rows * 10) / threads
 
 
 def lower_depthwise(spec: DepthwiseSpec) -> Lowering:

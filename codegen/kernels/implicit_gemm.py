@@ -15,16 +15,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import ceil, gcd
+from math import ceil, gcd, prod
 
-from symgrad.codegen.access import Access, Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.matrix import PaddedAccess, Window
 from symgrad.codegen.target import Target
 
 Axes = tuple[int, ...]
+
+GATHER = 45
+"""Cycles to gather a vector of patches whose elements are no neighbours in memory."""
+RUN = 5
+"""Cycles to load, place and store one whose elements are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,34 @@ def lower_implicit(spec: GemmSpec, target: Target, threads: int) -> Lowering:
             phases.append(replace(phase, buffers=tuple(moved)))
         temporaries += lowering.temporaries
     return Lowering(tuple(phases), tuple(temporaries))
+
+
+def cycles(spec: GemmSpec, target: Target, threads: int) -> float:
+    """Estimated time of the slowest of some threads: products, and gathering the patches."""
+    return sum(_part_cycles(part, target) for part in residue_classes(spec)) / threads
+
+
+def _part_cycles(spec: GemmSpec, target: Target) -> float:
+    lanes = target.lanes(bytes_of(MEMORY_TYPES[spec.accumulator]))
+    rows, depth = prod(spec.m), prod(spec.k)
+    vectors = ceil(prod(spec.n) / lanes)
+    # A few rows make a tile that loads more than it multiplies.
+    products = max(rows, 4) * (1.1 + 2 / rows) / target.vector_ports
+    pack = RUN + GATHER * _scattered(spec, lanes)
+    return prod(spec.batch) * depth * vectors * (products + pack)
+
+
+def _scattered(spec: GemmSpec, lanes: int) -> float:
+    """The part of the patches' vectors whose elements are no neighbours in memory."""
+    assert isinstance(spec.b, PaddedAccess)
+    inner = spec.b.windows[-1]
+    across = len(spec.batch) + len(spec.k) + len(spec.n) - 1
+    if inner.dilation != 1 or inner.steps[across] != 1 or inner.stride != 1:
+        return 1.0
+    if prod(spec.k[1:]) == 1 and inner.origin == 0:
+        return 0.0
+    # Rows of patches end within vectors, and reach over the image's edges.
+    return min(1.0, 1.5 * (lanes - 1) / spec.n[-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from math import prod
+from typing import Any, Generic, TypeVar
 
 from symgrad.codegen.access import Epilogue
 from symgrad.codegen.kernels import (
@@ -26,6 +27,7 @@ from symgrad.codegen.kernels.winograd_grad import WinogradGradSpec
 from symgrad.codegen.kernels.winograd_grad_schedule import grad_schedule, lower_winograd_grad
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.layout import channels
+from symgrad.codegen.lowering.conv_fit import Problem, halos
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.target import Target
 from symgrad.ir.graph import Op
@@ -39,14 +41,25 @@ class Setting:
     threads: int
     precision: str = "default"
 
+    @staticmethod
+    def of(scope: Scope) -> Setting:
+        """That of a function being lowered."""
+        return Setting(scope.target, scope.threads, scope.conv_precision)
+
+
+Made = TypeVar("Made")
+
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Generic[Made]):
     """An algorithm, what it would take, and how to get its kernels."""
 
     name: str
     cycles: float
-    lower: Callable[[], Lowering]
+    lower: Callable[[], Made]
+
+
+Kernels = Candidate[Lowering]
 
 
 def geometry(op: Op) -> dict[str, Any]:
@@ -59,6 +72,18 @@ def geometry(op: Op) -> dict[str, Any]:
     }
 
 
+def nominal_work(op: Op) -> dict[str, Any]:
+    """Nominal flops and bytes of a convolution or one of its gradients."""
+    values = (*op.operands, op.result)
+    kernel = op.attrs["kernel"] if op.name == "conv_weight_grad" else op.operands[1].shape[2:]
+    inputs, outputs = channels(op)
+    output = {"conv": op.result, "conv_input_grad": op.operands[0]}.get(op.name, op.operands[1])
+    spatial = output.shape[2:]
+    points = op.operands[0].shape[0] * prod(spatial)
+    flops = 2.0 * points * inputs * outputs * prod(kernel) / op.attrs["groups"]
+    return {"flops": flops, "bytes": float(sum(v.type.bytes for v in values))}
+
+
 def convolution(
     scope: Scope,
     op: Op,
@@ -68,16 +93,18 @@ def convolution(
     epilogue: Epilogue | None,
 ) -> Lowering:
     """The cheapest kernels of a convolution or of its gradient to the input."""
-    setting = Setting(scope.target, scope.threads, scope.conv_precision)
-    return _cheapest(scope, *candidates(setting, op, source, result, weights, epilogue))
+    setting = Setting.of(scope)
+    found = candidates(setting, op, source, result, weights, epilogue)
+    return cheapest(scope, *found).lower()
 
 
 def weight_gradient(
     scope: Scope, op: Op, x: Blocked, dy: Blocked, dw: Weights, epilogue: Epilogue | None
 ) -> Lowering:
     """The cheapest kernels of a convolution's gradient to its weights."""
-    setting = Setting(scope.target, scope.threads, scope.conv_precision)
-    return _cheapest(scope, *gradient_candidates(setting, op, x, dy, dw, epilogue))
+    setting = Setting.of(scope)
+    found = gradient_candidates(setting, op, x, dy, dw, epilogue)
+    return cheapest(scope, *found).lower()
 
 
 def candidates(
@@ -87,7 +114,7 @@ def candidates(
     result: Blocked,
     weights: Weights,
     epilogue: Epilogue | None = None,
-) -> tuple[list[Candidate], list[str]]:
+) -> tuple[list[Kernels], list[str]]:
     """The algorithms for a convolution or its gradient to the input; why others are none."""
     target, threads = setting.target, setting.threads
     to_input = op.name == "conv_input_grad"
@@ -133,7 +160,7 @@ def gradient_candidates(
     dy: Blocked,
     dw: Weights,
     epilogue: Epilogue | None = None,
-) -> tuple[list[Candidate], list[str]]:
+) -> tuple[list[Kernels], list[str]]:
     """The algorithms for a gradient to the weights; why others are none."""
     target, threads = setting.target, setting.threads
     direct = conv_direct_grad.WeightGradSpec(x, dy, dw, epilogue=epilogue, **geometry(op))
@@ -186,13 +213,36 @@ def winograd_refusal(op: Op, kernel: Sequence[int], outputs: int, precision: str
     return None
 
 
-def _cheapest(scope: Scope, found: Sequence[Candidate], refused: Sequence[str]) -> Lowering:
-    """The kernels of the least estimate; records it, and what is said of the others."""
-    best = min(found, key=lambda c: c.cycles)
+def fitted(setting: Setting, problem: Problem) -> Kernels:
+    """The cheapest kernels of a fitted convolution, on operands with the halos they need."""
+    op, dtype = problem.op, problem.op.result.type.dtype.name
+    x_halo, y_halo = halos(op)
+    x = Blocked.dense(dtype, problem.x.shape, x_halo)
+    y = Blocked.dense(dtype, problem.y.shape, y_halo)
+    w = Weights.plain(dtype, problem.w.shape[0], problem.w.shape[1], problem.w.plane)
+    if op.name == "conv_weight_grad":
+        found, _ = gradient_candidates(setting, op, x, y, w)
+    elif op.name == "conv":
+        found, _ = candidates(setting, op, x, y, w)
+    else:
+        found, _ = candidates(setting, op, y, x, w)
+    return best_of(found)
+
+
+def best_of(found: Sequence[Candidate[Made]]) -> Candidate[Made]:
+    """The candidate of least estimate."""
+    return min(found, key=lambda c: c.cycles)
+
+
+def cheapest(
+    scope: Scope, found: Sequence[Candidate[Made]], refused: Sequence[str]
+) -> Candidate[Made]:
+    """``best_of`` the candidates; records it, and what is said of the others."""
+    best = best_of(found)
     others = [
-        f"{c.name}: {c.cycles / best.cycles:.2f} times the time"
+        f"{c.name}: {c.cycles / max(best.cycles, 1.0):.2f} times the time"
         for c in found
         if c is not best
     ]
     scope.choose(best.name, "; ".join([*others, *refused]))
-    return best.lower()
+    return best

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from symgrad.codegen.compile import compile_func
 from symgrad.codegen.layout import Layouts
-from symgrad.codegen.lowering import find_epilogues, lower_func
+from symgrad.codegen.lowering import conv_choice, find_epilogues, lower_func
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.target import Target
 from symgrad.ir import Func, interpret
@@ -147,6 +147,33 @@ def test_compiled_is_interpreted(case: dict[str, Any], name: str, target_name: s
         worst = np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)
         assert worst < 60 * eps
         np.testing.assert_array_equal(run(arrays)[0], actual)
+
+
+@pytest.mark.parametrize("target_name", TARGETS)
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("case", grid()[::4], ids=lambda case: "-".join(map(str, case.values())))
+def test_every_candidate_is_right(
+    case: dict[str, Any], name: str, target_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that cost more compute the same."""
+    target, func = target_named(target_name), convolution(name, **case)
+    rng = np.random.default_rng(4)
+    arrays = [rng.standard_normal(t.shape).astype(t.dtype.numpy) for t in func.param_types]
+    exact = convolution(name, **{**case, "dtype": "f8"})
+    (expected,) = interpret(exact, [a.astype(np.float64) for a in arrays])
+    bound = 60 * float(np.finfo(arrays[0].dtype).eps) * max(np.abs(expected).max(), 1e-30)
+    number, candidates = 0, 1
+    while number < candidates:
+
+        def forced(found: Sequence[Any], number: int = number) -> Any:
+            nonlocal candidates
+            candidates = max(candidates, len(found))
+            return found[number % len(found)]
+
+        monkeypatch.setattr(conv_choice, "best_of", forced)
+        (actual,) = compile_func(func, target=target, threads=2)(arrays)
+        assert np.abs(actual - expected).max() < bound
+        number += 1
 
 
 @pytest.mark.parametrize("name", ["conv", "conv_input_grad"])
