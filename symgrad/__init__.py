@@ -15,6 +15,7 @@ _EXPORTS = {
     "symgrad.api": "grad hvp inspect jit jvp stop_gradient trace value_and_grad",
     "symgrad.api_export": "export",
     "symgrad.api_batch": "hessian jacfwd jacobian jacrev vmap",
+    "symgrad.api_loops": "fori_loop scan",
     "symgrad.api_vjp": "vjp",
     "symgrad.gradcheck": "check_grads",
     "symgrad.io": "load save",

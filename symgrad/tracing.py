@@ -158,7 +158,9 @@ class Trace:
             raise _escaped(x)
         value = x.value
         if id(value) not in self.outer:
-            self.outer[id(value)] = Tracer(x.trace, value), self.builder.param(value.type)
+            param = self.builder.param(value.type)
+            param.facts = value.facts
+            self.outer[id(value)] = Tracer(x.trace, value), param
         return self.outer[id(value)][1]
 
     def _capture(self, array: Array) -> Value:

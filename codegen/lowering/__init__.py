@@ -15,6 +15,7 @@ __all__ = ["find_epilogues", "lower_func", "reuse_donated"]
 
 def lower_func(scope: Scope, func: Func) -> list[Call]:
     """The kernel calls of a whole function, results written to the caller's memory."""
+    scope.read.update(id(v) for v in (*func.results, *(v for op in func.ops for v in op.operands)))
     for slot, param in enumerate(func.params):
         scope.define(param, scope.layouts.edge(param, Buffer(param.type.bytes, slot=slot)))
     for op in _in_order(func, scope.epilogues):

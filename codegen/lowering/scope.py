@@ -82,6 +82,8 @@ class Scope:
         self._home: dict[int, Storage] = {}
         self._copies: dict[tuple[int, object], Storage] = {}
         self._op: Op | None = None
+        self.read: set[int] = set()
+        """Values, by id, that an op or the function's caller reads."""
         self.choices: list[tuple[Op, str, str]] = []
         """What was chosen for each op and why, for ``explain``."""
 
