@@ -64,7 +64,7 @@ def compile_func(
     if image and addresses is not None:
         return Executable(image, addresses, functools.cache(lowered))
     executable = _build(lowered())
-    if not any(call.phase.is_bound for call in executable.lowered.calls):
+    if not executable.is_bound:
         programs.keep(key, executable.image)
     return executable
 
@@ -91,4 +91,5 @@ def _build(lowered: Lowered) -> Executable:
         forms=lowered.forms,
     )
     addresses = {symbols[name]: address for name, address in loaded.items()}
-    return Executable(image, addresses, lambda: lowered)
+    is_bound = any(call.phase.is_bound for call in lowered.calls)
+    return Executable(image, addresses, lambda: lowered, is_bound=is_bound)

@@ -35,13 +35,19 @@ class Executable:
     every parameter, then of every result, ``None`` for a plain array.
 
     ``addresses`` has the machine code of the image's kernels, ``lower`` gives the kernel
-    calls behind it to whoever looks.
+    calls behind it to whoever looks.  It ``is_bound`` if it calls back into this process.
     """
 
     def __init__(
-        self, image: Image, addresses: Mapping[str, int], lower: Callable[[], Lowered]
+        self,
+        image: Image,
+        addresses: Mapping[str, int],
+        lower: Callable[[], Lowered],
+        *,
+        is_bound: bool = False,
     ) -> None:
         self.image = image
+        self.is_bound = is_bound
         self.forms = tuple(None if f is None else _SHARED.setdefault(f, f) for f in image.forms)
         self._lower = lower
         self._state = [(i, f) for i, f in enumerate(self.forms[: len(image.params)]) if f]

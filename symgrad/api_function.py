@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -141,7 +142,8 @@ class Program:
 
             self.executable = OnTensors(
                 self.executable,
-                traced.func,
+                lambda: traced.func,
+                traced.func.result_types,
                 tensors=tensors,
                 donated=donate,
                 gives_tensors=gives_tensors,
@@ -294,6 +296,16 @@ class Function:
                     leaves += range(start, start + count)
                 start += count
         return leaves
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes what is compiled by now to a file that ``load_compiled`` reads.
+
+        That holds the native code for every signature of arguments seen so far, and what the
+        function captured, as it is now.
+        """
+        from symgrad.api_saved import save
+
+        save(self, path)
 
     @property
     def primal(self) -> Function:
