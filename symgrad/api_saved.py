@@ -22,19 +22,22 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from symgrad import tree
-from symgrad.api_function import Constant, Function, Program, _Statics
-from symgrad.api_leaves import array_of, leaf_type, signature
+from symgrad.api_leaves import leaf_type, signature
+from symgrad.api_statics import Statics
 from symgrad.ir import Func, TensorType, parse
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
 from symgrad.ir.types import parse_type, type_of_array
-from symgrad.tracer import NUMBERS, Tracer
+from symgrad.tracer import NUMBERS, Tracer, is_tensor
 from symgrad.tracing import Trace, current_trace
+
+if TYPE_CHECKING:
+    from symgrad.api_function import Function, Program
 
 Array = np.ndarray[Any, Any]
 
@@ -92,14 +95,14 @@ def load_compiled(path: str | os.PathLike[str]) -> LoadedFunction:
         programs = [LoadedProgram(described, parts) for described in header["programs"]]
     except UsageError as error:
         raise UsageError(f"load_compiled: {path}: {error.message}") from None
-    statics = _Statics(_Named(header["parameters"]), header["static"], ())
+    statics = Statics(_Named(header["parameters"]), header["static"], ())
     return LoadedFunction(header["name"], statics, programs)
 
 
 class LoadedFunction:
     """A compiled function from a file, for the arguments it was saved for."""
 
-    def __init__(self, name: str, statics: _Statics, programs: Sequence[LoadedProgram]) -> None:
+    def __init__(self, name: str, statics: Statics, programs: Sequence[LoadedProgram]) -> None:
         self.name = self.__name__ = name
         self._statics = statics
         self._programs = {program.key: program for program in programs}
@@ -129,6 +132,12 @@ class LoadedFunction:
         return f"<symgrad function {self.name}, loaded>"
 
 
+class _Constant(NamedTuple):
+    """A leaf of a result that does not depend on any array."""
+
+    value: Any
+
+
 class LoadedProgram:
     """One signature of a loaded function."""
 
@@ -145,7 +154,7 @@ class LoadedProgram:
         self._text = parts[described["func"]].decode()
         arrays = [_array_from(type, number, parts) for type, number in described["arrays"]]
         self._outputs = [
-            Constant(arrays[x[0]] if isinstance(x, list) else x["value"])
+            _Constant(arrays[x[0]] if isinstance(x, list) else x["value"])
             if isinstance(x, (list, dict)) else x
             for x in described["outputs"]
         ]  # fmt: skip
@@ -201,7 +210,7 @@ class LoadedProgram:
         return self._put_together([Tracer(trace, value) for value in made])
 
     def _put_together(self, results: Sequence[Any]) -> Any:
-        filled = [x.value if isinstance(x, Constant) else results[x] for x in self._outputs]
+        filled = [results[x] if isinstance(x, int) else x.value for x in self._outputs]
         return tree.unflatten(self._result, filled)
 
 
@@ -246,13 +255,13 @@ def _describe(name: str, key: Any, program: Program, parts: _Parts) -> dict[str,
         arrays.append(parts.add_array(np.asarray(array)))
         return len(arrays) - 1
 
-    captured = [numbered(_contents(x)) for x in program.environment.arrays()]
+    captured = [numbered(x.detach() if is_tensor(x) else x) for x in program.environment.arrays()]
     return {
         "arguments": _structure(name, spec),
         "signature": [_described_signature(s) for s in signatures],
         "static": [[where, _literal(name, value)] for where, _, value in fixed],
         "outputs": [
-            _constant(name, x.value, numbered) if isinstance(x, Constant) else x
+            x if isinstance(x, int) else _constant(name, x.value, numbered)
             for x in program.traced.outputs
         ],
         "result": _structure(name, program.traced.spec),
@@ -264,10 +273,6 @@ def _describe(name: str, key: Any, program: Program, parts: _Parts) -> dict[str,
         "donated": donated,
         "gives_tensors": gives_tensors,
     }
-
-
-def _contents(x: Any) -> Any:
-    return x.detach()._array() if hasattr(x, "detach") else array_of(x)
 
 
 def _parts_of(key: Any) -> tuple[tree.Spec, Sequence[Any], Any]:

@@ -112,7 +112,7 @@ def test_the_key_holds_what_changes_the_code(change: dict[str, Any]) -> None:
 
 def test_the_key_holds_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def key() -> str:
-        programs._compiler.cache_clear()
+        programs.compiler.cache_clear()
         return programs.key(parse(TEXT), Target.named("avx2"))
 
     try:
@@ -129,7 +129,7 @@ def test_the_key_holds_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         seen.add(key())
         assert len(seen) == 5
     finally:
-        programs._compiler.cache_clear()
+        programs.compiler.cache_clear()
 
 
 @pytest.mark.parametrize("harm", ["damaged program", "damaged object", "object gone"])
