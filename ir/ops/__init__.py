@@ -2,7 +2,6 @@
 
 from symgrad.ir.ops import (
     attention,
-    control,
     conv,
     elementwise,
     factor,
@@ -19,7 +18,6 @@ from symgrad.ir.ops import (
 
 __all__ = [
     "attention",
-    "control",
     "conv",
     "elementwise",
     "factor",

@@ -266,7 +266,6 @@ class BiasAddRelu:
 
     operands: tuple[Access, ...]
     result_dtype: str = "f32"
-    tally: None = None
 
     def emit(
         self,
@@ -275,7 +274,6 @@ class BiasAddRelu:
         bases: Sequence[Reg],
         point: Sequence[Int],
         mask: Reg | None,
-        tally: object = None,
     ) -> Reg:
         total = accumulator
         for access, base in zip(self.operands, bases, strict=True):
