@@ -190,6 +190,12 @@ CASES = (
         "ba", "ADBench BA, 49 cameras", "bundle_adjustment", BUNDLES,
         (*COMPILE, "jax", "casadi", "autograd"), goals=(AtLeast(1.5),),
     ),
+    _lstm(2, 1024),
+    _lstm(4, 4096),
+    Case(
+        "ode", "Lotka-Volterra, 1,000 RK4 steps", "lotka_volterra", {},
+        ("symgrad", "numba", "casadi", "jax"), threads=1, goals=(AtLeast(0.83),),
+    ),
     _greeks("f64"),
     _greeks("f32"),
     _small("rosenbrock", "Rosenbrock's function, n = 10"),

@@ -315,7 +315,7 @@ def lotka_volterra() -> Call:
         def step(state: tuple[Array, Array], _: None) -> tuple[Any, None]:
             return science.runge_kutta(*state, rates), None
 
-        (u, v), _ = lax.scan(step, (start[0], start[1]), None, science.STEPS, unroll=10)
+        (u, v), _ = lax.scan(step, (start[0], start[1]), None, science.STEPS)
         return u + v
 
     return _gradient(loss, *science.populations())

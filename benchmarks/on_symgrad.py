@@ -245,6 +245,41 @@ def gmm(d: int, k: int, n: int) -> Call:
     return lambda: f(*inputs)
 
 
+def lstm(layers: int, length: int) -> Call:
+    """Value and gradient by all weights."""
+
+    def sigmoid(x: Array) -> Array:
+        return 1 / (1 + np.exp(-x))
+
+    def loss(main: Array, extra: Array, state: Array, sequence: Array) -> Any:
+        weights, biases = ([main[2 * i + j] for i in range(layers)] for j in (0, 1))
+
+        def step(state: tuple[Array, ...], x: Array) -> Any:
+            state = science.lstm_step(weights, biases, state, x, np.concatenate, sigmoid, np.tanh)
+            return state, state[-2]
+
+        first = tuple(state[i] for i in range(2 * layers))
+        _, hidden = sg.scan(step, first, sequence[:-1] * extra[0])
+        return science.lstm_loss(hidden, extra, sequence, np.exp, np.log)
+
+    f, inputs = sg.value_and_grad(loss, (0, 1)), science.lstm_inputs(layers, length)
+    return lambda: f(*inputs)
+
+
+def lotka_volterra() -> Call:
+    """Value and gradient by the initial populations and the rates."""
+
+    def loss(start: Array, rates: Array) -> Any:
+        def step(state: tuple[Any, Any], _: None) -> Any:
+            return science.runge_kutta(*state, rates), None
+
+        (u, v), _ = sg.scan(step, (start[0], start[1]), length=science.STEPS)
+        return u + v
+
+    f, inputs = sg.value_and_grad(loss, (0, 1)), science.populations()
+    return lambda: f(*inputs)
+
+
 def bundle_adjustment(**sizes: int) -> Call:
     """Errors of all observations, and the Jacobian's blocks by camera, point and weight."""
 

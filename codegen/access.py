@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from symgrad.codegen.emitter import Emitter, Int, Reg
+
+if TYPE_CHECKING:
+    from symgrad.codegen.kernels.tally import Tally, TallySpec
 
 MEMORY_TYPES = {
     "bool": "i8",
@@ -81,6 +84,11 @@ class Epilogue(Protocol):
     def result_dtype(self) -> str:
         """IR dtype of what is stored."""
 
+    @property
+    def tally(self) -> TallySpec | None:
+        """What is summed over all positions, if anything; the threads' sums are then the
+        last operand, and the kernel ends its tiles by ``tally.Finish``."""
+
     def emit(
         self,
         k: Emitter,
@@ -88,10 +96,12 @@ class Epilogue(Protocol):
         bases: Sequence[Reg],
         point: Sequence[Int],
         mask: Reg | None,
+        tally: Tally | None = None,
     ) -> Reg:
         """Turns an accumulator vector into the vector to store.
 
         ``point`` is the physical output position of lane 0; lanes run along the
         last physical dimension.  ``bases`` are the operands' base pointers.  With
-        a ``mask`` only its lanes may be touched in memory.
+        a ``mask`` only its lanes may be touched in memory.  ``tally`` takes in the
+        values that are summed.
         """

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from symgrad.codegen import plan, programs
+from symgrad.codegen import programs
 from symgrad.codegen.executable import Executable
 from symgrad.codegen.image import Image, lay_out
 from symgrad.codegen.jit import compile_modules, load_compiled, symbol_of
@@ -64,7 +64,7 @@ def compile_func(
     if image and addresses is not None:
         return Executable(image, addresses, functools.cache(lowered))
     executable = _build(lowered())
-    if not any(call.phase.is_bound for call in executable.lowered.calls):
+    if not executable.is_bound:
         programs.keep(key, executable.image)
     return executable
 
@@ -87,9 +87,9 @@ def _build(lowered: Lowered) -> Executable:
         constants=constants,
         arena_bytes=lowered.arena_bytes,
         threads=lowered.threads,
-        brief=plan.is_brief(lowered.calls),
         homes=lowered.homes,
         forms=lowered.forms,
     )
     addresses = {symbols[name]: address for name, address in loaded.items()}
-    return Executable(image, addresses, lambda: lowered)
+    is_bound = any(call.phase.is_bound for call in lowered.calls)
+    return Executable(image, addresses, lambda: lowered, is_bound=is_bound)

@@ -91,6 +91,7 @@ class Emitter:
         self._lines: list[str] = []
         self._allocas: list[str] = []
         self._next = 0
+        self._hidden, self._sections = False, 0
 
     # -- module ------------------------------------------------------------
 
@@ -144,12 +145,21 @@ class Emitter:
         if result == "void":
             self.line("ret void")
         signature = ", ".join(f"{p} {r}" for p, r in zip(params, regs, strict=True))
-        linkage = "internal " if internal else ""
+        linkage = "internal " if internal or self._hidden else ""
         body = "\n".join([*self._allocas, "  br label %start", "start:", *self._lines])
         self._functions.append(
             f"define {linkage}{result} @{name}({signature}) #0 {attributes} {{\nentry:\n{body}\n}}"
         )
         self._lines, self._allocas, self._next = outer
+
+    @contextmanager
+    def hidden(self) -> Iterator[str]:
+        """Functions written within are internal: parts of another kernel.  Yields a prefix for
+        their names that is new in the module."""
+        outer, self._hidden = self._hidden, True
+        self._sections += 1
+        yield f"part{self._sections}"
+        self._hidden = outer
 
     def define_once(
         self, name: str, result: str, params: Sequence[str], body: Callable[..., Reg | None]

@@ -78,6 +78,32 @@ def load_compiled(symbols: Sequence[str], target: Target) -> dict[str, int] | No
         return {symbol: _addresses[symbol] for symbol in symbols}
 
 
+def objects_of(modules: Mapping[str, str], target: Target) -> dict[str, bytes]:
+    """The object file of each module by its symbol, from the cache or compiled."""
+    renamed = {}
+    for name, text in modules.items():
+        symbol = symbol_of(name, text, target)
+        renamed[symbol] = _rename(name, symbol, text)
+    with _lock:
+        return _build(renamed, target)
+
+
+def stored_objects(symbols: Sequence[str]) -> dict[str, bytes] | None:
+    """The object files of functions compiled earlier; ``None`` unless the cache has them all."""
+    found = {symbol: _objects.get(symbol) for symbol in symbols}
+    blobs = {symbol: blob for symbol, blob in found.items() if blob is not None}
+    return blobs if len(blobs) == len(found) else None
+
+
+def load_objects(objects: Mapping[str, bytes], target: Target) -> dict[str, int]:
+    """Addresses of the symbols of object files that ``objects_of`` gave, maybe elsewhere."""
+    with _lock:
+        missing = {symbol: blob for symbol, blob in objects.items() if symbol not in _addresses}
+        if missing:
+            _addresses.update(_load(missing, target))
+        return {symbol: _addresses[symbol] for symbol in objects}
+
+
 def optimised(text: str, target: Target) -> str:
     """The module's LLVM text after the optimisation passes."""
     with _reporting(text):
@@ -207,7 +233,6 @@ def _optimise(text: str, machine: Any) -> Any:
     if "verify" in os.environ.get("SYMGRAD_DEBUG", "").split(","):
         module.verify()
     passes = llvm.create_new_module_pass_manager()
-    passes.add_always_inliner_pass()
     passes.add_sroa_pass()
     passes.add_instruction_combine_pass()
     passes.add_simplify_cfg_pass()

@@ -28,7 +28,7 @@ def key(func: Func, target: Target, **options: Any) -> str:
 
     ``options`` are all that changes what the function compiles to; they count by ``repr``.
     """
-    content = hashlib.sha256(f"{_compiler()} {target!r} {sorted(options.items())!r}\n".encode())
+    content = hashlib.sha256(f"{compiler()} {target!r} {sorted(options.items())!r}\n".encode())
     content.update(func.text.encode())
     return content.hexdigest()[:40]
 
@@ -45,7 +45,7 @@ def keep(key: str, image: Image) -> None:
 
 
 @functools.cache
-def _compiler() -> str:
+def compiler() -> str:
     """Identifies this compiler: LLVM and the contents of the packages that make code."""
     content = hashlib.sha256(version().encode())
     for package in (symgrad.ir, symgrad.codegen):

@@ -31,11 +31,11 @@ def pull_back(
     """
     totals: dict[int, Value] = {}
     wanted = {id(v) for v in inputs}
-    for value, ct in zip(outputs, cotangents, strict=True):
-        if ct is not None:
-            totals[id(value)] = totals[id(value)] + ct if id(value) in totals else ct
     path = _ops_between(inputs, outputs)
     with builder:
+        for value, ct in zip(outputs, cotangents, strict=True):
+            if ct is not None:
+                totals[id(value)] = totals[id(value)] + ct if id(value) in totals else ct
         seen: set[int] = set()
         for op in sorted(path, key=lambda op: op.seq, reverse=True):
             if visit is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from symgrad.ir.builder import Builder
 from symgrad.ir.errors import UnsupportedError
 from symgrad.ir.graph import Op, Region, Value
-from symgrad.ir.ops.shape import add_batch
+from symgrad.ir.ops.shape import add_batch, transpose
 
 
 def batch_into(
@@ -39,8 +39,38 @@ def batch_into(
 
 
 def _batch_op(op: Op, operands: list[Value], batched: list[bool], size: int) -> object:
+    if op.name == "scan":
+        return _batch_scan(op, operands, batched, size)
     if op.opdef.elementwise:
         return op.opdef(*add_batch(size, operands, batched), **op.attrs)
     if op.opdef.batch_rule is None:
         raise UnsupportedError(f"{op.name} cannot be vectorised over a batch axis", loc=op.loc)
     return op.opdef.batch_rule(size, operands, batched, **op.attrs)
+
+
+def _batch_scan(op: Op, operands: list[Value], batched: list[bool], size: int) -> object:
+    """A loop whose body runs over the batch; all of its state has the batch axis."""
+    (region,), consts, carries = op.regions, op.attrs["consts"], op.attrs["carries"]
+    first = consts + carries
+    state = add_batch(size, operands[consts:first], batched[consts:first])
+    each = [_swapped(v) if b else v for v, b in zip(operands[first:], batched[first:], strict=True)]
+    flags = [*batched[:consts], *(True for _ in state), *batched[first:]]
+    builder = Builder(locations=False)
+    params = []
+    for old, flag in zip(region.params, flags, strict=True):
+        shape = (size, *old.shape) if flag else old.shape
+        params.append(builder.param(old.type.with_shape(shape)))
+        params[-1].facts = old.facts
+    results = batch_into(builder, region, params, flags, size)
+    made = op.opdef(
+        *operands[:consts], *state, *each, regions=(builder.region(params, results),), **op.attrs
+    )
+    values = made if isinstance(made, tuple) else (made,)
+    return (*values[:carries], *map(_swapped, values[carries:]))
+
+
+def _swapped(x: Value) -> Value:
+    """The first two axes the other way round: those of the batch and of the steps."""
+    axes = (1, 0, *range(2, x.rank))
+    swapped: Value = transpose(x, axes=axes)
+    return swapped

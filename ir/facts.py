@@ -66,6 +66,8 @@ def _tame(op: Op) -> bool:
         return bool(operands[0].facts & NONNEGATIVE)
     if name in ("exp", "exp2", "expm1"):
         return bool(operands[0].facts & NONPOSITIVE)
+    if name == "scan":  # the body knows of its parameters what holds for these operands
+        return all(map(is_tame, op.regions[0].results))
     return name in _TAME_OF_TAME
 
 

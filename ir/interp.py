@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from symgrad.ir.builder import Builder
 from symgrad.ir.errors import UsageError, VerifyError
-from symgrad.ir.graph import Func, Op
+from symgrad.ir.graph import Func, Op, Region
 from symgrad.ir.opdef import Array
 from symgrad.ir.types import type_of_array
 
@@ -22,17 +22,22 @@ def interpret(func: Func, arguments: Sequence[Any]) -> list[Array]:
     types = tuple(type_of_array(a) for a in arrays)
     if types != func.param_types:
         raise UsageError(f"{func.name} takes {func.param_types}, got {types}")
-    env: dict[int, Array] = dict(zip(map(id, func.params), arrays, strict=True))
     with np.errstate(all="ignore"):
-        for op in func.ops:
-            results = evaluate(op, [env[id(v)] for v in op.operands])
-            for value, array in zip(op.results, results, strict=True):
-                if type_of_array(array) != value.type:
-                    raise VerifyError(
-                        f"{op.name}: the reference gave {type_of_array(array)}, not {value.type}"
-                    )
-                env[id(value)] = array
-    return [env[id(v)] for v in func.results]
+        return evaluate_region(func, arrays)
+
+
+def evaluate_region(region: Region, arguments: Sequence[Array]) -> list[Array]:
+    """The results of a region, or of a whole function, on arrays of its parameters' types."""
+    env: dict[int, Array] = dict(zip(map(id, region.params), arguments, strict=True))
+    for op in region.ops:
+        results = evaluate(op, [env[id(v)] for v in op.operands])
+        for value, array in zip(op.results, results, strict=True):
+            if type_of_array(array) != value.type:
+                raise VerifyError(
+                    f"{op.name}: the reference gave {type_of_array(array)}, not {value.type}"
+                )
+            env[id(value)] = array
+    return [env[id(v)] for v in region.results]
 
 
 def evaluate(op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:

@@ -14,7 +14,9 @@ if not (_root / "symgrad" / "ir").is_dir() and (_root / "ir" / "__init__.py").is
 _EXPORTS = {
     "symgrad.api": "grad hvp inspect jit jvp stop_gradient trace value_and_grad",
     "symgrad.api_export": "export",
+    "symgrad.api_saved": "load_compiled",
     "symgrad.api_batch": "hessian jacfwd jacobian jacrev vmap",
+    "symgrad.api_loops": "fori_loop scan",
     "symgrad.api_vjp": "vjp",
     "symgrad.gradcheck": "check_grads",
     "symgrad.io": "load save",

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from symgrad.codegen.runtime import vectorcall
 from symgrad.ir import Builder, TensorType, Value, dtype_of
 from symgrad.ir.errors import InternalError, TraceError
 from symgrad.ir.graph import Op
@@ -42,16 +41,6 @@ class _Active(threading.local):
 
     def __init__(self) -> None:
         self.traces: list[Trace] = []
-
-    def push(self, trace: Trace) -> None:
-        """Opens a trace; compiled functions that are called from now on run their bodies."""
-        vectorcall.paused.append(None)
-        self.traces.append(trace)
-
-    def pop(self) -> Trace:
-        """Closes the innermost trace."""
-        vectorcall.paused.pop()
-        return self.traces.pop()
 
 
 _active = _Active()
@@ -118,22 +107,22 @@ class Trace:
         self._tensors: dict[int, TensorCapture] = {}
 
     def __enter__(self) -> Trace:
-        _active.push(self)
+        _active.traces.append(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.is_open = False
-        if _active.pop() is not self:
+        if _active.traces.pop() is not self:
             raise InternalError("traces were closed out of order")
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
         """New operations go to this trace for a while, though another one is innermost."""
-        _active.push(self)
+        _active.traces.append(self)
         try:
             yield
         finally:
-            _active.pop()
+            _active.traces.pop()
 
     @property
     def is_current(self) -> bool:
@@ -169,7 +158,9 @@ class Trace:
             raise _escaped(x)
         value = x.value
         if id(value) not in self.outer:
-            self.outer[id(value)] = Tracer(x.trace, value), self.builder.param(value.type)
+            param = self.builder.param(value.type)
+            param.facts = value.facts
+            self.outer[id(value)] = Tracer(x.trace, value), param
         return self.outer[id(value)][1]
 
     def _capture(self, array: Array) -> Value:

@@ -24,6 +24,7 @@ from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, reach
 from symgrad.codegen.kernels.conv_pack import PACKING, PackWeightsSpec, emit_pack_pair
+from symgrad.codegen.kernels.tally import Finish, open_tally
 from symgrad.codegen.target import Target
 
 PREFETCH_BYTES = 2048
@@ -345,8 +346,8 @@ def _emit_tile(k: Emitter, name: str, spec: ConvSpec, shape: _Shape, columns: in
     line = max(1, 64 // bytes_of(scalar))
     ahead = PREFETCH_BYTES // bytes_of(scalar)
     tap_row, tap_column = spec.dilation[0] * x.strides[2], spec.dilation[1] * x.strides[3]
-    step, sums = spec.parts[0].step, spec.epilogue
-    bases = 0 if sums is None else len(sums.operands)
+    step = spec.parts[0].step
+    bases = 0 if spec.epilogue is None else len(spec.epilogue.operands)
     params = ["ptr", "ptr", "ptr", "i64", "i64", "i64", "i64"] + ["ptr"] * bases
 
     with k.function(name, params, internal=True, attributes="noinline") as regs:
@@ -382,15 +383,15 @@ def _emit_tile(k: Emitter, name: str, spec: ConvSpec, shape: _Shape, columns: in
                         k.gep(w_tap, k.mul(tap, x.block * BLOCK), scalar),
                         x.block,
                     )
-        for (n, r, c), slots in zip(pixels, accumulators, strict=True):
-            for number, slot in enumerate(slots):
-                value = k.load(vector, slot)
-                point = (n, shape.split(number)[0], r * step[0], c * step[1])
-                lane = shape.split(number)[1]
-                if sums is not None:
-                    value = sums.emit(k, value, operands, (*point, lane), None)
+        for number in range(tile.vectors):
+            out_block, lane = shape.split(number)
+            finish = Finish(k, spec.epilogue, operands, vector)
+            for (n, r, c), slots in zip(pixels, accumulators, strict=True):
+                point = (n, out_block, r * step[0], c * step[1])
+                value = finish(k.load(vector, slots[number]), (*point, lane))
                 at = sum(p * s for p, s in zip(point, y.strides, strict=True)) + lane
                 k.store(value, k.gep(y_base, at, y.scalar))
+            finish.close((0, out_block, 0, 0, lane))
 
 
 def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
@@ -416,6 +417,7 @@ def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
         ]
         x_base, w_base, *operands = pointers
         y_base = operands[len(extra)]
+        operands = open_tally(k, spec.epilogue, operands[: len(extra)], tid)
         x_base, y_base = k.gep(x_base, x.offset, scalar), k.gep(y_base, y.offset, y.scalar)
         low, high = k.slice(panels * per_panel, tid, nth)
 
@@ -465,7 +467,7 @@ def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
                         k.as_reg(part.taps[1] * x.block * BLOCK),
                         k.as_reg(prod(part.taps) * x.block * BLOCK),
                     ]
-                    for access, base in zip(extra, operands[: len(extra)], strict=True):
+                    for access, base in zip(extra, operands, strict=True):
                         # The tile's accesses count from its own origin.
                         moved = replace(access, offset=0)
                         call.append(moved.address(k, base, origin))

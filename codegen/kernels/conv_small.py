@@ -16,15 +16,17 @@ channels stream by, and its lanes are added up at the end.  So no weight is tran
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 from symgrad.codegen.access import Epilogue
-from symgrad.codegen.emitter import Emitter, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS, sum_lanes
+from symgrad.codegen.kernels.tally import Finish, open_tally
 from symgrad.codegen.target import Target
 
 MAX_PRODUCTS = 160
@@ -35,8 +37,9 @@ MAX_PRODUCTS = 160
 class SmallConvSpec:
     """A convolution with weights ``w`` between x and y, or its gradient to x.
 
-    Arguments of the kernel: x, w, the epilogue's operands, y; for the gradient dy, w, dx,
-    scratch.  stride, padding, dilation and groups are those of the convolution.
+    Arguments of the kernel: x, w, the epilogue's operands, y; for the gradient dy, w, the
+    epilogue's operands, dx, scratch.  stride, padding, dilation and groups are those of the
+    convolution.
     """
 
     x: Blocked
@@ -173,6 +176,7 @@ def _emit_forward(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Reg
     pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(3 + len(extra))]
     x_base, w_base, *operands, y_base = pointers
     x_base, y_base = k.gep(x_base, x.offset, scalar), k.gep(y_base, y.offset, y.scalar)
+    operands = open_tally(k, spec.epilogue, operands, tid)
     groups = x.shape[0] // together
     columns = y.shape[3]
     pixels = range(prod(y.shape[2:]))
@@ -207,16 +211,17 @@ def _emit_forward(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Reg
                         for tap, target in products:
                             slot = row[target]
                             k.store(k.fma(value, taps[tap], k.load(vector, slot)), slot)
+        finish = Finish(k, spec.epilogue, operands, vector)
         for n, pixel in product(range(together), pixels):
             point = (k.add(image, n), block, *divmod(pixel, columns), lane)
             value = k.load(vector, slots[n][pixel])
             for row in slots[together + n :: together]:
                 value = k.fadd(value, k.load(vector, row[pixel]))
-            if spec.epilogue:
-                value = spec.epilogue.emit(k, value, operands, point, None)
+            value = finish(value, point)
             y_at = k.add(k.mul(point[0], y.strides[0]), k.mul(block, y.strides[1]))
             place = k.gep(y_base, k.add(k.add(y_at, lane), _pixel(y, pixel)), y.scalar)
             k.store(value, place)
+        finish.close((image, block, 0, 0, lane))
 
 
 def _emit_to_input(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Reg) -> None:
@@ -224,7 +229,10 @@ def _emit_to_input(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Re
     x, y, weights, scalar = spec.x, spec.y, spec.weights, spec.x.scalar
     lanes, together = _lanes(spec, k.target), images_together(spec, k.target)
     vector = vec(scalar, lanes)
-    y_base, w_base, x_base, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(4))
+    extra = spec.epilogue.operands if spec.epilogue else ()
+    pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(4 + len(extra))]
+    y_base, w_base, *operands, x_base, scratch = pointers
+    operands = open_tally(k, spec.epilogue, operands, tid)
     x_base, y_base = k.gep(x_base, x.offset, scalar), k.gep(y_base, y.offset, scalar)
     sums = k.gep(scratch, k.mul(tid, _sums_bytes(spec, k.target)), "i8")
     groups = x.shape[0] // together
@@ -268,33 +276,42 @@ def _emit_to_input(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Re
                 for place, slot in zip(places, slots, strict=True):
                     k.store(k.load(vector, slot), place)
         with k.loop(0, together) as n:
-            x_at = k.add(
-                k.mul(k.add(image, n), x.strides[0]), k.mul(x_block, x.strides[1])
-            )
             own = k.gep(sums, k.mul(n, image_sums), scalar)
-            _emit_totals(k, spec, own, k.gep(x_base, x_at, scalar))
+            _emit_totals(k, spec, own, x_base, (k.add(image, n), x_block), operands)
 
 
-def _emit_totals(k: Emitter, spec: SmallConvSpec, sums: Reg, target: Reg) -> None:
-    """Adds up the lanes of one image's sums, vectors of input channels at a time."""
+def _emit_totals(
+    k: Emitter,
+    spec: SmallConvSpec,
+    sums: Reg,
+    x_base: Reg,
+    place: tuple[Int, Int],
+    operands: Sequence[Reg],
+) -> None:
+    """Adds up the lanes of one image's sums, vectors of input channels at a time.
+
+    ``place`` is the image and the block of channels.
+    """
     x, scalar = spec.x, spec.x.scalar
     lanes = _lanes(spec, k.target)
     vector = vec(scalar, lanes)
     height, width = x.shape[2:]
-    with (
-        k.loop(0, height) as row,
-        k.loop(0, width) as column,
-        k.loop(0, BLOCK, lanes) as channel,
-    ):
-        pixel = k.add(k.mul(row, width), column)
-        first = k.add(k.mul(channel, height * width * lanes), k.mul(pixel, lanes))
-        partials = [
-            k.load(vector, k.gep(sums, k.add(first, c * height * width * lanes), scalar))
-            for c in range(lanes)
-        ]
-        at = k.add(k.mul(row, x.strides[2]), k.mul(column, x.strides[3]))
-        total = sum_lanes(k, partials, lanes, x.dtype)
-        k.store(total, k.gep(target, k.add(at, channel), scalar))
+    image, block = place
+    corner = k.add(k.mul(image, x.strides[0]), k.mul(block, x.strides[1]))
+    with k.loop(0, BLOCK, lanes) as channel:
+        finish = Finish(k, spec.epilogue, operands, vector)
+        with k.loop(0, height) as row, k.loop(0, width) as column:
+            pixel = k.add(k.mul(row, width), column)
+            first = k.add(k.mul(channel, height * width * lanes), k.mul(pixel, lanes))
+            partials = [
+                k.load(vector, k.gep(sums, k.add(first, c * height * width * lanes), scalar))
+                for c in range(lanes)
+            ]
+            total = sum_lanes(k, partials, lanes, x.dtype)
+            total = finish(total, (image, block, row, column, channel))
+            at = k.add(k.mul(row, x.strides[2]), k.mul(column, x.strides[3]))
+            k.store(total, k.gep(x_base, k.add(k.add(corner, at), channel), scalar))
+        finish.close((image, block, 0, 0, channel))
 
 
 def _sums_bytes(spec: SmallConvSpec, target: Target) -> int:

@@ -16,10 +16,14 @@ from symgrad.codegen.target import Target
 
 LINE = 64
 """Bytes of a cache line."""
-L1_WAYS = 8
-"""Lines that a set of L1 holds, on most processors."""
+L1_WAYS = L2_WAYS = 8
+"""Lines that a set of a cache holds, on most processors."""
 STREAMS = 8
 """Sequences of addresses that are fetched ahead side by side."""
+DEEPEST = 1024
+"""Contraction steps of a block at most: longer sums would round more."""
+ACROSS_LINES = 1.007
+"""What a tile costs relatively whose rows of A do not fill cache lines evenly."""
 
 ITEM = {"f64": 8, "i64": 8, "u64": 8}
 """Bytes of an element to compute with, where it is not 4."""
@@ -78,17 +82,20 @@ def schedule(p: Problem, target: Target) -> Schedule:
         pack_b = p.b.strides is None or p.b.strides[0] != 1
         kc = p.k
     else:
-        mr, nr = outer_tile_shape(m, n, lanes, target, _rows_that_fit(p, target))
+        mr, nr = outer_tile_shape(m, n, lanes, target, _rows_that_fit(p, target), _row_group(p))
         pack_a, pack_b = _packs_a(p, m, n, nr, target), _packs_b(p, m, n, mr, target)
         kc = _depth(p, m <= mr and not pack_b, n, nr, target)
     if p.splits > 1:  # at least one block for every part
         kc = min(kc, round_up(ceil(p.k / p.splits), lanes))
     mc, nc = round_up(m, mr), round_up(n, nr)
     step = p.bytes * max(1, kc)
-    if pack_a:  # a block of A leaves most of L2 to the panels of B that pass by
-        mc = min(mc, max(mr, target.l2 // 8 // step // mr * mr))
+    if pack_a or pack_b:  # a block of A leaves most of L2 to the panels of B that pass by
+        mc = min(mc, max(mr, target.l2 // 4 // step // mr * mr))
     if pack_b:
-        nc = min(nc, max(nr, target.l2 // step // nr * nr))
+        # Every block of B passes over all of A.  Where its rows are streams that costs
+        # little; else A is packed or gathered again, and B better comes from L3.
+        room = target.l2 if _has_streams(p) else max(target.l2, target.l3 // (2 * p.threads))
+        nc = min(nc, max(nr, room // step // nr * nr))
     # Products of little depth are stores above all: those of a row in one go.
     rows_first = nc * step <= target.l1d and p.k <= 4 * lanes
     return Schedule(form, lanes, mr, nr, mc, kc, nc, pack_a, pack_b, grid, rows_first)
@@ -111,9 +118,12 @@ def thread_grid(p: Problem, lanes: int) -> tuple[int, int, int]:
 
 
 def outer_tile_shape(
-    m: int, n: int, lanes: int, target: Target, most_rows: int = 1 << 30
+    m: int, n: int, lanes: int, target: Target, most_rows: int = 1 << 30, row_group: int = 1
 ) -> tuple[int, int]:
-    """Rows and columns of the register tile that needs the fewest cycles for m x n."""
+    """Rows and columns of the register tile that needs the fewest cycles for m x n.
+
+    Tiles whose rows divide ``row_group``, or the other way round, read A with fewer loads.
+    """
     spare = 1 if target.has_fma else 2
     best, shape = float("inf"), (1, lanes)
     for vectors in range(1, min(8, ceil(n / lanes)) + 1):
@@ -123,10 +133,17 @@ def outer_tile_shape(
         rows = ceil(m / ceil(m / most))
         if vectors > 4 and rows > 4:  # then B's panel is too wide for L1
             break
-        cost = _tiles_cost(m, rows, ceil(n / lanes), vectors)
-        if cost < best:
-            best, shape = cost, (rows, vectors * lanes)
+        for height in (rows, max(r for r in range(1, rows + 1) if _in_step(r, row_group))):
+            cost = _tiles_cost(m, height, ceil(n / lanes), vectors)
+            cost *= 1 if _in_step(height, row_group) else ACROSS_LINES
+            if cost < best:
+                best, shape = cost, (height, vectors * lanes)
     return shape
+
+
+def _in_step(rows: int, group: int) -> bool:
+    """Whether tiles of so many rows never share a group in part."""
+    return group % rows == 0 or rows % group == 0
 
 
 def _tiles_cost(m: int, rows: int, n_vectors: int, vectors: int) -> float:
@@ -180,10 +197,32 @@ def _prefers_dot(p: Problem, lanes: int) -> bool:
     return (b[0] == 1 and b[1] != 1 and pays) or (a[1] == 1 and p.n <= lanes // 2)
 
 
+def _row_group(p: Problem) -> int:
+    """Rows of A that lie in one cache line, side by side; 1 where rows are streams."""
+    return LINE // p.bytes if p.a.strides is not None and p.a.strides[0] == 1 else 1
+
+
+def _has_streams(p: Problem) -> bool:
+    """Whether the rows of A are contiguous along the contraction."""
+    return p.a.strides is not None and p.a.strides[1] == 1
+
+
 def _packs_a(p: Problem, m: int, n: int, nr: int, target: Target) -> bool:
+    """Whether A is copied in the order of its use.
+
+    Not where its rows are streams: a tile has few, and they are fetched ahead.  Where its
+    columns are contiguous, a tile has a line for each contraction step, and the next tiles
+    need the same lines again; they must not chase each other out of L2.
+    """
     if p.a.strides is None:
         return True
-    return n >= 4 * nr and m * p.k * p.bytes >= target.l2 // 2
+    if _has_streams(p) or n < 4 * nr or m * p.k * p.bytes < target.l2 // 2:
+        return False
+    pitch = abs(p.a.strides[1]) * p.bytes
+    sets = max(1, target.l2 // (L2_WAYS * LINE))
+    apart = pitch // LINE if pitch % LINE == 0 else 1
+    room = L2_WAYS * sets // gcd(apart, sets)
+    return p.a.strides[0] != 1 or room < min(2 * p.k, DEEPEST)
 
 
 def _packs_b(p: Problem, m: int, n: int, mr: int, target: Target) -> bool:
@@ -201,7 +240,8 @@ def _depth(p: Problem, in_place_once: bool, n: int, nr: int, target: Target) -> 
     """
     if not p.holds_partials or not p.k:
         return p.k
-    most = min(512, max(128, target.l2 // 4 // (nr * p.bytes)))
+    deepest = DEEPEST if _has_streams(p) else DEEPEST // 2  # else a line of A for each step
+    most = min(deepest, max(128, target.l2 // 4 // (nr * p.bytes)))
     if in_place_once and n > 2 * nr and p.k * n * p.bytes > target.l2:
         most = STREAMS
     return min(p.k, round_up(ceil(p.k / ceil(p.k / most)), 4))

@@ -22,6 +22,7 @@ from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.matrix import PaddedAccess, Window
+from symgrad.codegen.kernels.tally import Tally
 from symgrad.codegen.target import Target
 
 Axes = tuple[int, ...]
@@ -303,6 +304,11 @@ class GroupedEpilogue:
         """IR dtype of what is stored."""
         return self.inner.result_dtype
 
+    @property
+    def tally(self) -> None:
+        """Matrix products keep no sums."""
+        return None
+
     def emit(
         self,
         k: Emitter,
@@ -310,6 +316,7 @@ class GroupedEpilogue:
         bases: Sequence[Reg],
         point: Sequence[Int],
         mask: Reg | None,
+        tally: Tally | None = None,
     ) -> Reg:
         """See ``access.Epilogue``."""
         image, group, channel, *pixel = point

@@ -18,6 +18,7 @@ from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
+from symgrad.codegen.kernels.tally import open_tally
 from symgrad.codegen.kernels.winograd import TAPS
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.kernels.winograd_tiles import (
@@ -125,6 +126,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
         pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(4 + extra)]
         x_base, u, *operands, y_base, scratch = pointers
         x_base, y_base = k.gep(x_base, x.offset, scalar), k.gep(y_base, y.offset, y.scalar)
+        operands = open_tally(k, conv.epilogue, operands, tid)
         v = k.gep(scratch, k.mul(tid, _thread_elements(shape)), scalar)
         m = k.gep(v, conv.points * v_plane, scalar)
         stage = k.gep(m, conv.points * m_plane, scalar)
@@ -226,6 +228,7 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
         pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(4 + extra)]
         v, weights, *operands, y_base, scratch = pointers
         y_base = k.gep(y_base, y.offset, y.scalar)
+        operands = open_tally(k, conv.epilogue, operands, tid)
         u = k.gep(scratch, k.mul(tid, _group_elements(shape)), scalar)
         m = k.gep(u, conv.points * u_plane, scalar)
         stage = k.gep(m, conv.points * m_plane, scalar)

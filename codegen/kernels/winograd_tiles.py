@@ -22,6 +22,7 @@ from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, bytes_of, vec
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair, weight_block
+from symgrad.codegen.kernels.tally import Finish
 from symgrad.codegen.kernels.winograd import TAPS, apply_2d, matrices
 from symgrad.codegen.kernels.winograd_transform import (
     PAD,
@@ -220,8 +221,8 @@ def emit_output(k: Emitter, name: str, shape: Shape, m_plane: int) -> None:
     the plane; ``y`` is the first pixel of the whole tensor.
     """
     spec, scalar, y = shape.spec, shape.scalar, shape.spec.y
-    count, sums = spec.outputs, spec.epilogue
-    extra = () if sums is None else sums.operands
+    count = spec.outputs
+    extra = () if spec.epilogue is None else spec.epilogue.operands
     params = ["ptr", "i64", "i64", "ptr", *["ptr"] * len(extra)]
     whole = [size % count == 0 for size in y.shape[2:]]
     with (
@@ -241,10 +242,10 @@ def emit_output(k: Emitter, name: str, shape: Shape, m_plane: int) -> None:
             for access, operand in zip(extra, operands, strict=True)
         ]
 
+        finish = Finish(k, spec.epilogue, moved, shape.vector)
+
         def store(r: int, c: int) -> None:
-            value = result[r][c]
-            if sums is not None:
-                value = sums.emit(k, value, moved, (0, 0, r, c, 0), None)
+            value = finish(result[r][c], (0, 0, r, c, 0))
             k.store(value, k.gep(place, r * y.strides[2] + c * y.strides[3], y.scalar))
 
         def store_row(r: int) -> None:
@@ -261,6 +262,7 @@ def emit_output(k: Emitter, name: str, shape: Shape, m_plane: int) -> None:
             else:
                 with k.if_(k.icmp("slt", k.as_reg(k.add(row, r)), y.shape[2])):
                     store_row(r)
+        finish.close((0, 0, 0, 0, 0))
 
 
 def dot(k: Emitter, point: Sequence[Int], strides: Sequence[int]) -> Int:

@@ -15,6 +15,7 @@ __all__ = ["find_epilogues", "lower_func", "reuse_donated"]
 
 def lower_func(scope: Scope, func: Func) -> list[Call]:
     """The kernel calls of a whole function, results written to the caller's memory."""
+    scope.read.update(id(v) for v in (*func.results, *(v for op in func.ops for v in op.operands)))
     for slot, param in enumerate(func.params):
         scope.define(param, scope.layouts.edge(param, Buffer(param.type.bytes, slot=slot)))
     for op in _in_order(func, scope.epilogues):
@@ -38,11 +39,13 @@ def _in_order(func: Func, epilogues: Mapping[int, AttachedRegion]) -> list[Op]:
     up at once, before the next layer's.
     """
     Key = tuple[int, ...]
-    anchors = {id(op): op for op in func.ops if id(op) in epilogues}
-    anchor_of = {id(epilogues[key].op): op for key, op in anchors.items()}
     keys: dict[int, Key] = {id(op): (at,) for at, op in enumerate(func.ops)}
-    for key, region in epilogues.items():
-        keys[key] = keys[id(region.op)]
+    anchors: dict[int, AttachedRegion] = {}
+    anchor_of: dict[int, Op] = {}
+    for key, attached in epilogues.items():
+        if attached.op is not None:
+            anchors[key], anchor_of[id(attached.op)] = attached, attached.anchor
+            keys[key] = keys[id(attached.op)]
     readers: dict[int, list[Op]] = {}
     for op in func.ops:
         for value in op.operands if id(op) not in anchor_of else ():
@@ -52,7 +55,7 @@ def _in_order(func: Func, epilogues: Mapping[int, AttachedRegion]) -> list[Op]:
         anchor = anchor_of.get(id(op))
         if anchor is None:
             continue
-        needed = [v for v in (*anchor.operands, *op.operands) if v.op is not anchor]
+        needed = (*anchor.operands, *anchors[id(anchor)].needed)
         before = [id(v.op) for v in needed if v.op is not None]
         before += [id(r) for v in op.operands for r in readers.get(id(v), ())]
         earlier = [keys[b] for b in before if b != id(anchor) and keys[b] < keys[id(op)]]

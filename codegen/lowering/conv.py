@@ -40,16 +40,7 @@ def conv(scope: Scope, op: Op) -> None:
     x, w = op.operands
     source = scope.blocked(x, forward_halo(op, x.shape[2:], w.shape[2:]))
     weights, plain = _weights(scope, w)
-    fused = scope.epilogue(op)
-    result = scope.allocate(fused.result if fused else op.result, plain=False)
-    epilogue = fused.build(scope, result, result.tiling) if fused else None
-    scope.run(
-        convolution(scope, op, _blocked(source), _blocked(result), plain, epilogue),
-        [source, weights, *(fused.storages if fused else ())],
-        [result],
-        written=fused.written if fused else (),
-        **nominal_work(op),
-    )
+    _run(scope, op, source, weights, plain)
 
 
 @lowers("conv_input_grad")
@@ -61,9 +52,26 @@ def conv_input_grad(scope: Scope, op: Op) -> None:
     dy, w = op.operands
     source = scope.blocked(dy, backward_halo(op, dy.shape[2:], w.shape[2:]))
     weights, plain = _weights(scope, w)
-    result = scope.allocate(op.result, plain=False)
-    lowering = convolution(scope, op, _blocked(source), _blocked(result), plain, None)
-    scope.run(lowering, [source, weights], [result], **nominal_work(op))
+    _run(scope, op, source, weights, plain)
+
+
+def _run(scope: Scope, op: Op, source: Storage, weights: Storage, plain: Weights) -> None:
+    """A convolution or its gradient to the input on blocked activations, with its epilogue."""
+    fused = scope.epilogue(op)
+    result = scope.allocate(fused.result if fused else op.result, plain=False)
+    epilogue = fused.build(scope, result, result.tiling) if fused else None
+    work = nominal_work(op)
+    parallel = scope.threads_for(**work) > 1
+    if fused and fused.sums:
+        fused.sums.parallel = parallel
+    scope.run(
+        convolution(scope, op, _blocked(source), _blocked(result), plain, epilogue),
+        [source, weights, *(fused.storages if fused else ())],
+        [result],
+        written=fused.written if fused else (),
+        parallel=parallel,
+        **work,
+    )
 
 
 @lowers("conv_weight_grad")

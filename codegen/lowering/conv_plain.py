@@ -142,7 +142,7 @@ def _run_fitted(scope: Scope, op: Op, parts: Sequence[tuple[Problem, Kernels]]) 
             fitted_result = fit.empty(made)
             scope.run(kernels.lower(), operands, [fitted_result], **share)
             fit.returned(made, fitted_result, result)
-    if fused := scope.epilogue(op):
+    if (fused := scope.epilogue(op)) and fused.op:
         scope.lower(fused.op)
 
 

@@ -15,7 +15,10 @@ from symgrad.ir.graph import Op
 
 @lowers("fused")
 def fused(scope: Scope, op: Op) -> None:
-    """One loop nest per fused region."""
+    """One loop nest per fused region, unless the kernel before has taken its sums."""
+    if (sums := scope.sums_of(op)) is not None:
+        sums.join(scope)
+        return
     tiling = scope.layouts.tiling(op)
     space: tuple[int, ...] = op.attrs["space"]
     inputs = [

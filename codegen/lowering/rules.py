@@ -26,6 +26,7 @@ FAMILIES: Mapping[str, str] = {
     "scan": "argmax argmin cumprod cumsum recurrence",
     "shape": "broadcast_to constant identity iota reshape reverse slice stop_gradient transpose",
     "sort": "argsort",
+    "..loops": "scan",  # not of this package: it plans the memory of what it lowers
     "window": "window_max window_max_gather window_max_scatter window_sum window_sum_grad",
 }
 """The ops of each module of this package that declares rules."""
@@ -51,5 +52,6 @@ def rule_of(op: Op) -> Rule:
     if op.name not in _rules:
         if op.name not in _HOMES:
             raise NoKernelError(f"{op.name}: the code generator has no kernel for it", loc=op.loc)
-        importlib.import_module(f"symgrad.codegen.lowering.{_HOMES[op.name]}")
+        home = _HOMES[op.name]
+        importlib.import_module(home if home.startswith(".") else f".{home}", __package__)
     return _rules[op.name]

@@ -17,6 +17,7 @@ from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, l
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering.epilogue import AttachedRegion, overwritable
 from symgrad.codegen.lowering.rules import rule_of
+from symgrad.codegen.lowering.sums import AttachedSums
 from symgrad.codegen.storage import (
     Buffer,
     Halo,
@@ -76,12 +77,15 @@ class Scope:
         self.target = target
         self.conv_precision = conv_precision
         self.epilogues = epilogues
+        self._sums = {id(e.sums.op): e.sums for e in epilogues.values() if e.sums}
         self.threads = threads
         self.layouts = layouts
         self.calls: list[Call] = []
         self._home: dict[int, Storage] = {}
         self._copies: dict[tuple[int, object], Storage] = {}
         self._op: Op | None = None
+        self.read: set[int] = set()
+        """Values, by id, that an op or the function's caller reads."""
         self.choices: list[tuple[Op, str, str]] = []
         """What was chosen for each op and why, for ``explain``."""
 
@@ -160,6 +164,10 @@ class Scope:
     def epilogue(self, op: Op) -> AttachedRegion | None:
         """The fused op that runs on this op's result before it is stored, if any."""
         return self.epilogues.get(id(op))
+
+    def sums_of(self, op: Op) -> AttachedSums | None:
+        """For a nest of sums: how the kernel that made its operand has taken them, if so."""
+        return self._sums.get(id(op))
 
     # -- results ------------------------------------------------------------
 

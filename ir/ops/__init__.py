@@ -2,6 +2,7 @@
 
 from symgrad.ir.ops import (
     attention,
+    control,
     conv,
     elementwise,
     factor,
@@ -18,6 +19,7 @@ from symgrad.ir.ops import (
 
 __all__ = [
     "attention",
+    "control",
     "conv",
     "elementwise",
     "factor",

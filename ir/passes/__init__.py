@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from symgrad.ir.graph import Func
 from symgrad.ir.passes.canonicalize import canonicalize
 from symgrad.ir.passes.expand import expand
 from symgrad.ir.passes.fuse import fuse
+from symgrad.ir.passes.loops import rebuild_loops
 from symgrad.ir.passes.manager import Hooks, Pass, run
 from symgrad.ir.passes.simplify_scalar import simplify_scalar
 from symgrad.ir.passes.stabilize import stabilize
@@ -26,7 +28,9 @@ DEFAULT: tuple[Pass, ...] = (
 def optimize(func: Func, *, disable: Sequence[str] = (), hooks: Hooks | None = None) -> Func:
     """Runs the default pipeline without the passes named in ``disable``.
 
+    Bodies of loops go through all of it first, as functions of their own.
     ``fuse`` and ``expand`` cannot be disabled: they make the form that has kernels.
     """
     chosen = [p for p in DEFAULT if p.name not in disable or p.name in ("expand", "fuse")]
-    return run(func, chosen, hooks)
+    bodies = functools.partial(optimize, disable=disable, hooks=hooks)
+    return run(rebuild_loops(func, bodies), chosen, hooks)

@@ -29,7 +29,8 @@ that the array is read once.
   computed as the array leaves a convolution or matmul is not recomputed.
 - Where a product's or convolution's result, read nowhere else, flows into one written
   value and on into a reduction, the nest is cut behind that value: the first part is an
-  epilogue, which may have several results but no reduction.
+  epilogue, which may have several results but no reduction.  (Sums that follow may still be
+  taken by the product's kernel: that is for the code generator to see.)
 """
 
 from __future__ import annotations

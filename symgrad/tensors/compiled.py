@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from symgrad.ir import Func
+from symgrad.ir import Func, TensorType
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
 from symgrad.tensors.apply import apply
@@ -29,6 +29,7 @@ from symgrad.tracing import current_trace
 class OnTensors:
     """A compiled program for arguments some of which, ``tensors``, are tensors.
 
+    ``results`` are the types of its results, ``func`` gives the IR it was compiled from.
     Results are tensors, too, or arrays unless ``gives_tensors``.  They may take the memory
     of arguments ``donated``, where nothing but the argument itself refers to it.
     """
@@ -36,33 +37,34 @@ class OnTensors:
     def __init__(
         self,
         program: Any,
-        func: Func,
+        func: Callable[[], Func],
+        results: Sequence[TensorType],
         *,
         tensors: Sequence[int],
         donated: Collection[int] = (),
         gives_tensors: bool = True,
     ) -> None:
         self.program = program
+        self.tensors = tensors
+        self.donated = [i for i in tensors if i in donated]
+        self.gives_tensors = gives_tensors
         self._func = func
-        self._tensors = tensors
-        self._donated = [i for i in tensors if i in donated]
-        self._gives_tensors = gives_tensors
+        self._types = results
         self._operation = _operation(func)
 
     def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
         """Runs the program, or records it where a derivative must be able to pass."""
-        if self._gives_tensors and is_grad_enabled():
-            if any(arguments[i].requires_grad for i in self._tensors):
+        if self.gives_tensors and is_grad_enabled():
+            if any(arguments[i].requires_grad for i in self.tensors):
                 return self._recorded(arguments)
         memories = self._memories(arguments)
         given = self._donate(arguments, memories)
         made = run(self.program, memories)
         for leaf in given:
-            leaf.memory = _Donated(self._func.name)
-        if not self._gives_tensors:
+            leaf.memory = _Donated(self._func)
+        if not self.gives_tensors:
             return [m.array[()] for m in made]
-        types = self._func.result_types
-        return [Tensor(Handle(Leaf(m, t))) for m, t in zip(made, types, strict=True)]
+        return [Tensor(Handle(Leaf(m, t))) for m, t in zip(made, self._types, strict=True)]
 
     def profile(self, arguments: Sequence[Any]) -> Any:
         """See ``Executable.profile``."""
@@ -71,19 +73,19 @@ class OnTensors:
 
     def _memories(self, arguments: Sequence[Any]) -> list[Memory]:
         """The contents of all arguments, computed where they are pending."""
-        pending = [arguments[i] for i in self._tensors if not is_known(arguments[i]._value())]
+        pending = [arguments[i] for i in self.tensors if not is_known(arguments[i]._value())]
         if pending:
             Tensor._compute(pending)
         memories: list[Any] = list(arguments)
-        for i in self._tensors:
+        for i in self.tensors:
             memories[i] = memory_of(arguments[i]._value())
         return [m if isinstance(m, Memory) else Memory(m) for m in memories]
 
     def _donate(self, arguments: Sequence[Any], memories: list[Memory]) -> list[Leaf]:
         """The arguments whose memory is handed over; of what is shared, a copy is."""
-        leaves = [arguments[i]._tracer._value for i in self._donated]
+        leaves = [arguments[i]._tracer._value for i in self.donated]
         given: list[Leaf] = []
-        for number, i in enumerate(self._donated):
+        for number, i in enumerate(self.donated):
             # Leaves are in the handle and the list here, memories in the leaf and the list.
             if (
                 type(leaves[number]) is Leaf
@@ -98,19 +100,20 @@ class OnTensors:
         return given
 
     def _recorded(self, arguments: Sequence[Any]) -> Sequence[Tensor]:
-        for i in self._donated:
+        func = self._func()
+        for i in self.donated:
             if arguments[i].requires_grad:
                 raise UsageError(
-                    f"{self._func.name}: a donated argument requires a gradient, and its memory "
+                    f"{func.name}: a donated argument requires a gradient, and its memory "
                     "cannot be overwritten while a derivative may need it; pass x.detach(), or "
                     "call under no_grad()"
                 )
-        types = self._func.param_types
+        types = func.param_types
         operands = [
             x if isinstance(x, Tensor) else Tensor.of_array(np.array(x, t.dtype.numpy))
             for x, t in zip(arguments, types, strict=True)
         ]
-        name = "".join(part.capitalize() for part in self._func.name.split("_"))
+        name = "".join(part.capitalize() for part in func.name.split("_"))
         made: tuple[Tensor, ...] = apply(f"{name}Backward", self._operation, operands)
         for tensor in made:
             tensor._mates = [weakref.ref(t) for t in made if t is not tensor]
@@ -122,13 +125,13 @@ def as_tensor(x: Any) -> Tensor:
     return Tensor.of_array(np.asarray(x))
 
 
-def _operation(func: Func) -> Callable[..., tuple[Tracer, ...]]:
+def _operation(func: Callable[[], Func]) -> Callable[..., tuple[Tracer, ...]]:
     """A function as an operation that can be recorded."""
 
     def operation(*operands: Tracer) -> tuple[Tracer, ...]:
         trace = current_trace()
         assert trace is not None
-        made = inline(trace.builder, func, [trace.lift(x) for x in operands])
+        made = inline(trace.builder, func(), [trace.lift(x) for x in operands])
         return tuple([Tracer(trace, value) for value in made])
 
     operation.is_kept = True  # type: ignore[attr-defined]
@@ -140,15 +143,15 @@ class _Donated(Memory):
 
     __slots__ = ("_function",)
 
-    def __init__(self, function: str) -> None:
+    def __init__(self, function: Callable[[], Func]) -> None:
         self._function = function
 
     @property
     def contents(self) -> Any:
         """Nothing: the memory holds something else."""
         raise UsageError(
-            f"this tensor was donated to {self._function}(), which may have put a result into "
-            "its memory; use the result, or leave the argument out of donate_argnums"
+            f"this tensor was donated to {self._function().name}(), which may have put a result "
+            "into its memory; use the result, or leave the argument out of donate_argnums"
         )
 
     @property

@@ -283,10 +283,10 @@ class recording:  # noqa: N801  (a context, as those of contextlib)
     """Functions of ``symgrad.numpy`` record within."""
 
     def __enter__(self) -> None:
-        _active.push(RECORDER)
+        _active.traces.append(RECORDER)
 
     def __exit__(self, *exc: object) -> None:
-        _active.pop()
+        _active.traces.pop()
 
 
 # -- running -------------------------------------------------------------------------------

@@ -266,6 +266,7 @@ class BiasAddRelu:
 
     operands: tuple[Access, ...]
     result_dtype: str = "f32"
+    tally: None = None
 
     def emit(
         self,
@@ -274,6 +275,7 @@ class BiasAddRelu:
         bases: Sequence[Reg],
         point: Sequence[Int],
         mask: Reg | None,
+        tally: object = None,
     ) -> Reg:
         total = accumulator
         for access, base in zip(self.operands, bases, strict=True):

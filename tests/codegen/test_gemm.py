@@ -13,7 +13,13 @@ import pytest
 from symgrad.codegen.access import Access
 from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
-from symgrad.codegen.kernels.gemm_schedule import dot_tile_shape, outer_tile_shape
+from symgrad.codegen.kernels.gemm_schedule import (
+    Problem,
+    Schedule,
+    dot_tile_shape,
+    outer_tile_shape,
+    schedule,
+)
 from symgrad.codegen.kernels.matrix import Matrix, PaddedAccess, Window
 from symgrad.codegen.lower import kernel_text
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
@@ -125,7 +131,10 @@ def test_dtypes(dtype: str) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        Case(130, 257, 301),  # both operands packed, several blocks of the contraction
+        Case(130, 257, 301),  # B packed
+        Case(130, 257, 1101),  # the same, in several blocks of the contraction
+        Case(512, 260, 530, order="Abc"),  # A packed, for its lines collide in the caches
+        Case(251, 260, 1101, order="Abc"),  # and read in place, for these do not
         Case(301, 300, 700, order="AbC", threads=2),
         Case(100, 200, 900, "f64", "aBc", threads=3),
         Case(14, 18, 500, "f16", "aBc"),  # half results hold no partial sums
@@ -337,3 +346,28 @@ def test_large_tiles_hide_latency() -> None:
         target = Target.named(name)
         mr, nr = outer_tile_shape(1000, 1000, target.lanes(4), target)
         assert mr * nr // target.lanes(4) >= 8
+
+
+def _schedule_of(a_strides: tuple[int, int], sizes: tuple[int, int, int]) -> Schedule:
+    """The cut of a large f32 product whose A lies like this and whose B is row-major."""
+    m, n, k = sizes
+    a = Matrix.of(Access("f32", a_strides), (), (m,), (k,))
+    b = Matrix.of(Access("f32", (n, 1)), (), (k,), (n,))
+    return schedule(Problem(1, m, n, k, a, b, True, threads=1), Target.named("avx512"))
+
+
+def test_a_is_packed_only_where_its_lines_collide() -> None:
+    for pitch in (1000, 1024, 3072):  # rows that are streams: never
+        assert not _schedule_of((pitch, 1), (1000, 1000, 1000)).pack_a
+    assert not _schedule_of((1, 1000), (1000, 1000, 1000)).pack_a
+    assert _schedule_of((1, 1024), (1024, 1000, 1000)).pack_a
+    assert _schedule_of((2, 2000), (1000, 1000, 1000)).pack_a  # neither one is contiguous
+
+
+def test_blocks_of_a_fit_the_second_cache() -> None:
+    target = Target.named("avx512")
+    for strides in ((3000, 1), (1, 3000)):
+        cut = _schedule_of(strides, (3000, 3000, 3000))
+        assert cut.mc * cut.kc * 4 <= target.l2 // 4
+        assert cut.nr * cut.kc * 4 <= target.l2 // 4
+        assert 16 % cut.mr == 0 or strides[1] == 1  # columns of whole parts of a line

@@ -112,7 +112,7 @@ def test_the_key_holds_what_changes_the_code(change: dict[str, Any]) -> None:
 
 def test_the_key_holds_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def key() -> str:
-        programs._compiler.cache_clear()
+        programs.compiler.cache_clear()
         return programs.key(parse(TEXT), Target.named("avx2"))
 
     try:
@@ -129,7 +129,7 @@ def test_the_key_holds_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         seen.add(key())
         assert len(seen) == 5
     finally:
-        programs._compiler.cache_clear()
+        programs.compiler.cache_clear()
 
 
 @pytest.mark.parametrize("harm", ["damaged program", "damaged object", "object gone"])
@@ -168,7 +168,6 @@ def test_images_read_back() -> None:
         constants=(np.arange(3), np.array(2.5, np.float32), np.zeros((2, 0), np.int16)),
         arena_bytes=128,
         threads=3,
-        brief=True,
         homes={2: 1},
         forms=(
             TiledForm(parse_type("f32[32,16]"), Tiling((2, 16, 16), (0, 1, 0), (16, 1, 1))),
