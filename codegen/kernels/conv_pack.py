@@ -252,6 +252,9 @@ def emit_pack_pair(k: Emitter, name: str, spec: PackWeightsSpec) -> None:
             target = k.gep(panel, k.mul(in_block, len(part) * tile), scalar)
             with k.loop(0, len(part)) as t:
                 tap = k.load("i64", k.gep(taps, t, "i64"))
+                for row in range(0 if plain else BLOCK):  # of the next pair
+                    ahead = k.add(tap, source.matrix + row * BLOCK)
+                    k.prefetch(k.gep(block, ahead, scalar), locality=2)
                 args = [k.gep(block, tap, scalar), k.gep(target, k.mul(t, tile), scalar)]
                 k.call(f"{name}_transpose", "void", args)
             panel = k.gep(panel, spec.in_blocks * len(part) * tile, scalar)

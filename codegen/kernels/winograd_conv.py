@@ -223,6 +223,7 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     emit_output(k, f"{name}_output", shape, m_plane)
     extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
     shares = -(-conv.tiles // tiling.block)
+    turned = conv.weights.transposed  # pairs that lie side by side differ in the output block
 
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
         pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(4 + extra)]
@@ -240,7 +241,9 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
             in_block = k.mul(k.udiv(out_block, conv.out_blocks), conv.in_blocks)
             with k.loop(0, conv.in_blocks, tiling.depth) as start:
                 depth = k.min(k.sub(conv.in_blocks, start), tiling.depth)
-                with k.loop(0, depth) as block, k.loop(0, shape.group) as number:
+                sizes = (depth, shape.group) if turned else (shape.group, depth)
+                with k.loop(0, sizes[0]) as outer, k.loop(0, sizes[1]) as inner:
+                    block, number = (outer, inner) if turned else (inner, outer)
                     at = k.add(k.mul(block, BLOCK * pitch), k.mul(number, BLOCK))
                     pair = [k.as_reg(k.add(out_block, number)), k.as_reg(k.add(start, block))]
                     to = k.gep(u, at, scalar)

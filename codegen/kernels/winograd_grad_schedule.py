@@ -110,7 +110,8 @@ def _filters_first(kernel: GradKernelSpec, target: Target, threads: int) -> floa
     task += _transforms(kernel, target, BLOCK * kernel.group)
     task += _stores(kernel, target, kernel.group)
     transforms = _transforms(kernel, target, grad.tiles * blocks)
-    return (transforms + area * target.cycles_per_byte(area)) / threads + tasks * task
+    written = 2 * area * target.cycles_per_byte(area)  # a line comes before it can be written
+    return (transforms + written) / threads + tasks * task
 
 
 def _tiles_first(kernel: GradKernelSpec, target: Target, threads: int) -> float:

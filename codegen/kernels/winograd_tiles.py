@@ -165,6 +165,10 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
             k.call(f"{name}_pack", "void", [base, out_block, in_block, panel, room])
         with k.loop(0, BLOCK) as row, k.loop(0, BLOCK, shape.lanes) as lane:
             at = k.gep(pair, k.add(k.mul(row, BLOCK), lane), scalar)
+            if packing.is_ready:  # the next pair, which comes from memory in nine streams
+                for tap in range(TAPS * TAPS):
+                    ahead = source.matrix + tap * BLOCK * BLOCK
+                    k.prefetch(k.gep(at, ahead, scalar), locality=2)
             taps = load_tile(k, shape.vector, TAPS, at, BLOCK * BLOCK)
             to = k.gep(u, k.add(k.mul(row, pitch), lane), scalar)
             store_tile(k, apply_2d(k, matrices(spec.outputs).filter, taps), to, u_plane, scalar)
