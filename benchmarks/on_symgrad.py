@@ -85,25 +85,28 @@ def resnet18_infer_arrays(batch: int, size: int) -> Call:
 
 def resnet18_train(batch: int, size: int) -> Call:
     """Forward, cross-entropy, backward, SGD with momentum: one compiled step on tensors."""
-    loss, values, x, y = _resnet18_loss(batch, size)
-    return _training(loss, *map(_tensors, values), sg.tensor(x), sg.tensor(y))
+    model = _resnet18().train()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    state = {name: b.clone() for name, b in model.named_buffers()}
+    x, y = sg.tensor(cases.images(batch, size)), sg.tensor(cases.labels(batch, 1000))
+    return _training(_resnet18_loss(model), parameters, state, x, y)
 
 
 def resnet18_train_arrays(batch: int, size: int) -> Call:
     """The same on NumPy arrays, which are brought into the kernels' layout at every call."""
-    loss, values, x, y = _resnet18_loss(batch, size)
-    return _training(loss, *values, x, y)
-
-
-def _resnet18_loss(batch: int, size: int) -> Any:
-    """The loss as a function of parameters, state and data; parameters and state; data."""
     model = _resnet18().train()
+    x, y = cases.images(batch, size), cases.labels(batch, 1000)
+    return _training(_resnet18_loss(model), *sg.nn.arrays(model), x, y)
+
+
+def _resnet18_loss(model: Any) -> Callable[..., tuple[Array, Arrays]]:
+    """The loss as a function of parameters, state and data, with the new state."""
 
     def loss(parameters: Arrays, state: Arrays, x: Array, y: Array) -> tuple[Array, Arrays]:
         logits, state = sg.nn.functional_call(model, parameters, state, x)
         return sg.nn.functional.cross_entropy(logits, y), state
 
-    return loss, sg.nn.arrays(model), cases.images(batch, size), cases.labels(batch, 1000)
+    return loss
 
 
 def mlp() -> Call:

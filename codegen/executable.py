@@ -10,7 +10,7 @@ import numpy as np
 from symgrad.codegen import profile
 from symgrad.codegen.image import Image
 from symgrad.codegen.memory_report import memory_of
-from symgrad.codegen.runtime.memory import SMALL, empty
+from symgrad.codegen.runtime.memory import SMALL, empty, give_back
 from symgrad.codegen.runtime.program import NativeProgram
 from symgrad.codegen.runtime.resident import Form, Resident
 from symgrad.ir.errors import UsageError
@@ -108,23 +108,28 @@ class Executable:
             for array, form in zip(made, forms, strict=True)
         ]
 
-    def is_prepared(self, arguments: Sequence[Any]) -> bool:
-        """Whether all state is in its form already, so that ``prepare`` would change nothing."""
-        for number, form in self._state:
-            given = arguments[number]
-            if type(given) is not Resident or given.form is not form:
-                return False
-        return True
+    def unprepared(self, arguments: Sequence[Any]) -> list[int]:
+        """Numbers of the state that is not in the form the program wants it in."""
+        return [
+            number
+            for number, form in self._state
+            if type(arguments[number]) is not Resident or arguments[number].form is not form
+        ]
+
+    def prepared(self, number: int, argument: Any) -> Any:
+        """An argument in the form that the program wants it in: what to keep for later calls."""
+        form = self.forms[number]
+        return argument if form is None else Resident(form, self._memory_of(number, argument))
+
+    @staticmethod
+    def give_back() -> None:
+        """See ``runtime.memory``: for whoever lets go of what was prepared."""
+        give_back()
 
     def prepare(self, arguments: Sequence[Any]) -> list[Any]:
         """The arguments with all state in its form: what to keep from call to call."""
-        forms = self.forms[: len(arguments)]
-        return [
-            argument if form is None else Resident(form, memory)
-            for argument, memory, form in zip(
-                arguments, self._memory(arguments), forms, strict=True
-            )
-        ]
+        self._check_count(arguments)
+        return [self.prepared(number, argument) for number, argument in enumerate(arguments)]
 
     def _results_for(self, arrays: list[Array]) -> list[Array]:
         """Memory for the results: donated and recycled."""
@@ -178,21 +183,23 @@ class Executable:
 
     def _memory(self, arguments: Sequence[Any]) -> list[Array]:
         """The memory to pass for each argument, checked and converted where need be."""
+        self._check_count(arguments)
+        return [self._memory_of(number, argument) for number, argument in enumerate(arguments)]
+
+    def _check_count(self, arguments: Sequence[Any]) -> None:
         if len(arguments) != len(self._params):
             raise UsageError(
                 f"@{self.image.name} takes {len(self._params)} arguments, got {len(arguments)}"
             )
-        memory = []
-        for number, argument in enumerate(arguments):
-            form, given = self.forms[number], argument
-            if isinstance(given, Resident):
-                if given.form is form or given.form == form:
-                    memory.append(given.memory)
-                    continue
-                given = given.numpy()
-            array = self._checked(given, number)
-            memory.append(array if form is None else form.prepare(array))
-        return memory
+
+    def _memory_of(self, number: int, argument: Any) -> Array:
+        form = self.forms[number]
+        if isinstance(argument, Resident):
+            if argument.form is form or argument.form == form:
+                return argument.memory
+            argument = argument.numpy()
+        array = self._checked(argument, number)
+        return array if form is None else form.prepare(array)
 
     def _checked(self, argument: Any, number: int) -> Array:
         """An argument as an array of its parameter's type."""

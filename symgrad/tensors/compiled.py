@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from symgrad.ir import Func, TensorType
+from symgrad.ir import Func, TensorType, Value
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
 from symgrad.tensors.apply import apply
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.record import Leaf, Memory, is_known, memory_of, references, run
+from symgrad.tensors.record import Leaf, Memory, memory_of, references, run
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 from symgrad.tracing import current_trace
@@ -73,18 +73,21 @@ class OnTensors:
 
     def _memories(self, arguments: Sequence[Any]) -> list[Memory]:
         """The contents of all arguments, computed where they are pending."""
-        pending = [arguments[i] for i in self.tensors if not is_known(arguments[i]._value())]
-        if pending:
-            Tensor._compute(pending)
         memories: list[Any] = list(arguments)
         for i in self.tensors:
-            memories[i] = memory_of(arguments[i]._value())
+            memories[i] = _contents(arguments[i]._value())
+        pending = [arguments[i] for i in self.tensors if memories[i] is None]
+        if pending:
+            Tensor._compute(pending)
+            for i in self.tensors:
+                memories[i] = _contents(arguments[i]._value())
         return [m if isinstance(m, Memory) else Memory(m) for m in memories]
 
     def _donate(self, arguments: Sequence[Any], memories: list[Memory]) -> list[Leaf]:
         """The arguments whose memory is handed over; of what is shared, a copy is."""
         leaves = [arguments[i]._tracer._value for i in self.donated]
         given: list[Leaf] = []
+        shared: list[int] = []
         for number, i in enumerate(self.donated):
             # Leaves are in the handle and the list here, memories in the leaf and the list.
             if (
@@ -96,7 +99,14 @@ class OnTensors:
             ):
                 given.append(leaves[number])
             else:
-                memories[i] = memories[i].copy()
+                shared.append(i)
+        if shared:
+            unprepared = set()  # of which copies are made anyway
+            if getattr(self.program, "has_forms", False):
+                unprepared = set(self.program.unprepared([m.contents for m in memories]))
+            for i in shared:
+                memory = memories[i]
+                memories[i] = Memory(memory.contents) if i in unprepared else memory.copy()
         return given
 
     def _recorded(self, arguments: Sequence[Any]) -> Sequence[Tensor]:
@@ -118,6 +128,18 @@ class OnTensors:
         for tensor in made:
             tensor._mates = [weakref.ref(t) for t in made if t is not tensor]
         return made
+
+
+def _contents(value: Value) -> Memory | None:
+    """The memory of a value that is known, or is another name of one, such as a detached one."""
+    memory = memory_of(value)
+    while memory is None and value.op is not None and value.op.name in _SAME:
+        value = value.op.operands[0]
+        memory = memory_of(value)
+    return memory
+
+
+_SAME = ("identity", "stop_gradient")
 
 
 def as_tensor(x: Any) -> Tensor:

@@ -355,16 +355,12 @@ def compute(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> None:
 def run(program: Any, memories: Sequence[Memory]) -> list[Memory]:
     """What a program makes of contents, which stay in the form that it wants them in."""
     given = [m.contents for m in memories]
-    if not getattr(program, "is_prepared", _yes)(given):
-        given = program.prepare(given)
-        for memory, contents in zip(memories, given, strict=True):
-            memory.contents = contents
+    if getattr(program, "has_forms", False):
+        for number in program.unprepared(given):  # one by one: each frees what it was before
+            memories[number].contents = given[number] = program.prepared(number, given[number])
+            program.give_back()
     results = program(given)
     return [Memory(np.asarray(r) if isinstance(r, np.generic) else r) for r in results]
-
-
-def _yes(_: object) -> bool:
-    return True
 
 
 def _donated(

@@ -22,6 +22,9 @@ def images(*shape: int) -> Any:
     return ROOM(shape).astype(np.float32)
 
 
+ROOM_IMAGE = images(1, 16, 7, 7)
+
+
 def contents(tensor: Any) -> Any:
     """What lies in the memory of a tensor, as a program left it."""
     memory = memory_of(tensor._value())
@@ -163,6 +166,25 @@ def test_shared_memory_is_not_overwritten(share: str) -> None:
     wanted = {"view": kept[1:], "operand": kept + 1}.get(share, kept)
     found = other.detach() if share == "module" else other
     np.testing.assert_array_equal(np.asarray(found), wanted)
+
+
+def test_a_models_own_weights_survive_a_step_on_detached_ones() -> None:
+    model = convolutions()
+    step, rule = training(model)
+    compiled = sg.jit(step, donate_argnums=(0, 1))
+    before = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    carried = params, rule.init(params)
+    for _ in range(2):
+        _, *carried = compiled(*carried, sg.tensor(images(1, 16, 7, 7)))
+        for name, p in model.named_parameters():
+            np.testing.assert_array_equal(p.detach().numpy(), before[name])
+            assert not np.array_equal(carried[0][name].numpy(), before[name])
+    # Weights that another program has packed already are not overwritten either.
+    sg.jit(model)(images(1, 16, 7, 7))
+    assert isinstance(contents(model[0].weight), Resident)
+    compiled({name: p.detach() for name, p in model.named_parameters()}, carried[1], ROOM_IMAGE)
+    np.testing.assert_array_equal(model[0].weight.detach().numpy(), before["0.weight"])
 
 
 def test_a_changed_leaf_does_not_disturb_the_state_it_came_from() -> None:
