@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from symgrad.codegen import programs
+from symgrad.codegen import plan, programs
 from symgrad.codegen.executable import Executable
 from symgrad.codegen.image import Image, lay_out
 from symgrad.codegen.jit import compile_modules, load_compiled, symbol_of
@@ -90,6 +90,7 @@ def _build(lowered: Lowered) -> Executable:
         constants=constants,
         arena_bytes=lowered.arena_bytes,
         threads=lowered.threads,
+        brief=plan.is_brief(lowered.calls),
         homes=lowered.homes,
         forms=lowered.forms,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from symgrad.codegen import profile
 from symgrad.codegen.image import Image
 from symgrad.codegen.memory_report import memory_of
+from symgrad.codegen.runtime.calltable import Interface, Table
 from symgrad.codegen.runtime.memory import SMALL, empty, give_back
 from symgrad.codegen.runtime.program import NativeProgram
 from symgrad.codegen.runtime.resident import Form, Resident
@@ -61,8 +62,10 @@ class Executable:
             arena_bytes=image.arena_bytes,
             fixed={slots + i: array.ctypes.data for i, array in enumerate(image.constants)},
             threads=image.threads,
+            release_gil=not image.brief,
         )
-        self._direct = self.direct()
+        interface = self.interface()
+        self._direct = None if interface is None else self._program.bind(interface)
 
     @property
     def has_forms(self) -> bool:
@@ -74,38 +77,47 @@ class Executable:
         """The kernel calls; lowered anew where the program came from the disk."""
         return self._lower()
 
-    def direct(self, *, unwrap: bool = False) -> Callable[..., Any] | None:
-        """The program as a builtin function of its arguments, tens of nanoseconds a call.
+    def interface(self, **details: Any) -> Interface | None:
+        """How native code may call the program without going through here; ``None`` if not.
 
-        ``None`` where results are large or overwrite donated arrays, or where anything is
-        resident; a call gives ``NotImplemented`` for arguments that it cannot take as they
-        are.  ``unwrap`` gives a single result without its tuple.
+        It may not where results are large or overwrite donated arrays, or where anything
+        is resident.  ``details`` are further fields of an ``Interface``.
         """
         # Large results come from recycled memory, which the direct call does not know.
         large = any(t.bytes >= SMALL for t in self.image.results)
         if self.image.homes or large or any(self.forms):
             return None
         results = [(dtype, shape) for shape, dtype in self._results]
-        return self._program.bind(self._params, results, unwrap=unwrap)
+        return Interface(self._params, results, **details)
 
-    def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
+    def call_table(self, **details: Any) -> Table | None:
+        """What native code needs to answer calls with this program; see ``interface``."""
+        interface = self.interface(**details)
+        return None if interface is None else self._program.call_table(interface)
+
+    def __call__(
+        self, arguments: Sequence[Any], out: Sequence[Array | None] | None = None
+    ) -> Sequence[Any]:
         """Runs the program; results are fresh C-contiguous arrays, NumPy scalars where 0-d,
         and residents where they have a form.
 
+        ``out`` may give a writeable array of its result's dtype and shape for each result, which
+        then is that array.  It may overlap with anything else: what it takes is computed first.
         Raises ``UsageError`` when the arguments do not have the parameters' types.
         """
         if self._direct is not None and not profile.active:
-            fast = self._direct(*arguments)
+            fast = self._direct(*arguments, *(out or ()))
             if fast is not NotImplemented:
                 results: Sequence[Any] = fast
                 return results
         arrays = self._memory(arguments)
-        made = self._results_for(arrays)
+        places = out or [None] * len(self._results)
+        made = self._results_for(arrays, places)
         self._run([*arrays, *made])
         forms = self.forms[len(arrays) :]
         return [
-            array[()] if form is None else Resident(form, array)
-            for array, form in zip(made, forms, strict=True)
+            _delivered(array, place) if form is None else Resident(form, array)
+            for array, place, form in zip(made, places, forms, strict=True)
         ]
 
     def unprepared(self, arguments: Sequence[Any]) -> list[int]:
@@ -131,13 +143,23 @@ class Executable:
         self._check_count(arguments)
         return [self.prepared(number, argument) for number, argument in enumerate(arguments)]
 
-    def _results_for(self, arrays: list[Array]) -> list[Array]:
-        """Memory for the results: donated and recycled."""
-        made = []
-        for slot, (shape, dtype) in enumerate(self._results, len(arrays)):
+    def _results_for(
+        self, arrays: Sequence[Array], places: Sequence[Array | None] | None = None
+    ) -> list[Array]:
+        """Memory for the results: donated, given and recycled."""
+        made: list[Array] = []
+        given = places or [None] * len(self._results)
+        for slot, ((shape, dtype), place) in enumerate(
+            zip(self._results, given, strict=True), len(arrays)
+        ):
             form, home = self.forms[slot], self.image.homes.get(slot)
             extents = shape if form is None else (form.size,)
-            made.append(empty(extents, dtype) if home is None else arrays[home])
+            if home is not None:
+                made.append(arrays[home])
+            elif place is not None and form is None and _lies_apart(place, [*arrays, *made]):
+                made.append(place)
+            else:
+                made.append(empty(extents, dtype))
         return made
 
     def _run(self, slots: Sequence[Array]) -> None:
@@ -215,3 +237,17 @@ class Executable:
             )
         # Not ascontiguousarray: that would turn a scalar's array into one axis.
         return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def _lies_apart(array: Array, others: Sequence[Array]) -> bool:
+    """Whether a kernel may write to an array while it reads others."""
+    return array.flags.carray and not any(np.may_share_memory(array, x) for x in others)
+
+
+def _delivered(made: Array, place: Array | None) -> Any:
+    """A result as it is returned: in the array that was given for it, if one was."""
+    if place is None:
+        return made[()]
+    if place is not made:
+        place[...] = made
+    return place

@@ -39,6 +39,8 @@ class Image:
     constants: tuple[np.ndarray[Any, Any], ...]
     arena_bytes: int
     threads: int
+    brief: bool
+    """Whether a run is too short to let other Python threads go on meanwhile."""
     homes: Mapping[int, int]
     """Slots of results that overwrite a donated parameter, with that parameter's."""
     forms: tuple[Form | None, ...]
@@ -59,6 +61,7 @@ class Image:
             "constants": [[a.dtype.str, a.shape] for a in self.constants],
             "arena_bytes": self.arena_bytes,
             "threads": self.threads,
+            "brief": self.brief,
             "homes": list(self.homes.items()),
             "forms": [form and form.describe() for form in self.forms],
         }
@@ -87,6 +90,7 @@ class Image:
             constants=tuple(constants),
             arena_bytes=header["arena_bytes"],
             threads=header["threads"],
+            brief=header["brief"],
             homes=dict(header["homes"]),
             forms=tuple(text and Form.parse(text) for text in header["forms"]),
         )

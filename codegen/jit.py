@@ -233,6 +233,7 @@ def _optimise(text: str, machine: Any) -> Any:
     if "verify" in os.environ.get("SYMGRAD_DEBUG", "").split(","):
         module.verify()
     passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
     passes.add_sroa_pass()
     passes.add_instruction_combine_pass()
     passes.add_simplify_cfg_pass()

@@ -161,3 +161,15 @@ def _meet(a: Sequence[tuple[object, int, int]], b: Sequence[tuple[object, int, i
     return any(
         p == q and lo < other_hi and other_lo < hi for p, lo, hi in a for q, other_lo, other_hi in b
     )
+
+
+BRIEF_FLOPS, BRIEF_BYTES = 2e4, 1e5
+"""Work of about ten microseconds, far less than Python lets a thread run before it asks it
+for the interpreter's lock (5 ms)."""
+
+
+def is_brief(calls: Sequence[Call]) -> bool:
+    """Whether a run is over before another Python thread could use the interpreter meanwhile."""
+    serial = not any(call.parallel or call.phase.is_bound for call in calls)
+    flops, moved = (sum(getattr(call, x) for call in calls) for x in ("flops", "bytes"))
+    return serial and flops < BRIEF_FLOPS and moved < BRIEF_BYTES

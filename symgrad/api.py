@@ -46,6 +46,10 @@ def jit(
     value gets its own program.  Arrays of donated arguments may be overwritten by results
     of the same type: do not use them after the call.  ``conv_precision`` is ``"default"``
     or ``"high"`` for this function's convolutions; see ``set_conv_precision``.
+
+    A call may give arrays for the results, of their dtypes and shapes, which it returns:
+    ``f(x, out=y)``, or ``out=(None, y)`` in the structure of the result with ``None`` where a
+    fresh one is wanted.  They may overlap with arguments.  So may calls of derivatives.
     """
     if conv_precision is not None:
         from symgrad.codegen.precision import checked

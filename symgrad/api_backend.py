@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from symgrad.codegen.runtime import vectorcall
 from symgrad.ir import Func, interpret
 
 if TYPE_CHECKING:
@@ -116,27 +117,6 @@ def _forget_programs() -> None:
 # -- profiles ------------------------------------------------------------------------------
 
 
-class HasQuickCalls(Protocol):
-    """Something whose calls may go straight to native code, where no profile sees them."""
-
-    def set_quick(self, allowed: bool) -> None:
-        """Whether they may."""
-
-
-_quick: weakref.WeakSet[HasQuickCalls] = weakref.WeakSet()
-
-
-def register_quick(owner: HasQuickCalls) -> None:
-    """Has ``owner`` told when a profile begins and ends."""
-    _quick.add(owner)
-
-
-def is_profiled() -> bool:
-    """Whether a profile is being taken."""
-    found = sys.modules.get("symgrad.codegen.profile")
-    return found is not None and bool(found.active)
-
-
 @contextlib.contextmanager
 def profile() -> Iterator[Recording]:
     """Times every compiled program that runs within, kernel by kernel and thread by thread.
@@ -151,14 +131,5 @@ def profile() -> Iterator[Recording]:
     """
     from symgrad.codegen.profile import recording
 
-    try:
-        with recording() as record:
-            _set_quick(False)
-            yield record
-    finally:
-        _set_quick(not is_profiled())
-
-
-def _set_quick(allowed: bool) -> None:
-    for owner in list(_quick):
-        owner.set_quick(allowed)
+    with vectorcall.pause(), recording() as record:  # native calls would pass it by
+        yield record

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from symgrad.api_leaves import signature
+from symgrad.codegen.runtime.source import ATTRIBUTE, CELL, ITEM, MISSING, Source
 from symgrad.ir.opdef import Array
 from symgrad.tracer import is_tensor
 from symgrad.tracing import Capture, TensorCapture
@@ -25,7 +26,6 @@ from symgrad.tracing import Capture, TensorCapture
 _NEAR = 4  # steps within which functions are followed and numbers watched
 _FAR = 24  # steps within which arrays are found: models are nested deeply
 _WIDTH = 256  # containers larger than this are data, not places to look into
-_MISSING = object()
 _NUMBERS = (bool, int, float, complex, str)
 _FOREIGN = ("numpy", "scipy", "symgrad", "builtins")
 _LAYERS = ("symgrad.nn", "symgrad.models")
@@ -87,27 +87,27 @@ class Surroundings:
                 yield from self._of_callable(value, depth)
         if isinstance(f, functools.partial):
             for value in (*f.args, *f.keywords.values()):
-                yield from self._of_value(_constantly(value), value, None, depth + 1)
+                yield from self._of_value(Source(value), value, None, depth + 1)
         if isinstance(f, types.FunctionType):
             yield from self._of_function(f, depth)
         else:
             self._names.add("__call__")
             owner = getattr(f, "__self__", f)
             self._seen.discard(id(owner))
-            yield from self._of_value(_constantly(owner), owner, None, depth + 1)
+            yield from self._of_value(Source(owner), owner, None, depth + 1)
 
     def _of_function(self, f: types.FunctionType, depth: int) -> Iterator[Place]:
         names = set(_names(f.__code__))
         self._names |= names
         for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
-            read = functools.partial(getattr, cell, "cell_contents", _MISSING)
+            read = Source(cell).then(CELL)
             yield from self._of_value(read, read(), name, depth)
         for name in names & f.__globals__.keys():
-            read = functools.partial(f.__globals__.get, name)
+            read = Source(f.__globals__).then(ITEM, name)
             yield from self._of_value(read, read(), name, depth)
 
     def _of_value(
-        self, read: Callable[[], Any], value: Any, name: str | None, depth: int
+        self, read: Source, value: Any, name: str | None, depth: int
     ) -> Iterator[Place]:
         number = type(value) in _NUMBERS and depth <= _NEAR
         if number or isinstance(value, np.ndarray) or is_tensor(value):
@@ -121,8 +121,7 @@ class Surroundings:
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for key, item in list(items):
                 label = key if isinstance(key, str) else None
-                step = functools.partial(_item, read, key)
-                yield from self._of_value(step, item, label, depth + 1)
+                yield from self._of_value(read.then(ITEM, key), item, label, depth + 1)
         elif isinstance(
             value, (types.FunctionType, types.MethodType, functools.partial)
         ) or hasattr(value, "__wrapped__"):
@@ -131,10 +130,9 @@ class Surroundings:
             self._seen.add(id(value))
             yield from self._of_object(read, value, depth)
 
-    def _of_object(self, read: Callable[[], Any], value: Any, depth: int) -> Iterator[Place]:
+    def _of_object(self, read: Source, value: Any, depth: int) -> Iterator[Place]:
         for name, item in list(vars(value).items()):
-            step = functools.partial(_attribute, read, name)
-            yield from self._of_value(step, item, name, depth + 1)
+            yield from self._of_value(read.then(ATTRIBUTE, name), item, name, depth + 1)
         for kind in type(value).__mro__:
             for name, method in vars(kind).items():
                 if name in self._names and isinstance(method, types.FunctionType):
@@ -161,7 +159,7 @@ class Environment:
             read = places.get(id(array))
             if read is None and isinstance(array, np.ndarray):
                 read = _of_whole_view(array, wholes)
-            self._reads.append(read or _constantly(array))
+            self._reads.append(read or Source(array))
             if read is not None:
                 now = read()
                 self._rebindable.append((read, type(now), signature(now)))
@@ -170,6 +168,17 @@ class Environment:
     def is_empty(self) -> bool:
         """Whether the program depends on its arguments alone."""
         return not (self._watched or self._guards or self._reads)
+
+    def sources(self) -> list[Source] | None:
+        """Where the captured arrays are, for native code; ``None`` if it cannot follow."""
+        if self._guards or not all(isinstance(read, Source) for read, _ in self._watched):
+            return None
+        found = [read for read in self._reads if isinstance(read, Source)]
+        return found if len(found) == len(self._reads) else None
+
+    def watched(self) -> list[tuple[Source, Any]]:
+        """The numbers that must be what they were, where ``sources`` are known."""
+        return [(read, value) for read, value in self._watched if isinstance(read, Source)]
 
     def arrays(self) -> list[Any]:
         """The captured arrays and tensors as they are now."""
@@ -206,7 +215,7 @@ def _extent(array: Array) -> _Extent:
 def _reshaped(read: Callable[[], Any], old: tuple[int, ...], new: tuple[int, ...]) -> Any:
     array = read()
     fits = type(array) is np.ndarray and array.shape == old and array.flags.c_contiguous
-    return array.reshape(new) if fits else _MISSING
+    return array.reshape(new) if fits else MISSING
 
 
 def _unchanged(now: Any, before: Any) -> bool:
@@ -215,10 +224,6 @@ def _unchanged(now: Any, before: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) in _NUMBERS
-
-
-def _constantly(value: Any) -> Callable[[], Any]:
-    return lambda: value
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -243,14 +248,3 @@ def _is_foreign(value: Any) -> bool:
     if module.startswith(_LAYERS):
         return isinstance(value, types.FunctionType)
     return module.partition(".")[0] in _FOREIGN
-
-
-def _item(read: Callable[[], Any], key: Any) -> Any:
-    try:
-        return read()[key]
-    except (KeyError, IndexError, TypeError):
-        return _MISSING
-
-
-def _attribute(read: Callable[[], Any], name: str) -> Any:
-    return getattr(read(), name, _MISSING)

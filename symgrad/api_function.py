@@ -18,10 +18,12 @@ import numpy as np
 
 import symgrad.numpy  # noqa: F401  (declares the traced forms)
 from symgrad import tree
-from symgrad.api_backend import compile_func, is_profiled, register_owner, register_quick
+from symgrad.api_backend import compile_func, register_owner
 from symgrad.api_captures import Environment, Surroundings
 from symgrad.api_leaves import leaf_type, signature
+from symgrad.api_results import Constant, Returned, check_places, filled
 from symgrad.api_statics import Statics
+from symgrad.codegen.runtime.vectorcall import answered_natively, retire
 from symgrad.ir import Func, Value
 from symgrad.ir.errors import DTypeError, TraceError, UsageError
 from symgrad.tracer import NUMBERS, Tracer, is_tensor
@@ -30,11 +32,16 @@ from symgrad.tracing import Trace, current_trace
 if TYPE_CHECKING:
     from symgrad.api_stages import Stages
     from symgrad.codegen.profile import Profile
+    from symgrad.codegen.runtime.calltable import Table
+
+Array = np.ndarray[Any, Any]
 
 MAX_PROGRAMS = 128
 """Signatures a function keeps compiled; the one used longest ago goes first."""
 MAX_VARIANTS = 8
 """Programs it keeps for one signature, traced under different surroundings."""
+MAX_NATIVE = 4
+"""Programs that native code tries before it gives a call back: the latest ones."""
 
 
 class Traced:
@@ -46,16 +53,7 @@ class Traced:
         self.func = func
         self.captures = trace.captures
         self.guards = trace.guards
-        self.outputs = outputs
-        """Per leaf of the result: its number among the results of ``func``, or a constant."""
-        self.spec = spec
-
-
-class Constant:
-    """A leaf of a result that does not depend on any array."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+        self.returned = Returned(spec, outputs)
 
 
 def trace_body(
@@ -148,52 +146,67 @@ class Program:
                 donated=donate,
                 gives_tensors=gives_tensors,
             )
-        self._single = traced.outputs == [0] and traced.spec.is_leaf()
         self._fixed = self.environment.is_empty
 
     def holds(self) -> bool:
         """Whether the surroundings are still what the program was traced in."""
         return self._fixed or self.environment.holds()
 
-    def quick(self) -> Callable[..., Any] | None:
-        """The program as a builtin function from arrays to the result, if it can be one."""
-        traced, direct = self.traced, getattr(self.executable, "direct", None)
-        in_order = traced.outputs == list(range(len(traced.func.results)))
-        is_tuple = traced.spec.type is tuple and all(c.is_leaf() for c in traced.spec.children())
-        if direct is None or not self._fixed or not in_order or not (self._single or is_tuple):
-            return None
-        if any(not t.shape for t in traced.func.param_types) and _has_narrow_floats(traced.func):
-            return None  # Python floats and float64 scalars, which it takes alike, promote apart
-        quick: Callable[..., Any] | None = direct(unwrap=self._single)
-        return quick
+    def native_table(self, types: Sequence[type]) -> Table | None:
+        """What native code needs to run the program on arguments of these types.
 
-    def __call__(self, leaves: Sequence[Any]) -> Any:
-        """Runs on the flat arguments and puts the result together."""
+        ``None`` where it cannot: the result is more than tuples, or an argument is a number
+        other than a float, or the program depends on what it does not see.
+        """
+        describe = getattr(self.executable, "call_table", None)
+        recipe = self.traced.returned.recipe(len(self.traced.func.results))
+        sources = self.environment.sources()
+        plain = all(t in (float, np.ndarray) or issubclass(t, np.generic) for t in types)
+        if describe is None or recipe is None or sources is None or not plain:
+            return None
+        table: Table | None = describe(
+            types=tuple(types), sources=sources, watched=self.environment.watched(),
+            recipe=recipe[0], constants=recipe[1],
+        )  # fmt: skip
+        return table
+
+    def __call__(self, leaves: Sequence[Any], out: Sequence[Array | None] | None = None) -> Any:
+        """Runs on the flat arguments and puts the result together.
+
+        ``out`` has an array for each result of the program, or ``None``.
+        """
         if self._hidden:
             leaves = [*leaves, *self.environment.arrays()]
-        results = self.executable(leaves)
-        if self._single:
-            return results[0]
-        filled = [x.value if isinstance(x, Constant) else results[x] for x in self.traced.outputs]
-        return tree.unflatten(self.traced.spec, filled)
+        results = self.executable(leaves) if out is None else self._into(out, leaves)
+        return self.traced.returned.put_together(results)
 
-
-def _has_narrow_floats(func: Func) -> bool:
-    dtypes = {v.type.dtype for op in func.ops for v in op.results}
-    return any(t.kind in "fc" and t.name != "f64" for t in dtypes)
-
-
-def _no_program(*args: Any) -> Any:
-    return NotImplemented
+    def _into(self, out: Sequence[Array | None], leaves: Sequence[Any]) -> Sequence[Any]:
+        """The results, in the arrays that are given for them."""
+        func = self.traced.func
+        check_places(func.name, out, func.result_types)
+        if hasattr(self.executable, "call_table"):  # it writes to them itself
+            results: Sequence[Any] = self.executable(leaves, out)
+            return results
+        made = self.executable(leaves)
+        if any(is_tensor(x) for x in made):
+            raise UsageError(f"{func.name}: out is for arrays, but the results are tensors here")
+        return filled(out, made)
 
 
 # -- the callable --------------------------------------------------------------------------
 
 
+@answered_natively
 class Function:
     """A function that compiles itself for each signature it is called with.
 
     ``body`` is what runs on tracers; ``wrapped`` is the user's function that it came from.
+    Once a program is compiled, native code answers the calls that fit it exactly, and
+    ``__call__`` is for all others.
+
+    The keyword ``out`` of a call gives arrays for the results to be written to: one array, or
+    arrays in the structure of the result, with ``None`` for those that are to be fresh.  It
+    belongs to the wrapped function instead if that has a parameter of this name.
     """
 
     def __init__(
@@ -218,36 +231,34 @@ class Function:
         self._donated = frozenset(numbers)
         self._programs: OrderedDict[Any, list[Program]] = OrderedDict()
         """Per signature the programs for different surroundings, the latest first."""
-        self._quick: Callable[..., Any] = _no_program
-        """The latest program on flat arguments, if nothing around it can change."""
-        self._latest: Program | None = None
+        self._native: list[Table] = []
+        """What native code answers calls with, the latest program first."""
         register_owner(self)
-        register_quick(self)
 
     def forget(self) -> None:
         """Drops the compiled programs."""
         self._programs.clear()
-        self._latest = None
-        self.set_quick(True)
-
-    def set_quick(self, allowed: bool) -> None:
-        """Whether calls may go straight to native code, where no profile sees them."""
-        quick = self._latest.quick() if allowed and self._latest is not None else None
-        self._quick = quick or _no_program
+        self._native = []
+        retire(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        out = kwargs.pop("out", None) if kwargs and self._statics.leaves_out else None
         if current_trace() is not None:
+            if out is not None:
+                raise UsageError(
+                    f"{self.name}: out is for calls from outside; in a traced function use the "
+                    "result itself"
+                )
             return self.body(*args, **kwargs)
-        if not kwargs:
-            result = self._quick(*args)
-            if result is not NotImplemented:
-                return result
-            if not self._statics:
-                for program in self._programs.get(_flat_key(args), ()):
-                    if program.holds():
-                        return program(args)
+        if not kwargs and not self._statics and out is None:
+            for program in self._programs.get(_flat_key(args), ()):
+                if program.holds():
+                    return program(args)
         program, leaves = self._find(args, kwargs)
-        return program(leaves)
+        if out is None:
+            return program(leaves)
+        count = len(program.traced.func.results)
+        return program(leaves, program.traced.returned.places(self.name, out, count))
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles for arguments of these types, ahead of the first call; runs nothing."""
@@ -257,7 +268,7 @@ class Function:
         """The program for these arguments, compiled if need be, and the leaves it takes."""
         leaves: Sequence[Any] = args
         is_flat = not kwargs and not self._statics
-        if is_flat and all(type(x) is np.ndarray or type(x) in NUMBERS for x in args):
+        if is_flat and all(map(_is_plain, args)):
             key = _flat_key(args)
         else:
             dynamic, fixed = self._statics.split(args, kwargs)
@@ -269,9 +280,17 @@ class Function:
                 return program, leaves
         program = self._compile(key, leaves, args, kwargs)
         if leaves is args:
-            self._latest = program
-            self.set_quick(not is_profiled())
+            self._answer_natively(program, [type(x) for x in args])
         return program, leaves
+
+    def _answer_natively(self, program: Program, types: Sequence[type]) -> None:
+        """Calls that fit a program go to it without passing here, if it is one for that."""
+        table = program.native_table(types)
+        if table is not None:
+            from symgrad.codegen.runtime.fastcall import answer_with
+
+            self._native = [table, *self._native][:MAX_NATIVE]
+            answer_with(self, self._native, takes_out=self._statics.leaves_out)
 
     def _compile(
         self, key: Any, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -330,16 +349,28 @@ class Function:
         """A decorated method, bound: the instance is part of the surroundings."""
         if instance is None:
             return self
-        bound = Function(
-            functools.partial(self.body, instance),
-            types.MethodType(self.wrapped, instance),
+        method = types.MethodType(self.wrapped, instance)
+        bound = self._remade(functools.partial(self.body, instance), method, 1)
+        vars(instance)[self.name] = bound  # found there from now on
+        return bound
+
+    def __copy__(self) -> Function:
+        """The same function with programs of its own."""
+        return self._remade(self.body, self.wrapped, 0)
+
+    def _remade(
+        self, body: Callable[..., Any], wrapped: Callable[..., Any], bound: int
+    ) -> Function:
+        """A function with these options, the first ``bound`` arguments of which are given."""
+        return Function(
+            body,
+            wrapped,
+            static_argnums=[n - bound for n in self._statics.numbers if n >= bound],
             static_argnames=self._statics.names,
-            donate_argnums=[n - 1 for n in self._donated],
+            donate_argnums=[n - bound for n in self._donated],
             derivative=self.is_derivative,
             conv_precision=self.conv_precision,
         )
-        vars(instance)[self.name] = bound  # found there from now on
-        return bound
 
     def __repr__(self) -> str:
         return f"<symgrad function {self.name}>"
@@ -388,6 +419,10 @@ class Function:
         return Stages(self, args, kwargs)
 
 
+def _is_plain(x: Any) -> bool:
+    return type(x) is np.ndarray or type(x) in NUMBERS or isinstance(x, np.generic)
+
+
 def _flat_key(args: tuple[Any, ...]) -> Any:
     """What tells signatures apart when all arguments are arrays or numbers."""
-    return tuple([(type(x), x.dtype, x.shape) if type(x) is np.ndarray else type(x) for x in args])
+    return tuple([signature(x) for x in args])

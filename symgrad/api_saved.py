@@ -262,9 +262,9 @@ def _describe(name: str, key: Any, program: Program, parts: _Parts) -> dict[str,
         "static": [[where, _literal(name, value)] for where, _, value in fixed],
         "outputs": [
             x if isinstance(x, int) else _constant(name, x.value, numbered)
-            for x in program.traced.outputs
+            for x in program.traced.returned.outputs
         ],
-        "result": _structure(name, program.traced.spec),
+        "result": _structure(name, program.traced.returned.spec),
         "func": parts.add(program.traced.func.text.encode()),
         "code": parts.add(pack(run)),
         "arrays": arrays,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from symgrad import tree
@@ -18,10 +19,13 @@ class Statics:
     ) -> None:
         self.names = {names} if isinstance(names, str) else set(names)
         self.numbers = {numbers} if isinstance(numbers, int) else set(numbers)
-        try:
-            self.parameters = list(inspect.signature(f).parameters)
-        except (TypeError, ValueError):
-            self.parameters = []
+        found: Mapping[str, inspect.Parameter] = {}
+        with contextlib.suppress(TypeError, ValueError):
+            found = inspect.signature(f).parameters
+        self.parameters = list(found)
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in found.values())
+        self.leaves_out = "out" not in self.parameters and not takes_any
+        """Whether the keyword ``out`` of a call is none of the function's own."""
         for n in list(self.numbers):
             if n < 0:
                 self.numbers.remove(n)

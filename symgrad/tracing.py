@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.codegen.runtime import vectorcall
 from symgrad.ir import Builder, TensorType, Value, dtype_of
 from symgrad.ir.errors import InternalError, TraceError
 from symgrad.ir.graph import Op
@@ -41,6 +42,16 @@ class _Active(threading.local):
 
     def __init__(self) -> None:
         self.traces: list[Trace] = []
+
+    def push(self, trace: Trace) -> None:
+        """Opens a trace; compiled functions that are called from now on run their bodies."""
+        vectorcall.paused.append(None)
+        self.traces.append(trace)
+
+    def pop(self) -> Trace:
+        """Closes the innermost trace."""
+        vectorcall.paused.pop()
+        return self.traces.pop()
 
 
 _active = _Active()
@@ -107,22 +118,22 @@ class Trace:
         self._tensors: dict[int, TensorCapture] = {}
 
     def __enter__(self) -> Trace:
-        _active.traces.append(self)
+        _active.push(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.is_open = False
-        if _active.traces.pop() is not self:
+        if _active.pop() is not self:
             raise InternalError("traces were closed out of order")
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
         """New operations go to this trace for a while, though another one is innermost."""
-        _active.traces.append(self)
+        _active.push(self)
         try:
             yield
         finally:
-            _active.traces.pop()
+            _active.pop()
 
     @property
     def is_current(self) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.runtime import fastcall
 from symgrad.codegen.runtime import threads as team_words
-from symgrad.codegen.runtime.fastcall import Signature
+from symgrad.codegen.runtime.calltable import Interface, Table, call_table
 from symgrad.codegen.runtime.native import LINE, aligned_bytes, atomic_load, field, load_entries
 from symgrad.codegen.runtime.threads import process_team
 
@@ -304,26 +304,27 @@ class NativeProgram:
         first = ticks[ran].min() if ran.any() else 0
         return np.where(ran, (ticks - first) * _seconds_per_tick(), np.nan)
 
-    def bind(
-        self, params: Signature, results: Signature, *, unwrap: bool = False
-    ) -> Callable[..., Any]:
-        """The program as a builtin function of arrays: tens of nanoseconds a call.
-
-        ``params`` and ``results`` are the dtype and shape of each slot in order.  Called
-        with the parameters it gives a tuple of fresh results (NumPy scalars where 0-d), or
-        the bare result if there is one and ``unwrap`` is set; called with parameters and
-        result arrays, which must not overlap, it fills those.  Whatever it cannot take
-        directly gives ``NotImplemented``: then convert the arguments and ``run``.
-        """
-        if len(params) + len(results) != self.num_slots:
+    def call_table(self, interface: Interface) -> Table | None:
+        """What native code needs to answer calls of this form; ``None`` if it cannot."""
+        if len(interface.params) + len(interface.results) != self.num_slots:
             raise ValueError(
-                f"the program has {self.num_slots} slots, "
-                f"got {len(params)} parameters and {len(results)} results"
+                f"the program has {self.num_slots} slots, got {len(interface.params)} "
+                f"parameters and {len(interface.results)} results"
             )
         if not fastcall.supported():
-            return lambda *_: NotImplemented
-        unwrap = unwrap and len(results) == 1
-        return fastcall.make_call(*self._entry_point, params, results, unwrap, self)
+            return None
+        return call_table(*self._entry_point, interface, self)
+
+    def bind(self, interface: Interface) -> Callable[..., Any]:
+        """The program as a builtin function of arrays: tens of nanoseconds a call.
+
+        Called with the parameters it returns fresh results (NumPy scalars where 0-d);
+        called with parameters and result arrays, which must not overlap, it fills those
+        and returns them (``None`` in place of one asks for a fresh one).  Whatever it
+        cannot take directly gives ``NotImplemented``: then convert the arguments and ``run``.
+        """
+        table = self.call_table(interface)
+        return (lambda *_: NotImplemented) if table is None else fastcall.make_call(table)
 
     def _check_count(self, slots: Sequence[Slot]) -> None:
         if len(slots) != self.num_slots:

@@ -283,10 +283,10 @@ class recording:  # noqa: N801  (a context, as those of contextlib)
     """Functions of ``symgrad.numpy`` record within."""
 
     def __enter__(self) -> None:
-        _active.traces.append(RECORDER)
+        _active.push(RECORDER)
 
     def __exit__(self, *exc: object) -> None:
-        _active.traces.pop()
+        _active.pop()
 
 
 # -- running -------------------------------------------------------------------------------

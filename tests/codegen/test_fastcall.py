@@ -15,7 +15,8 @@ import pytest
 from symgrad.codegen import jit
 from symgrad.codegen.access import MEMORY_TYPES
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.runtime import fastcall, threads
+from symgrad.codegen.runtime import cpython, fastcall, threads
+from symgrad.codegen.runtime.calltable import Interface
 from symgrad.codegen.runtime.program import NativeProgram, Step
 from symgrad.codegen.target import Target
 
@@ -47,7 +48,7 @@ def bind(dtype: np.dtype[Any], *shapes: tuple[int, ...], unwrap: bool = False) -
     scalar = "i16" if dtype == np.float16 else MEMORY_TYPES[names[dtype]]
     program = copies(scalar, tuple(int(np.prod(shape)) for shape in shapes))
     signature = [(dtype, shape) for shape in shapes]
-    return program.bind(signature, signature, unwrap=unwrap)
+    return program.bind(Interface(signature, signature, recipe=(0,) if unwrap else ()))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 17), (2, 1, 33), (0,), (4, 0)])
@@ -79,7 +80,7 @@ def test_several_results_come_in_a_tuple() -> None:
 def test_given_results_are_filled() -> None:
     call = bind(F64, (3,), ())
     a, out, scalar_out = np.arange(3.0), np.zeros(3), np.zeros(())
-    assert call(a, 7.0, out, scalar_out) is None
+    assert call(a, 7.0, out, scalar_out) == (out, scalar_out)
     np.testing.assert_array_equal(out, a)
     assert scalar_out == 7
     assert call(a, 7.0, out, 1.0) is NotImplemented  # a float is no place for a result
@@ -145,7 +146,7 @@ def test_nothing_leaks() -> None:
 
 def test_a_call_keeps_its_program() -> None:
     program = copies("double", (3,))
-    call = program.bind([(F64, (3,))], [(F64, (3,))])
+    call = program.bind(Interface([(F64, (3,))], [(F64, (3,))]))
     alive = weakref.ref(program)
     del program
     gc.collect()
@@ -162,7 +163,7 @@ def test_a_stopped_team_is_asked_for() -> None:
     address = jit.compile_modules({"count": k.module()}, k.target)
     i64 = np.dtype(np.int64)
     program = NativeProgram([Step("count", ((0, 0), (1, 0)))], address, 2, threads=2)
-    call = program.bind([(i64, ())], [(i64, (2,))], unwrap=True)
+    call = program.bind(Interface([(i64, ())], [(i64, (2,))], recipe=(0,)))
     before = threads.get_num_threads()
     threads.set_num_threads(2)
     try:
@@ -213,7 +214,7 @@ def test_slots_are_arrays_or_addresses(fast: bool, monkeypatch: pytest.MonkeyPat
 
 def test_the_signature_must_fit_the_program() -> None:
     with pytest.raises(ValueError, match="has 2 slots, got 1 parameters and 0 results"):
-        copies("double", (3,)).bind([(F64, (3,))], [])
+        copies("double", (3,)).bind(Interface([(F64, (3,))], []))
 
 
 def test_without_fast_calls_all_goes_the_general_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,17 +223,20 @@ def test_without_fast_calls_all_goes_the_general_way(monkeypatch: pytest.MonkeyP
     x, y = np.arange(3.0), np.zeros(3)
     program.run([x.ctypes.data, y.ctypes.data])
     np.testing.assert_array_equal(y, x)
-    assert program.bind([(F64, (3,))], [(F64, (3,))])(x) is NotImplemented
+    assert program.bind(Interface([(F64, (3,))], [(F64, (3,))]))(x) is NotImplemented
 
 
 def test_an_unknown_layout_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, wrong in (("_DATA", 24), ("_DIMS", 40), ("_DESCR", 48), ("_FLAGS", 72)):
-        fastcall.supported.cache_clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(fastcall, name, wrong)
-            assert not fastcall.supported()
-    fastcall.supported.cache_clear()
-    assert fastcall.supported()
+    wrong = {"DATA": 24, "DIMS": 40, "DESCR": 48, "FLAGS": 72, "SCALAR": 24, "COUNT": 24}
+    try:
+        for name, offset in wrong.items():
+            cpython.supported.cache_clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(cpython, name, offset)
+                assert not cpython.supported(), name
+    finally:
+        cpython.supported.cache_clear()
+    assert cpython.supported()
 
 
 def test_the_native_code_is_the_same_in_every_process() -> None:

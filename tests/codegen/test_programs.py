@@ -168,6 +168,7 @@ def test_images_read_back() -> None:
         constants=(np.arange(3), np.array(2.5, np.float32), np.zeros((2, 0), np.int16)),
         arena_bytes=128,
         threads=3,
+        brief=True,
         homes={2: 1},
         forms=(
             TiledForm(parse_type("f32[32,16]"), Tiling((2, 16, 16), (0, 1, 0), (16, 1, 1))),
