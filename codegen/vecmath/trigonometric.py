@@ -12,10 +12,13 @@ f32 functions compute in f64, where reduction and polynomials are much shorter.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from symgrad.codegen.emitter import Emitter, Reg, lanes_of, mangle
+from symgrad.codegen.emitter import Emitter, Reg, lanes_of, mangle, vec
 from symgrad.codegen.vecmath.lanes import (
     INF,
     Lanes,
@@ -103,8 +106,25 @@ class Turns:
         ``short`` is enough for f32 results and leaves the third part 0.
         """
         k = x.k
+        start = k.zero(vec("i64", x.count)), x.reg, k.zero(x.type)
+        slots = [k.alloca(value.type) for value in start]
+        for value, slot in zip(start, slots, strict=True):
+            k.store(value, slot)
+        # A single number that is small already need not wait for a reduction that changes
+        # nothing; among the lanes of a vector some other one would.
+        is_single = x.count == 1 and not self.offset
+        far = ~(x <= self.size * math.pi / 4) if is_single else None
+        with nullcontext() if far is None else k.if_(far.reg):
+            self._reduce_into(x, slots, short)
+        n, hi, lo = (
+            Lanes(k, k.load(value.type, slot)) for value, slot in zip(start, slots, strict=True)
+        )
+        return n, hi, lo
+
+    def _reduce_into(self, x: Lanes, slots: Sequence[Reg], short: bool) -> None:
+        """Stores the reduction of any numbers."""
+        k = x.k
         values = self._reduce_small(x, short)
-        slots = [k.alloca(value.type) for value in values]
         for value, slot in zip(values, slots, strict=True):
             k.store(value.reg, slot)
         large = x >= LARGE
@@ -117,10 +137,6 @@ class Turns:
             k.call(name, "void", [x.reg, *exact])
             for value, source, slot in zip(values, exact, slots, strict=True):
                 k.store(k.select(finite.reg, k.load(value.type, source), value.reg), slot)
-        n, hi, lo = (
-            Lanes(k, k.load(value.type, slot)) for value, slot in zip(values, slots, strict=True)
-        )
-        return n, hi, lo
 
     def _reduce_small(self, x: Lanes, short: bool) -> tuple[Lanes, Lanes, Lanes]:
         """The reduction of numbers below ``LARGE`` (Cody and Waite)."""
