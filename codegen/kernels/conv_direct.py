@@ -62,6 +62,8 @@ class ConvSpec:
     groups: int = 1
     epilogue: Epilogue | None = None
     pack: PackWeightsSpec | None = None
+    threads: int = 1
+    """The team that the tile is chosen for; the result is right for any."""
 
     @property
     def in_blocks(self) -> int:
@@ -261,7 +263,8 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
                 total += channels * row_taps * taps * step
                 total += row_tiles * tiles * (40 + 2 * pixels * vectors)
         widths = len({w for part in spec.parts for w, _, _ in column_work(part, tile.columns)})
-        return total * (images // tile.images) * (group_vectors // vectors) * 1.02**widths
+        total *= images // tile.images * (group_vectors // vectors) * 1.02**widths
+        return total * _idle(_tasks(spec, tile, lanes), spec.threads)
 
     best, least = Schedule(1, 1, 1, 1), float("inf")
     for vectors in (v for v in range(1, 9) if group_vectors % v == 0):
@@ -274,21 +277,33 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
                     tile = Schedule(n, rows, columns, vectors)
                     if (time := cost(tile)) < least:
                         best, least = tile, time
-    return replace(best, cycles=cost(best, target.vector_ports))
+    idle = _idle(_tasks(spec, best, lanes), spec.threads)
+    return replace(best, cycles=cost(best, target.vector_ports) / idle)
+
+
+def _tasks(spec: ConvSpec, tile: Schedule, lanes: int) -> int:
+    """Rows of tiles, which threads share."""
+    channels = tile.vectors * lanes
+    panels = spec.y.blocks // max(1, channels // BLOCK) * max(1, BLOCK // channels)
+    rows = max(part.size[0] for part in spec.parts) // tile.rows
+    return panels * (spec.x.shape[0] // tile.images) * rows
+
+
+def _idle(tasks: int, threads: int) -> float:
+    """The busiest thread's part of equal tasks relative to the mean."""
+    return -(-tasks // threads) * threads / tasks if tasks else 1.0
 
 
 def cycles(spec: ConvSpec, packing: PackWeightsSpec, target: Target, threads: int) -> float:
     """Estimated time of the slowest of some threads, which pack the weights they read."""
-    tile, size = schedule(spec, target), bytes_of(spec.x.scalar)
-    shape = _Shape(spec, target)
+    spec = replace(spec, threads=threads)
+    size, shape = bytes_of(spec.x.scalar), _Shape(spec, target)
     panels = spec.y.blocks // shape.panel_blocks
-    row_tiles = max(part.size[0] for part in spec.parts) // tile.rows
-    tasks = panels * spec.x.shape[0] // tile.images * row_tiles * shape.slices
-    share = -(-tasks // threads) / tasks
+    share = _idle(_tasks(spec, shape.tile, shape.lanes), threads) / threads
     weights = spec.panel * spec.y.blocks
     packed = 0.0 if packing.is_ready else max(1 / threads, 1 / panels) * weights * PACKING
     read = weights * size * share * target.cycles_per_byte(weights * size)
-    return tile.cycles * share + packed + read
+    return shape.tile.cycles * share + packed + read
 
 
 # -- code ------------------------------------------------------------------
@@ -513,7 +528,7 @@ def lower_conv(spec: ConvSpec, packing: PackWeightsSpec, target: Target, threads
     Weights that are not in the form the kernel reads are packed on the way, by the
     thread that needs them: they then pass through L2 instead of memory.
     """
-    spec = replace(spec, pack=None if packing.is_ready else packing)
+    spec = replace(spec, pack=None if packing.is_ready else packing, threads=threads)
     extra = 0 if spec.epilogue is None else len(spec.epilogue.operands)
     scratch = conv_scratch_bytes(spec, target, threads)
     return Lowering((Phase("conv", emit_conv, spec, tuple(range(3 + extra)), scratch),))

@@ -22,6 +22,9 @@ from symgrad.codegen.kernels.conv_pack import PACKING, weight_block
 from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
 from symgrad.codegen.target import Target
 
+BUSY = 0.92
+"""Share of the threads' time with work from which on pixels are not split further."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightGradSpec:
@@ -374,13 +377,14 @@ def lower_weight_grad(spec: WeightGradSpec, target: Target, threads: int) -> Low
     shape = _Shape(spec, target)
     tasks = shape.panels * spec.dw.blocks[1]
 
-    def busy(splits: int) -> float:
-        rounds = -(-tasks * splits // threads)
-        return tasks * splits / (rounds * threads)
+    chunks = shape.chunks[0] * shape.chunks[1]
 
-    most = min(shape.chunks[0] * shape.chunks[1], threads)
-    enough = (s for s in range(1, most + 1) if busy(s) >= 0.8)
-    splits = next(enough, most)
+    def busy(splits: int) -> float:
+        busiest = -(-tasks * splits // threads) * -(-chunks // splits)
+        return tasks * chunks / (busiest * threads)
+
+    found = range(1, min(chunks, threads) + 1)
+    splits = next((s for s in found if busy(s) >= BUSY), None) or max(found, key=busy)
     spec = replace(spec, splits=splits)
     scratch = weight_grad_scratch_bytes(spec, target, threads)
     operands = len(spec.epilogue.operands) if spec.epilogue else 0

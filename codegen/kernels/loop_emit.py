@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,8 @@ class _Nest:
         self.size = k.load("i64", bases[-1]) if spec.flat else None
         self.part_strides = [0] * len(self.accesses)
         self.bounds: dict[int, tuple[Int, Int, Int]] = {}
+        self.kept_task: Int | None = None
+        """Which iteration of the shared loops to do, where a reduced loop is in parts."""
         for n, output in enumerate(spec.outputs, len(plan.inputs)):
             if output.reduce and plan.split is not None:
                 self.part_strides[n] = self.strides[n][plan.split]
@@ -96,8 +99,9 @@ class _Nest:
         k, plan, spec = self.k, self.plan, self.spec
         state = _State(self.bases, (1,) * self.rank)
         if spec.split is not None and plan.split is not None:
-            parts = spec.split[1]
-            with k.loop(*k.slice(parts, self.tid, self.nth)) as part:
+            parts, kept = spec.split[1], plan.kept_tasks
+            with k.loop(*k.slice(parts * kept, self.tid, self.nth)) as task:
+                part, self.kept_task = k.divmod(task, kept)
                 self.bounds[plan.split] = self._bounds(plan.split, part, parts)
                 strides = [k.mul(part, s) for s in self.part_strides]
                 self.descend(0, replace(state, bases=self._moved(state.bases, strides)))
@@ -138,12 +142,13 @@ class _Nest:
         if level < self.rank:
             for row in self._rows(state.rows):
                 self.evaluate(level, row, state)
-        first, count = self.plan.parallel
+        plan = self.plan
+        first, count = plan.parallel
         if level == self.reduce_level and self.spec.axes:
             state = replace(state, accumulators=self._accumulators(state))
             self._inside(level, state)
             self.finish(state)
-        elif count > 1 and level == first:
+        elif level == first and (count > 1 if self.kept_task is None else plan.kept_tasks > 1):
             self._shared_loops(first, first + count, state)
         else:
             self._inside(level, state)
@@ -160,7 +165,8 @@ class _Nest:
         tasks = 1
         for extent in extents:
             tasks *= extent
-        with k.loop(*k.slice(tasks, self.tid, self.nth)) as task:
+        own = k.loop(*k.slice(tasks, self.tid, self.nth))
+        with own if self.kept_task is None else nullcontext(self.kept_task) as task:
             rest: Int = task
             positions: list[Int] = []
             for extent in reversed(extents[1:]):

@@ -47,14 +47,14 @@ FLAT_EXTENT = (1 << 30) - 1
 def lower_loop(spec: LoopSpec, target: Target, threads: int) -> Lowering:
     """The kernels of a nest: one, or two where threads must share a reduction.
 
-    Few kept elements cannot occupy all threads; then a reduced loop is cut into one
-    part per thread, and a second kernel joins the parts' results.
+    Few kept elements cannot occupy all threads; then a reduced loop is cut into parts as
+    well, and a second kernel joins the parts' results.
     """
     spec = replace(spec, threads=threads)
     plan = schedule(spec, target, threads)
-    loop = _loop_to_split(plan, threads)
-    if loop is not None and spec.axes:
-        return _in_parts(spec, plan, loop)
+    cut = _loop_to_split(plan, threads)
+    if cut is not None and spec.axes:
+        return _in_parts(spec, plan, *cut)
     buffers = tuple(range(len(spec.inputs) + len(spec.outputs)))
     numbers: tuple[int, ...] = ()
     if _is_flat(plan, spec):
@@ -75,9 +75,9 @@ def _is_flat(plan: Schedule, spec: LoopSpec) -> bool:
     return len(plan.loops) == 1 and plan.loops[0].extent >= 16 and not (moves or spec.axes)
 
 
-def _in_parts(spec: LoopSpec, plan: Schedule, loop: int) -> Lowering:
+def _in_parts(spec: LoopSpec, plan: Schedule, loop: int, parts: int) -> Lowering:
     """A nest that leaves one partial result per part of ``loop``, and one that joins them."""
-    parts, inputs = spec.threads, len(spec.inputs)
+    threads, inputs = spec.threads, len(spec.inputs)
     kept = [i for i, each in enumerate(plan.loops) if not each.reduced]
     reduced = tuple(i for i, each in enumerate(plan.loops) if each.reduced)
     shape = tuple(plan.loops[i].extent for i in kept)
@@ -106,9 +106,9 @@ def _in_parts(spec: LoopSpec, plan: Schedule, loop: int) -> Lowering:
         results.append(inputs + n)
 
     extents = tuple(each.extent for each in plan.loops)
-    split = LoopSpec(extents, plan.inputs, spec.body, tuple(outputs), parts, (loop, parts))
+    split = LoopSpec(extents, plan.inputs, spec.body, tuple(outputs), threads, (loop, parts))
     body = identity_body(*(a.dtype for a in partials))
-    join = LoopSpec((parts, *shape), tuple(partials), body, tuple(joined), parts)
+    join = LoopSpec((parts, *shape), tuple(partials), body, tuple(joined), threads)
     temporaries = [n for n in places if n >= inputs + len(spec.outputs)]
     return Lowering(
         (
@@ -119,12 +119,19 @@ def _in_parts(spec: LoopSpec, plan: Schedule, loop: int) -> Lowering:
     )
 
 
-def _loop_to_split(plan: Schedule, threads: int) -> int | None:
-    """The reduced loop to cut into parts, if that keeps the threads busier."""
+def _loop_to_split(plan: Schedule, threads: int) -> tuple[int, int] | None:
+    """The reduced loop to cut, and into how many parts, if that keeps the threads busier.
+
+    A part is worth a few blocks of its own for each thread that takes it.
+    """
     if plan.balance >= 0.75 or threads == 1:
         return None
-    blocks = {
-        i: -(-loop.extent // plan.step(i)) for i, loop in enumerate(plan.loops) if loop.reduced
-    }
-    many = [i for i, n in blocks.items() if n >= 4 * threads]
-    return many[0] if many else None
+    kept, best, found = plan.kept_tasks, plan.balance + 0.1, None
+    for index, loop in enumerate(plan.loops):
+        blocks = -(-loop.extent // plan.step(index)) if loop.reduced else 0
+        for parts in range(2, min(threads, blocks // 4) + 1):
+            busiest = -(-parts * kept // threads) * -(-blocks // parts)
+            balance = blocks * kept / (busiest * threads)
+            if balance > best + 0.01:
+                best, found = balance, (index, parts)
+    return found

@@ -87,6 +87,15 @@ class Schedule:
         """Iterations of a loop that one block covers."""
         return self.loops[index].unroll * (self.lanes if index == self.vector else 1)
 
+    @property
+    def kept_tasks(self) -> int:
+        """Iterations that the threads may share beside the parts of a reduced loop."""
+        first, count = self.parallel
+        run = range(first, first + count)
+        if any(self.step(i) != 1 or self.loops[i].reduced for i in run):
+            return 1
+        return math.prod(self.loops[i].extent for i in run)
+
     def is_single(self, index: int) -> bool:
         """Whether one (possibly masked) block covers the loop."""
         return self.step(index) >= self.loops[index].extent > 0

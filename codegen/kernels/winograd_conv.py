@@ -20,7 +20,7 @@ from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.tally import open_tally
 from symgrad.codegen.kernels.winograd import TAPS
-from symgrad.codegen.kernels.winograd_schedule import schedule
+from symgrad.codegen.kernels.winograd_schedule import filter_parts, schedule
 from symgrad.codegen.kernels.winograd_tiles import (
     Shape,
     Tiling,
@@ -78,6 +78,8 @@ class KernelSpec:
 
     conv: WinogradSpec
     tiling: Tiling
+    parts: int = 1
+    """Parts of a block pair of filters, tiles first."""
 
 
 def _round_up(size: int, step: int) -> int:
@@ -95,13 +97,17 @@ def emit_filters(k: Emitter, name: str, spec: KernelSpec) -> None:
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
         weights, u, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(3))
         stage = k.gep(scratch, k.mul(tid, shape.stage), shape.scalar)
-        with k.loop(*k.slice(conv.y.blocks * conv.in_blocks, tid, nth)) as task:
-            out_block, in_block = k.divmod(task, conv.in_blocks)
+        rows = BLOCK // spec.parts
+        with k.loop(*k.slice(conv.y.blocks * conv.in_blocks * spec.parts, tid, nth)) as task:
+            pair, part = k.divmod(task, spec.parts)
+            out_block, in_block = k.divmod(pair, conv.in_blocks)
             group, number = k.divmod(out_block, shape.group)
             at = k.add(k.mul(group, conv.in_blocks), in_block)
             at = k.add(k.mul(k.mul(at, BLOCK), shape.group * BLOCK), k.mul(number, BLOCK))
             args_ = [weights, k.as_reg(out_block), k.as_reg(in_block)]
-            k.call(f"{name}_filter", "void", [*args_, k.gep(u, at, shape.scalar), stage])
+            low = k.mul(part, rows)
+            span = [k.as_reg(low), k.as_reg(k.add(low, rows))]
+            k.call(f"{name}_filter", "void", [*args_, k.gep(u, at, shape.scalar), stage, *span])
 
 
 def _thread_elements(shape: Shape) -> int:
@@ -185,17 +191,26 @@ def _products(
         )
 
 
-def lower_tiles_first(spec: KernelSpec, target: Target, threads: int) -> Lowering:
-    """Its kernels, with operands x, weights, the epilogue's, and result y."""
+def lower_tiles_first(
+    spec: KernelSpec, target: Target, threads: int, weights: tuple[int, int] = (1, 1)
+) -> Lowering:
+    """Its kernels, with operands x, weights, the epilogue's, and result y.
+
+    ``weights`` say how the work divides among them.
+    """
     conv, shape = spec.conv, Shape(spec.conv, spec.tiling, target)
+    spec = replace(spec, parts=filter_parts(conv.y.blocks * conv.in_blocks, threads))
     size = bytes_of(shape.scalar)
     extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
     u = 3 + extra
     bare = replace(spec, conv=replace(conv, epilogue=None))
-    filters = Phase("winograd_filter", emit_filters, bare, (1, u), threads * shape.stage * size)
+    filters = Phase(
+        "winograd_filter", emit_filters, bare, (1, u), threads * shape.stage * size,
+        weight=weights[0],
+    )  # fmt: skip
     tiles = Phase(
         "winograd", emit_tiles_first, spec, (0, u, *range(2, u)),
-        threads * _thread_elements(shape) * size,
+        threads * _thread_elements(shape) * size, weight=weights[1],
     )  # fmt: skip
     u_plane = shape.u_plane(shape.groups, conv.in_blocks)
     return Lowering((filters, tiles), (conv.points * u_plane * size,))
@@ -247,7 +262,8 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                     at = k.add(k.mul(block, BLOCK * pitch), k.mul(number, BLOCK))
                     pair = [k.as_reg(k.add(out_block, number)), k.as_reg(k.add(start, block))]
                     to = k.gep(u, at, scalar)
-                    k.call(f"{name}_filter", "void", [weights, *pair, to, stage])
+                    whole = [k.as_reg(0), k.as_reg(BLOCK)]
+                    k.call(f"{name}_filter", "void", [weights, *pair, to, stage, *whole])
                 v_first = k.mul(k.add(in_block, start), all_tiles)
                 v_first = k.mul(k.add(v_first, first), BLOCK)
                 fresh = k.cast("zext", k.icmp("eq", start, 0), "i64")
@@ -264,8 +280,10 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                 k.call(f"{name}_output", "void", [from_, *place, y_base, *operands])
 
 
-def lower_filters_first(spec: KernelSpec, target: Target, threads: int) -> Lowering:
-    """Its kernels, with operands x, weights, the epilogue's, and result y."""
+def lower_filters_first(
+    spec: KernelSpec, target: Target, threads: int, weights: tuple[int, int] = (1, 1)
+) -> Lowering:
+    """Its kernels, with operands x, weights, the epilogue's, and result y; see above."""
     conv, shape = spec.conv, Shape(spec.conv, spec.tiling, target)
     size = bytes_of(shape.scalar)
     extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
@@ -274,11 +292,11 @@ def lower_filters_first(spec: KernelSpec, target: Target, threads: int) -> Lower
     all_tiles = TransformSpec(conv.x_tiles, room)
     inputs = Phase(
         "winograd_input", emit_transforms, all_tiles, (0, v),
-        threads * conv.x_tiles.stage * size,
+        threads * conv.x_tiles.stage * size, weight=weights[0],
     )  # fmt: skip
     filters = Phase(
         "winograd", emit_filters_first, spec, (v, *range(1, v)),
-        threads * _group_elements(shape) * size,
+        threads * _group_elements(shape) * size, weight=weights[1],
     )  # fmt: skip
     return Lowering((inputs, filters), (conv.points * all_tiles.plane * size,))
 
@@ -289,4 +307,5 @@ def lower_winograd(spec: WinogradSpec, target: Target, threads: int) -> Lowering
         raise ValueError(f"convolution by Winograd's algorithm: {reason}")
     best = schedule(spec, target, threads)
     lower = lower_tiles_first if best.tiles_first else lower_filters_first
-    return lower(KernelSpec(spec, best.tiling), target, threads)
+    first, second = (max(1, round(cycles)) for cycles in best.phases)
+    return lower(KernelSpec(spec, best.tiling), target, threads, (first, second))

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from symgrad.codegen.access import Epilogue
+from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
+from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
 from symgrad.codegen.kernels.weight_store import emit_store_pair
 from symgrad.codegen.kernels.winograd import TAPS, apply_2d, matrices, transposed
 from symgrad.codegen.kernels.winograd_transform import (
@@ -30,6 +31,7 @@ from symgrad.codegen.kernels.winograd_transform import (
     store_tile,
     vector_of,
 )
+from symgrad.codegen.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +281,13 @@ def _thread_elements(spec: GradKernelSpec) -> int:
     return spec.grad.points * spec.sums_plane(1) + spec.grad.dw.matrix
 
 
-def lower_filters_first(spec: GradKernelSpec, threads: int) -> Lowering:
-    """Its kernels, with operands x, dy, the epilogue's, and result dw."""
+def lower_filters_first(
+    spec: GradKernelSpec, target: Target, threads: int, weights: tuple[int, int] = (1, 1)
+) -> Lowering:
+    """Its kernels, with operands x, dy, the epilogue's, and result dw.
+
+    ``weights`` say how the work divides between the transforms and the rest.
+    """
     grad = spec.grad
     size = bytes_of(grad.x.scalar)
     extra = len(grad.epilogue.operands) if grad.epilogue else 0
@@ -289,17 +296,22 @@ def lower_filters_first(spec: GradKernelSpec, threads: int) -> Lowering:
         TransformSpec(grad.x_tiles, grad.tiles),
         TransformSpec(grad.dy_tiles, grad.tiles, spec.group),
     )
+    blocks_of = grad.x.blocks, grad.dy.blocks
+    both = sum(blocks_of)
     phases = [
         Phase(
             f"winograd_{label}", emit_transforms, transform, (source, target),
-            threads * transform.tiles.stage * size,
+            threads * transform.tiles.stage * size, weight=max(1, weights[0] * blocks // both),
         )
-        for label, source, target, transform in zip(
-            ("input", "cotangent"), (0, 1), (v, z), transforms, strict=True
+        for label, source, target, transform, blocks in zip(
+            ("input", "cotangent"), (0, 1), (v, z), transforms, blocks_of, strict=True
         )
     ]  # fmt: skip
     scratch = threads * _thread_elements(spec) * size
-    last = Phase("winograd_grad", emit_filters_first, spec, (v, z, *range(2, v)), scratch)
+    last = Phase(
+        "winograd_grad", emit_filters_first, spec, (v, z, *range(2, v)), scratch,
+        weight=weights[1],
+    )  # fmt: skip
     return Lowering((*phases, last), tuple(grad.points * t.plane * size for t in transforms))
 
 
@@ -388,17 +400,44 @@ def emit_filters_back(k: Emitter, name: str, spec: GradKernelSpec) -> None:
             k.call(f"{name}_store", "void", [pair, *place, dw, *operands])
 
 
-def lower_tiles_first(spec: GradKernelSpec, threads: int) -> Lowering:
-    """Its kernels, with operands x, dy, the epilogue's, and result dw."""
+def lower_tiles_first(
+    spec: GradKernelSpec, target: Target, threads: int, weights: tuple[int, int] = (1, 1)
+) -> Lowering:
+    """Its kernels, with operands x, dy, the epilogue's, and result dw.
+
+    Many shares of few filters are added up by a nest of its own, which all threads share.
+    ``weights`` say how the work divides between the sums and the rest.
+    """
     grad = spec.grad
-    size = bytes_of(grad.x.scalar)
+    size, dtype = bytes_of(grad.x.scalar), grad.x.dtype
     extra = len(grad.epilogue.operands) if grad.epilogue else 0
     totals = 3 + extra
     bare = replace(spec, grad=replace(grad, epilogue=None))
     scratch = threads * _share_elements(spec) * size
-    sums = Phase("winograd_sums", emit_tiles_first, bare, (0, 1, totals), scratch)
-    back = Phase(
-        "winograd_grad", emit_filters_back, spec, (totals, *range(2, totals)),
-        threads * grad.dw.matrix * size,
+    phases = [
+        Phase(
+            "winograd_sums", emit_tiles_first, bare, (0, 1, totals), scratch, weight=weights[0]
+        )
+    ]
+    temporaries = [spec.shares * spec.share * size]
+    pairs = grad.dy.blocks * grad.in_blocks
+    if spec.shares > 4 and -(-pairs // threads) * threads > 1.1 * pairs:
+        shares = Access(dtype, (spec.share, 1))
+        total = Output(Access(dtype, (0, 1)), "sum", (0,))
+        extents = (spec.shares, spec.share)
+        nest = LoopSpec(extents, (shares,), identity_body(dtype), (total,))
+        lowering = lower_loop(nest, target, threads)
+        places = (totals, totals + 1, *range(totals + 2, totals + 2 + len(lowering.temporaries)))
+        phases += [
+            replace(phase, buffers=tuple(places[i] for i in phase.buffers), weight=weights[1])
+            for phase in lowering.phases
+        ]
+        temporaries += [spec.share * size, *lowering.temporaries]
+        spec, totals, weights = replace(spec, shares=1), totals + 1, (0, max(1, weights[1] // 4))
+    phases.append(
+        Phase(
+            "winograd_grad", emit_filters_back, spec, (totals, *range(2, 3 + extra)),
+            threads * grad.dw.matrix * size, weight=weights[1],
+        )
     )  # fmt: skip
-    return Lowering((sums, back), (spec.shares * spec.share * size,))
+    return Lowering(tuple(phases), tuple(temporaries))

@@ -23,7 +23,7 @@ from symgrad.codegen.kernels.winograd_grad import (
 from symgrad.codegen.kernels.winograd_schedule import TRANSFORM
 from symgrad.codegen.target import Target
 
-Cost = Callable[[GradKernelSpec, Target, int], float]
+Cost = Callable[[GradKernelSpec, Target, int], tuple[float, float]]
 SHARE_TILES = 64
 """Tiles that are transformed together where tiles come first."""
 
@@ -33,7 +33,13 @@ class GradSchedule:
     """The form of least cost and its estimate."""
 
     kernel: GradKernelSpec
-    cycles: float
+    phases: tuple[float, float]
+    """Cycles before the products and with them, or with them and after."""
+
+    @property
+    def cycles(self) -> float:
+        """Of all kernels together."""
+        return sum(self.phases)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -51,9 +57,10 @@ def lower_winograd_grad(spec: WinogradGradSpec, target: Target, threads: int) ->
     result dw."""
     if reason := spec.refusal():
         raise ValueError(f"weight gradient by Winograd's algorithm: {reason}")
-    kernel = grad_schedule(spec, target, threads).kernel
-    lower = lower_tiles_first if kernel.block else lower_filters_first
-    return lower(kernel, threads)
+    best = grad_schedule(spec, target, threads)
+    first, second = (max(1, round(cycles)) for cycles in best.phases)
+    lower = lower_tiles_first if best.kernel.block else lower_filters_first
+    return lower(best.kernel, target, threads, (first, second))
 
 
 def _kernels(
@@ -99,7 +106,9 @@ def _stores(kernel: GradKernelSpec, target: Target, pairs: float) -> float:
     return pairs * dw.matrix * (packed + size * target.cycles_per_byte(dw.elements * size))
 
 
-def _filters_first(kernel: GradKernelSpec, target: Target, threads: int) -> float:
+def _filters_first(
+    kernel: GradKernelSpec, target: Target, threads: int
+) -> tuple[float, float]:
     grad, size = kernel.grad, bytes_of(kernel.grad.x.scalar)
     blocks = grad.x.blocks + grad.dy.blocks
     area = grad.points * blocks * grad.tiles * BLOCK * size
@@ -111,10 +120,10 @@ def _filters_first(kernel: GradKernelSpec, target: Target, threads: int) -> floa
     task += _stores(kernel, target, kernel.group)
     transforms = _transforms(kernel, target, grad.tiles * blocks)
     written = 2 * area * target.cycles_per_byte(area)  # a line comes before it can be written
-    return (transforms + written) / threads + tasks * task
+    return (transforms + written) / threads, tasks * task
 
 
-def _tiles_first(kernel: GradKernelSpec, target: Target, threads: int) -> float:
+def _tiles_first(kernel: GradKernelSpec, target: Target, threads: int) -> tuple[float, float]:
     grad, size = kernel.grad, bytes_of(kernel.grad.x.scalar)
     blocks, pairs = grad.x.blocks + grad.dy.blocks, kernel.groups * grad.in_blocks
     share = ceil(grad.tiles / kernel.shares)
@@ -127,4 +136,4 @@ def _tiles_first(kernel: GradKernelSpec, target: Target, threads: int) -> float:
     back = _transforms(kernel, target, pairs * kernel.group * BLOCK * (1 + kernel.shares / 4))
     back += _stores(kernel, target, pairs * kernel.group)
     back += kernel.shares * sums * target.cycles_per_byte(kernel.shares * sums)
-    return moved + products + _transforms(kernel, target, share * blocks) + back / threads
+    return moved + products + _transforms(kernel, target, share * blocks), back / threads

@@ -28,7 +28,13 @@ class Schedule:
 
     tiles_first: bool
     tiling: Tiling
-    cycles: float
+    phases: tuple[float, float]
+    """Cycles of the two kernels."""
+
+    @property
+    def cycles(self) -> float:
+        """Of both together."""
+        return sum(self.phases)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -102,8 +108,8 @@ def _filters(spec: WinogradSpec, shape: Shape, target: Target, pairs: int) -> fl
 
 def tiles_first_cost(
     spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
-) -> float:
-    """Cycles of the form that takes blocks of tiles all the way."""
+) -> tuple[float, float]:
+    """Cycles of the form that takes blocks of tiles all the way: filters, tiles."""
     shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
     blocks, weight_pairs = spec.x.blocks + spec.y.blocks, spec.y.blocks * spec.in_blocks
     u_bytes = weight_pairs * BLOCK * BLOCK * spec.points * size
@@ -111,20 +117,29 @@ def tiles_first_cost(
     share = ceil(ceil(spec.tiles / tiling.tiles) / threads) * tiling.tiles
     rounds = ceil(share / tiling.block)
     beyond = target.cycles_per_byte(u_bytes) * u_bytes / threads
-    filters = _filters(spec, shape, target, weight_pairs) / threads + 2 * beyond
+    parts = filter_parts(weight_pairs, threads)
+    busiest = ceil(weight_pairs * parts / threads) / parts
+    filters = _filters(spec, shape, target, 1) * busiest + 2 * beyond
     stream = 1 / target.cycles_per_byte(u_bytes + area)
     products = sum(
         shape.groups * _products(spec, shape, target, tiles, 1, stream)
         for tiles in [tiling.block] * (rounds - 1) + [share - (rounds - 1) * tiling.block]
     )
     moved = 2 * share * area / tiling.block * target.cycles_per_byte(area)
-    return filters + products + _transforms(spec, shape, target, share * blocks) + moved
+    return filters, products + _transforms(spec, shape, target, share * blocks) + moved
+
+
+def filter_parts(pairs: int, threads: int) -> int:
+    """Parts of a block pair that threads transform apart, where pairs are few."""
+    return next(
+        (n for n in (1, 2, 4, 8) if -(-pairs * n // threads) * threads <= 1.1 * pairs * n), 8
+    )
 
 
 def filters_first_cost(
     spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
-) -> float:
-    """Cycles of the form that takes groups of output channels all the way."""
+) -> tuple[float, float]:
+    """Cycles of the form that takes groups of output channels all the way: inputs, groups."""
     shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
     shares = ceil(spec.tiles / tiling.block)
     tasks = ceil(shape.groups * shares / threads)
@@ -141,4 +156,4 @@ def filters_first_cost(
     products = _products(spec, shape, target, tiles, chunks, stream)
     products += v_part * target.cycles_per_byte(v_bytes + u_bytes + m_bytes) / 2
     outputs = _transforms(spec, shape, target, tiles * shape.group)
-    return inputs + tasks * (filters + products + outputs)
+    return inputs, tasks * (filters + products + outputs)

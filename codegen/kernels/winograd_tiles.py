@@ -144,18 +144,20 @@ class Shape:
 
 
 def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
-    """Emits ``void name(ptr weights, i64 out_block, i64 in_block, ptr u, ptr stage)``.
+    """Emits ``void name(ptr weights, i64 out_block, i64 in_block, ptr u, ptr stage, i64 low,
+    i64 high)``.
 
-    Transforms one block pair; ``u`` is where its first element goes.
+    Transforms the input channels ``low <= i < high`` of one block pair; ``u`` is where the
+    pair's first element goes.
     """
     spec, packing = shape.spec, shape.spec.weights
     scalar, source = shape.scalar, packing.source
     pitch = shape.group * BLOCK
     if not packing.is_ready:
         emit_pack_pair(k, f"{name}_pack", packing)
-    params = ["ptr", "i64", "i64", "ptr", "ptr"]
+    params = ["ptr", "i64", "i64", "ptr", "ptr", "i64", "i64"]
     with k.function(name, params, internal=True, attributes="noinline") as regs:
-        base, out_block, in_block, u, stage = regs
+        base, out_block, in_block, u, stage, low, high = regs
         if packing.is_ready:
             pair = weight_block(k, source, base, out_block, in_block)
         else:
@@ -163,7 +165,7 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
             panel = k.gep(stage, k.mul(in_block, -source.matrix), scalar)
             room = k.gep(stage, source.matrix, scalar)
             k.call(f"{name}_pack", "void", [base, out_block, in_block, panel, room])
-        with k.loop(0, BLOCK) as row, k.loop(0, BLOCK, shape.lanes) as lane:
+        with k.loop(low, high) as row, k.loop(0, BLOCK, shape.lanes) as lane:
             at = k.gep(pair, k.add(k.mul(row, BLOCK), lane), scalar)
             if packing.is_ready:  # the next pair, which comes from memory in nine streams
                 for tap in range(TAPS * TAPS):

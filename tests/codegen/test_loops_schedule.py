@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access, row_major
-from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body
+from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
 from symgrad.codegen.kernels.loop_schedule import SUM_RUN, describe, normalise, schedule
 from symgrad.codegen.target import Target
 
+from tests.codegen.harness import run_lowering
 from tests.codegen.regions import region
 
 WIDE, NARROW = Target.named("avx512"), Target.named("x86-64")
@@ -101,6 +102,23 @@ def test_threads_are_kept_busy(shape: tuple[int, ...], threads: int) -> None:
     )  # fmt: skip
     assert plan.balance > 0.75
     assert np.prod([loop.extent for loop in plan.loops]) == np.prod(shape)
+
+
+@pytest.mark.parametrize("threads", [6, 64])
+def test_parts_of_a_sum_are_shared_together_with_what_is_kept(threads: int) -> None:
+    """Per-channel sums of few channel blocks: neither alone gives all threads work."""
+    shape = (4, 3, 40, 40, 16)
+    result = Access("f32", (0, 16, 0, 0, 1))
+    output = Output(result, "sum", (0, 2, 3))
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    spec = LoopSpec(shape, (dense(*shape),), identity_body("f32"), (output,))
+    lowering = lower_loop(spec, Target.host(), threads)
+    assert [phase.label for phase in lowering.phases] == ["parts", "join"]
+    assert lowering.phases[0].spec.split[1] < threads
+    for team in (threads, 3):
+        total = np.zeros((3, 16), np.float32)
+        run_lowering(lowering, [x, total], team)
+        np.testing.assert_allclose(total, x.sum((0, 2, 3), np.float64), rtol=1e-4, atol=1e-3)
 
 
 def test_small_nests_run_on_one_thread() -> None:

@@ -121,8 +121,9 @@ def test_every_tiling(form: str, tiling: Tiling, halo: int) -> None:
     around = ((halo, halo), (halo, halo))
     spec = replace(spec, x=Blocked.dense("f32", spec.x.shape, around))
     lower: Callable[..., Lowering] = FORMS[form]
-    lowering = lower(KernelSpec(spec, tiling), target, 2)
-    check(run(spec, lowering, x, [w], 2, target), expected, "f32", 4)
+    for threads in (2, 50):  # so many take parts of a pair of filters
+        lowering = lower(KernelSpec(spec, tiling), target, threads)
+        check(run(spec, lowering, x, [w], threads, target), expected, "f32", 4)
 
 
 @pytest.mark.parametrize("target_name", TARGETS)

@@ -73,7 +73,7 @@ def test_every_tiling(tile: tuple[int, int, int], blocks: tuple[int, int]) -> No
     kernel = GradKernelSpec(spec, *tile, *blocks)
     lower = lower_tiles_first if blocks[0] else lower_filters_first
     for threads in (1, 2, 7):
-        check(run(lower(kernel, threads), operands, dw, threads, target), dw, "f32", 4)
+        check(run(lower(kernel, target, threads), operands, dw, threads, target), dw, "f32", 4)
 
 
 @pytest.mark.parametrize("tiles_first", [False, True])
@@ -87,7 +87,7 @@ def test_epilogue_on_blocked_weights(target_name: str, tiles_first: bool) -> Non
         spec, dw=replace(spec.dw, strides=None), epilogue=BiasAddRelu((dense, dense))
     )
     kernel = GradKernelSpec(spec, 4, 1, 1, 3 if tiles_first else 0, 2 if tiles_first else 1)
-    lowering = (lower_tiles_first if tiles_first else lower_filters_first)(kernel, 2)
+    lowering = (lower_tiles_first if tiles_first else lower_filters_first)(kernel, target, 2)
     rng = np.random.default_rng(1)
     others = [rng.standard_normal(dw.shape).astype(np.float32) for _ in range(2)]
     operands += [blocked_weights(a) for a in others]
@@ -124,7 +124,7 @@ def test_compiles_for_neon() -> None:
     spec, *_ = build(Case(2, 32, 48, (5, 5)), 4)
     for kernel in (GradKernelSpec(spec, 4, 1, 4), GradKernelSpec(spec, 4, 1, 4, 4, 2)):
         lower = lower_tiles_first if kernel.block else lower_filters_first
-        for phase in lower(kernel, 2).phases:
+        for phase in lower(kernel, target, 2).phases:
             text = kernel_text(phase.emit, phase.spec, "kernel", target)
             assert "fmla" in emit_assembly(text, target)
 
