@@ -206,7 +206,12 @@ class Executable:
     def _memory(self, arguments: Sequence[Any]) -> list[Array]:
         """The memory to pass for each argument, checked and converted where need be."""
         self._check_count(arguments)
-        return [self._memory_of(number, argument) for number, argument in enumerate(arguments)]
+        return [
+            argument.memory
+            if form is not None and type(argument) is Resident and argument.form is form
+            else self._memory_of(number, argument)
+            for number, (argument, form) in enumerate(zip(arguments, self.forms, strict=False))
+        ]
 
     def _check_count(self, arguments: Sequence[Any]) -> None:
         if len(arguments) != len(self._params):
@@ -226,6 +231,13 @@ class Executable:
     def _checked(self, argument: Any, number: int) -> Array:
         """An argument as an array of its parameter's type."""
         dtype, shape = self._params[number]
+        if (
+            type(argument) is np.ndarray
+            and argument.dtype is dtype
+            and argument.shape == shape
+            and argument.flags.c_contiguous
+        ):
+            return argument
         array = argument if isinstance(argument, np.ndarray) else np.asarray(argument)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))

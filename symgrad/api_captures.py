@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from symgrad.api_leaves import signature
-from symgrad.codegen.runtime.source import ATTRIBUTE, CELL, ITEM, MISSING, Source
+from symgrad.codegen.runtime.source import ATTRIBUTE, CELL, ITEM, MISSING, Source, Together
 from symgrad.ir.opdef import Array
 from symgrad.tracer import is_tensor
 from symgrad.tracing import Capture, TensorCapture
@@ -151,7 +151,7 @@ class Environment:
         self._watched = [(p.read, p.value) for p in surroundings.numbers()]
         self._guards = [(ref, contents) for ref, contents in guards if ref() is not None]
         self._reads: list[Callable[[], Any]] = []
-        self._rebindable: list[tuple[Callable[[], Any], type, Any]] = []
+        self._rebindable: list[tuple[int, type, Any]] = []
         places = surroundings.arrays() if captures else {}
         wholes = surroundings.wholes() if captures else {}
         for capture in captures:
@@ -162,7 +162,10 @@ class Environment:
             self._reads.append(read or Source(array))
             if read is not None:
                 now = read()
-                self._rebindable.append((read, type(now), signature(now)))
+                self._rebindable.append((len(self._reads) - 1, type(now), signature(now)))
+        self._together = Together([*(read for read, _ in self._watched), *self._reads])
+        self._now: list[Any] | None = None
+        """The captures as ``holds`` has just read them."""
 
     @property
     def is_empty(self) -> bool:
@@ -182,15 +185,18 @@ class Environment:
 
     def arrays(self) -> list[Any]:
         """The captured arrays and tensors as they are now."""
-        return [read() for read in self._reads]
+        now, self._now = self._now, None
+        return self._together()[len(self._watched) :] if now is None else now
 
     def holds(self) -> bool:
         """Whether the trace is still right: numbers, guarded contents, dtypes and shapes."""
-        for read, value in self._watched:
-            if not _unchanged(read(), value):
+        found = self._together()
+        self._now = found[len(self._watched) :]
+        for now, (_, value) in zip(found, self._watched, strict=False):
+            if not _unchanged(now, value):
                 return False
-        for read, kind, known in self._rebindable:
-            now = read()
+        for number, kind, known in self._rebindable:
+            now = self._now[number]
             if type(now) is not kind or signature(now) != known:
                 return False
         for ref, contents in self._guards:

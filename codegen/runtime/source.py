@@ -5,6 +5,7 @@ A ``Source`` is data rather than a closure, so that native code can follow it, t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,3 +39,47 @@ class Source:
         except (LookupError, TypeError, AttributeError, ValueError):
             return MISSING
         return thing
+
+
+class Together:
+    """Many places read at once: the way that several have in common is gone once.
+
+    Those that are no ``Source`` are functions, and are called.
+    """
+
+    def __init__(self, reads: Sequence[Callable[[], Any]]) -> None:
+        self._roots: list[Any] = []
+        self._steps: list[tuple[int, int, Any]] = []
+        """Number of the thing to go on from, roots first, and the kind and key of a step."""
+        self._ends: list[int | Callable[[], Any]] = []
+        sources = [read for read in reads if isinstance(read, Source)]
+        roots = {id(s.root): s.root for s in sources}
+        numbers: dict[Any, int] = {key: i for i, key in enumerate(roots)}
+        self._roots = list(roots.values())
+        for read in reads:
+            self._ends.append(self._end(read, numbers) if isinstance(read, Source) else read)
+
+    def _end(self, source: Source, numbers: dict[Any, int]) -> int:
+        """The number of the thing at the end; ``numbers`` has those of the ways so far."""
+        at = numbers[id(source.root)]
+        for kind, key in source.steps:
+            way = at, kind, type(key), key
+            if way not in numbers:
+                numbers[way] = len(self._roots) + len(self._steps)
+                self._steps.append((at, kind, key))
+            at = numbers[way]
+        return at
+
+    def __call__(self) -> list[Any]:
+        """What is there now, place by place."""
+        things = list(self._roots)
+        for at, kind, key in self._steps:
+            try:
+                if kind == ITEM:
+                    thing = things[at][key]
+                else:
+                    thing = getattr(things[at], "cell_contents" if kind == CELL else key)
+            except (LookupError, TypeError, AttributeError, ValueError):
+                thing = MISSING
+            things.append(thing)
+        return [things[end] if isinstance(end, int) else end() for end in self._ends]

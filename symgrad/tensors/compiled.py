@@ -75,7 +75,8 @@ class OnTensors:
         """The contents of all arguments, computed where they are pending."""
         memories: list[Any] = list(arguments)
         for i in self.tensors:
-            memories[i] = _contents(arguments[i]._value())
+            value = arguments[i]._value()
+            memories[i] = value.memory if type(value) is Leaf else _contents(value)
         pending = [arguments[i] for i in self.tensors if memories[i] is None]
         if pending:
             Tensor._compute(pending)

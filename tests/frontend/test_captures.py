@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 import numpy as np
+from symgrad.codegen.runtime.source import ATTRIBUTE, CELL, ITEM, Source, Together
 
 import symgrad as sg
 
@@ -337,3 +338,30 @@ def test_tensors_of_a_captured_model_are_read_at_every_call() -> None:
         expected = model(sg.tensor(x)).detach().numpy()
         np.testing.assert_allclose(f(x), expected, rtol=1e-4, atol=1e-4)
         assert not np.allclose(expected, before, rtol=1e-4, atol=1e-4)
+
+
+def test_places_read_together_are_those_read_one_by_one() -> None:
+    cell = types.CellType({"a": {1: "int", "1": "text"}, "b": [np.ones(2)]})
+    thing = types.SimpleNamespace(cell=cell, deep=types.SimpleNamespace(x=3.0))
+    inside = Source(thing).then(ATTRIBUTE, "cell").then(CELL)
+    places: list[Any] = [
+        Source(thing),
+        Source(thing).then(ATTRIBUTE, "deep").then(ATTRIBUTE, "x"),
+        inside.then(ITEM, "b").then(ITEM, 0),
+        inside.then(ITEM, "a").then(ITEM, "1"),
+        inside.then(ITEM, "missing").then(ITEM, 3).then(ATTRIBUTE, "x"),
+        Source(7),
+        Source(8),
+        lambda: thing.deep,
+        inside.then(ITEM, "a").then(ITEM, 1),
+    ]
+    together = Together(places)
+    for change in (
+        lambda: None,
+        lambda: setattr(thing.deep, "x", 4.0),
+        lambda: setattr(cell, "cell_contents", {"a": {}, "b": [5]}),
+        lambda: delattr(thing, "cell"),
+    ):
+        change()
+        found, expected = together(), [place() for place in places]
+        assert all(a is b for a, b in zip(found, expected, strict=True))
