@@ -169,7 +169,11 @@ for the interpreter's lock (5 ms)."""
 
 
 def is_brief(calls: Sequence[Call]) -> bool:
-    """Whether a run is over before another Python thread could use the interpreter meanwhile."""
+    """Whether a run is over before another Python thread could use the interpreter meanwhile.
+
+    Calls that do not say how much they compute count by the memory that they have to do with.
+    """
     serial = not any(call.parallel or call.phase.is_bound for call in calls)
-    flops, moved = (sum(getattr(call, x) for call in calls) for x in ("flops", "bytes"))
+    flops = sum(call.flops for call in calls)
+    moved = sum(max(call.bytes, sum(b.bytes for b in call.buffers)) for call in calls)
     return serial and flops < BRIEF_FLOPS and moved < BRIEF_BYTES

@@ -13,12 +13,10 @@ f32 functions compute in f64, where reduction and polynomials are much shorter.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from symgrad.codegen.emitter import Emitter, Reg, lanes_of, mangle, vec
+from symgrad.codegen.emitter import Emitter, Reg, lanes_of, mangle
 from symgrad.codegen.vecmath.lanes import (
     INF,
     Lanes,
@@ -106,25 +104,8 @@ class Turns:
         ``short`` is enough for f32 results and leaves the third part 0.
         """
         k = x.k
-        start = k.zero(vec("i64", x.count)), x.reg, k.zero(x.type)
-        slots = [k.alloca(value.type) for value in start]
-        for value, slot in zip(start, slots, strict=True):
-            k.store(value, slot)
-        # A single number that is small already need not wait for a reduction that changes
-        # nothing; among the lanes of a vector some other one would.
-        is_single = x.count == 1 and not self.offset
-        far = ~(x <= self.size * math.pi / 4) if is_single else None
-        with nullcontext() if far is None else k.if_(far.reg):
-            self._reduce_into(x, slots, short)
-        n, hi, lo = (
-            Lanes(k, k.load(value.type, slot)) for value, slot in zip(start, slots, strict=True)
-        )
-        return n, hi, lo
-
-    def _reduce_into(self, x: Lanes, slots: Sequence[Reg], short: bool) -> None:
-        """Stores the reduction of any numbers."""
-        k = x.k
         values = self._reduce_small(x, short)
+        slots = [k.alloca(value.type) for value in values]
         for value, slot in zip(values, slots, strict=True):
             k.store(value.reg, slot)
         large = x >= LARGE
@@ -137,6 +118,39 @@ class Turns:
             k.call(name, "void", [x.reg, *exact])
             for value, source, slot in zip(values, exact, slots, strict=True):
                 k.store(k.select(finite.reg, k.load(value.type, source), value.reg), slot)
+        n, hi, lo = (
+            Lanes(k, k.load(value.type, slot)) for value, slot in zip(values, slots, strict=True)
+        )
+        return n, hi, lo
+
+    def fold(self, x: Lanes, *, short: bool = False) -> tuple[Lanes, Lanes]:
+        """``r`` in two parts, ``|r| <= π/2`` and ``sin(r) = sin(x + offset π/2)``.
+
+        For single numbers and half turns: a number that is small already, which often hangs
+        on the one before, need not wait for a reduction.  Among the lanes of a vector some
+        other number would.
+        """
+        k = x.k
+        hi, lo = k.alloca(x.type), k.alloca(x.type)
+
+        def settle(r: Lanes, tail: Lanes) -> None:
+            k.store(r.reg, hi)
+            k.store(tail.reg, lo)
+
+        def reduced() -> None:
+            n, r, tail = self.reduce(abs(x), short=short)
+            sign = n << 63 if self.offset else (n << 63) ^ x.sign_bit()
+            settle(*((part.bits() ^ sign).floats() for part in (r, tail)))
+
+        if self.offset:
+            reduced()
+        else:
+            with k.if_else((abs(x) <= math.pi / 2).reg) as (near, far):
+                with near:
+                    settle(x, x.const(0.0))
+                with far:
+                    reduced()
+        return Lanes(k, k.load(x.type, hi)), Lanes(k, k.load(x.type, lo))
 
     def _reduce_small(self, x: Lanes, short: bool) -> tuple[Lanes, Lanes, Lanes]:
         """The reduction of numbers below ``LARGE`` (Cody and Waite)."""
@@ -216,30 +230,55 @@ def _leading_zeros(k: Emitter, x: Reg) -> Reg:
 
 
 def _sine(x: Lanes, offset: int, scalar: str) -> Lanes:
-    """``sin(x + offset π/2)`` of ``x >= 0``, with the polynomial for results of type ``scalar``."""
+    """``sin(x + offset π/2)`` with the polynomial for results of type ``scalar``."""
     if x.scalar != "double":
         return narrow(_sine(widen(x), offset, scalar))
-    n, r, tail = Turns(2, offset).reduce(x, short=scalar == "float")
+    turns, short = Turns(2, offset), scalar == "float"
+    if x.count == 1:
+        r, tail = turns.fold(x, short=short)
+        y = _sine_of_reduced(r, tail, scalar)
+        return y if offset else Lanes(x.k, x.k.intrinsic("copysign", y.reg, r.reg))  # keeps -0
+    n, r, tail = turns.reduce(abs(x), short=short)
+    y = (_sine_of_reduced(r, tail, scalar).bits() ^ (n << 63)).floats()
+    return y if offset else (y.bits() ^ x.sign_bit()).floats()
+
+
+def _sine_of_reduced(r: Lanes, tail: Lanes, scalar: str) -> Lanes:
+    """``sin(r + tail)``, ``|r| <= π/2``."""
     z = r * r
-    if scalar == "double":
-        first, *others = SIN[scalar]
-        _, lost = two_product(r, r)
-        s = fma(z, first, fma(lost, first, z * z * polynomial(z, others)))
-        y = r + fma(r, s, fma(z, tail * -0.5, tail))
-    else:
-        y = fma(r * z, polynomial(z, SIN[scalar]), r)
-    return (y.bits() ^ (n << 63)).floats()
+    if scalar == "float":
+        return fma(r * z, polynomial(z, SIN[scalar]), r)
+    first, *others = SIN[scalar]
+    _, lost = two_product(r, r)
+    s = fma(z, first, fma(lost, first, z * z * polynomial(z, others)))
+    return r + fma(r, s, fma(z, tail * -0.5, tail))
 
 
 def sin(x: Lanes) -> Lanes:
     """Sine; nan of infinities.  Error below 0.501 (f32) and 1.5 ulp (f64)."""
-    y = _sine(abs(x), 0, x.scalar)
-    return (y.bits() ^ x.sign_bit()).floats()
+    return _sine(x, 0, x.scalar)
 
 
 def cos(x: Lanes) -> Lanes:
     """Cosine; nan of infinities.  Error below 0.501 (f32) and 1.7 ulp (f64)."""
-    return _sine(abs(x), 1, x.scalar)
+    if x.count > 1 or x.scalar != "double":
+        return _sine(x, 1, x.scalar)
+    k = x.k
+    slot = k.alloca(x.type)
+    with k.if_else((abs(x) <= math.pi / 4).reg) as (near, far):  # as in ``Turns.fold``
+        with near:
+            k.store(_cosine_of_small(x).reg, slot)
+        with far:
+            k.store(_sine(x, 1, x.scalar).reg, slot)
+    return Lanes(k, k.load(x.type, slot))
+
+
+def _cosine_of_small(x: Lanes) -> Lanes:
+    """``cos(x)`` of an f64, ``|x| <= π/4``."""
+    z = x * x
+    half = z * 0.5
+    one = 1.0 - half
+    return one + fma(z * z, polynomial(z, COS_QUARTER["double"]), (1.0 - one) - half)
 
 
 def tan(x: Lanes) -> Lanes:

@@ -11,6 +11,8 @@ from symgrad.codegen.plan import barriers
 from symgrad.ir import parse
 from symgrad.ir.passes import optimize
 
+import symgrad as sg
+
 INDEPENDENT = """
 func @sums(%p: f32[64], %q: f32[64,3]) -> (f32[], f32[64]) {
   %0: f32[] = reduce_sum %p {axes=(0,)}
@@ -52,3 +54,28 @@ def test_lives_that_meet_get_disjoint_memory_at_the_lowest_place(seed: int) -> N
         assert not any(is_free(lower, life) for lower in range(shelf.base, at, plan.ALIGN))
         placed.append((at, life))
     assert shelf.top == max(at + plan._round_up(life.bytes) for at, life in placed)
+
+
+@pytest.mark.parametrize(
+    ("text", "brief"),
+    [
+        ("(%x: f64[10]) -> (f64[10]) {\n %0: f64[10] = sin %x\n return %0\n}", True),
+        ("(%x: f64[20000]) -> (f64[20000]) {\n %0: f64[20000] = sin %x\n return %0\n}", False),
+        ("(%x: i8[200000]) -> (i8[200000]) {\n %0: i8[200000] = reverse %x {axes=(0,)}\n"
+         " return %0\n}", False),
+        ("(%x: f64[3,3]) -> (f64[3,3]) {\n %0: f64[3,3] = cholesky %x\n return %0\n}", False),
+    ],
+    ids=["small", "flops", "bytes", "calls Python"],
+)  # fmt: skip
+def test_only_brief_programs_keep_the_interpreter_waiting(text: str, brief: bool) -> None:
+    calls = lower(optimize(parse(f"func @f{text}")), threads=1).calls
+    assert plan.is_brief(calls) == brief
+
+
+def test_a_loop_is_as_long_as_its_steps() -> None:
+    def steps(n: int) -> bool:
+        f = sg.jit(lambda x: sg.fori_loop(0, n, lambda i, y: np.sin(y), x))
+        return plan.is_brief(lower(f.optimized(0.5), threads=1).calls)
+
+    assert steps(10)
+    assert not steps(100_000)

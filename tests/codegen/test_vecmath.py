@@ -194,6 +194,16 @@ def test_accuracy(target: str, scalar: str) -> None:
             assert off <= limit, f"{name} {scalar} x{lanes}: {point} -> {y}, not {want}; {off} ulp"
 
 
+@pytest.mark.parametrize("scalar", ["float", "double"])
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_accuracy_of_single_numbers(name: str, scalar: str) -> None:
+    """Those that are small take a way of their own."""
+    got = compiled(target_named(TARGETS[0]), name, scalar, 1)(*arguments(name, scalar))
+    limit = REAL[name][2 if scalar == "float" else 3]
+    for x, y, want in zip(*arguments(name, scalar), got, references(name, scalar), strict=True):
+        assert error(float(y), want, scalar) <= limit, f"{name}({x}) -> {y}, not {want}"
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("scalar", ["float", "double"])
 def test_exact_functions_equal_numpy(target: str, scalar: str) -> None:
