@@ -16,12 +16,14 @@ from symgrad.codegen.runtime.memory import give_back
 from symgrad.codegen.runtime.resident import STATELESS, State
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.target import Target
+from symgrad.ir.collector import collector_paused
 from symgrad.ir.graph import Func
 
 if TYPE_CHECKING:
     from symgrad.codegen.lower import Lowered
 
 
+@collector_paused()
 def compile_func(
     func: Func,
     *,

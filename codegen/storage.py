@@ -116,7 +116,7 @@ def over_space(
     strides = [0] * rank
     for axis, stride in zip(axes, storage.access.strides, strict=True):
         strides[axis] = stride
-    access = replace(storage.access, strides=tuple(strides))
+    access = Access(storage.access.dtype, tuple(strides), storage.access.offset)
     return tiling.split(access) if tiling else access
 
 

@@ -81,10 +81,14 @@ class Builder:
 
     def copy(self, op: Op, operands: Sequence[Value]) -> Any:
         """Inserts an op of another function with new operands and its location."""
-        new = tuple(operands)
-        alike = all(a.type == b.type for a, b in zip(new, op.operands, strict=True))
-        types = tuple(v.type for v in op.results) if alike else None
-        return self._insert(op.opdef, new, op.attrs, op.regions, op.loc, types)
+        new, types = tuple(operands), None
+        if not op.opdef.is_uniform:  # else its type rule costs nothing
+            if all(a.type is b.type for a, b in zip(new, op.operands, strict=True)):
+                types = tuple([v.type for v in op.results])
+        outer, self._loc = self._loc, op.loc or self._loc
+        inserted = self._insert(op.opdef, new, op.attrs, op.regions, self._loc, types)
+        self._loc = outer
+        return inserted
 
     def _insert(
         self,
@@ -99,7 +103,7 @@ class Builder:
         key = self._key(opdef, operands, attrs, regions)
         known = self._known.get(key)
         if known is not None:
-            return _unpack(known)
+            return known.results[0] if len(known.results) == 1 else known.results
         if types is None:
             region = regions[0] if regions else None
             types = opdef.result_types([v.type for v in operands], attrs, region)
@@ -110,7 +114,7 @@ class Builder:
         op = self._append(opdef, operands, attrs, types, regions=regions, loc=loc)
         if key is not None:
             self._known[key] = op
-        return _unpack(op)
+        return op.results[0] if len(types) == 1 else op.results
 
     def _append(
         self,
@@ -136,14 +140,15 @@ class Builder:
     def _key(
         opdef: OpDef, operands: tuple[Value, ...], attrs: Mapping[str, Any], regions: Any
     ) -> Any:
-        if regions or opdef.name == "identity":
+        name = opdef.name
+        if name == "constant":  # repr tells 0.0 from -0.0 and equates nan with nan
+            return name, repr(attrs["value"]), attrs["type"]
+        if regions or name == "identity":
             return None
         ids = [id(v) for v in operands]
         if opdef.commutative:
             ids.sort()
-        if opdef.name == "constant":  # repr tells 0.0 from -0.0 and equates nan with nan
-            return "constant", repr(attrs["value"]), attrs["type"]
-        return opdef.name, tuple(ids), tuple(attrs.values())
+        return (name, *ids, *attrs.values()) if attrs else (name, *ids)
 
     def _fold(
         self,
@@ -225,10 +230,6 @@ class _At:
         self._builder._loc = self._outer
 
 
-def _unpack(op: Op) -> Any:
-    return op.results[0] if len(op.results) == 1 else op.results
-
-
 def constant_value(value: Value) -> Array | None:
     """The number or array a value is known to be: 0-d where all elements agree."""
     if value.op is None or value.op.name != "constant":
@@ -243,8 +244,7 @@ def inline(builder: Builder, body: Region, arguments: Sequence[Value]) -> list[V
     """Copies a function's or region's ops into ``builder``; returns its results there."""
     mapping = dict(zip(map(id, body.params), arguments, strict=True))
     for op in body.ops:
-        with builder.at(op.loc):
-            new = builder.copy(op, [mapping[id(v)] for v in op.operands])
+        new = builder.copy(op, [mapping[id(v)] for v in op.operands])
         news = new if isinstance(new, tuple) else (new,)
         mapping.update((id(old), value) for old, value in zip(op.results, news, strict=True))
     return [mapping[id(v)] for v in body.results]

@@ -6,6 +6,7 @@ user would expect (``ShapeError`` is a ``ValueError``).  ``InternalError`` is ou
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,23 @@ def user_location() -> Loc | None:
     """The innermost frame that is not symgrad's own; ``None`` when there is none."""
     frame = sys._getframe(1)
     while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if not (module == "symgrad" or module.startswith("symgrad.") or module == "contextlib"):
-            return Loc(frame.f_code.co_filename, frame.f_lineno)
+        if not _is_own(frame.f_globals.get("__name__", "")):
+            return _loc(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
+
+
+# Both are asked for at every op that is traced, and a line of the user's makes many.
+
+
+@functools.cache
+def _is_own(module: str) -> bool:
+    return module in ("symgrad", "contextlib") or module.startswith("symgrad.")
+
+
+@functools.lru_cache(maxsize=4096)
+def _loc(file: str, line: int) -> Loc:
+    return Loc(file, line)
 
 
 class SymgradError(Exception):

@@ -56,7 +56,7 @@ def _tame(op: Op) -> bool:
     if name in _ALWAYS_TAME:
         return True
     for v in operands:
-        if not is_tame(v):
+        if not v.facts & TAME and v.type.dtype.is_inexact:
             return False
     if name in ("div", "log", "log2", "log10", "rsqrt"):
         return is_positive(operands[-1])
@@ -101,6 +101,9 @@ def _sign(op: Op, index: int) -> int:
 
 
 def _sign_of_pair(name: str, op: Op, facts: list[int]) -> int:
+    square = name == "mul" and op.operands[0] is op.operands[1]
+    if not (facts[0] | facts[1]) & (NONNEGATIVE | POSITIVE):  # as a rule
+        return NONNEGATIVE if square else 0
     nonneg = [bool(f & NONNEGATIVE) for f in facts]
     positive = [bool(f & POSITIVE) for f in facts]
     if name == "maximum":
@@ -108,7 +111,6 @@ def _sign_of_pair(name: str, op: Op, facts: list[int]) -> int:
     if name == "add":
         return _flags(all(nonneg), all(nonneg) and any(positive))
     if name == "mul":
-        square = op.operands[0] is op.operands[1]
         return _flags(square or all(nonneg), all(positive))
     if name == "div":
         return _flags(nonneg[0] and positive[1], False)

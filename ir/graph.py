@@ -132,7 +132,10 @@ class Op:
         self.operands = operands
         self.attrs = attrs
         self.regions = regions
-        self.results = tuple([Value(t, self, i) for i, t in enumerate(types)])
+        if len(types) == 1:
+            self.results: tuple[Value, ...] = (Value(types[0], self),)
+        else:
+            self.results = tuple([Value(t, self, i) for i, t in enumerate(types)])
         self.loc = loc
         self.seq = seq
         """Position in the builder that made the op: operands come from smaller ones."""

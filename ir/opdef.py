@@ -46,6 +46,9 @@ class OpDef:
         self.infer = infer
         self.elementwise = elementwise
         """Result element i depends on element i of each operand alone."""
+        self.is_uniform = False
+        """Whether operand types alone decide the result's: then the rule runs once for each."""
+        self._uniform: dict[tuple[TensorType, ...], tuple[TensorType, ...]] = {}
         self.commutative = False
         self.kinds = ""
         """Dtype kinds the operands may have (see ``DType.kind``); "" where the rule decides."""
@@ -113,6 +116,8 @@ class OpDef:
 
     def bind_attrs(self, attrs: Mapping[str, Any]) -> dict[str, Any]:
         """Attributes in declaration order with defaults filled in."""
+        if not (attrs or self.attr_defaults):
+            return {}
         unknown = attrs.keys() - self.attr_defaults.keys()
         if unknown:
             raise UsageError(
@@ -131,6 +136,8 @@ class OpDef:
         self, types: Sequence[TensorType], attrs: Mapping[str, Any], region: Region | None = None
     ) -> tuple[TensorType, ...]:
         """Runs the type rule; raises ``ShapeError`` or ``DTypeError``."""
+        if self.is_uniform and (known := self._uniform.get(tuple(types))) is not None:
+            return known
         if not self.variadic and len(types) != len(self.operand_names):
             raise UsageError(
                 f"{self.name} takes {len(self.operand_names)} operands "
@@ -138,7 +145,10 @@ class OpDef:
             )
         extra = {"region": region} if self.has_region else {}
         result = self.infer(*types, **attrs, **extra)
-        return result if isinstance(result, tuple) else (result,)
+        found = result if isinstance(result, tuple) else (result,)
+        if self.is_uniform:
+            self._uniform[tuple(types)] = found
+        return found
 
     def is_differentiable(self, operand: int) -> bool:
         """Whether a cotangent can flow to this operand."""
@@ -225,7 +235,7 @@ def elementwise(
         return first if result is None else first.with_dtype(result)
 
     opdef = OpDef(name, infer, elementwise=True)
-    opdef.operand_names, opdef.variadic = tuple(names), False
+    opdef.operand_names, opdef.variadic, opdef.is_uniform = tuple(names), False, True
     opdef.kinds, opdef.sympy, opdef.commutative = kinds, sympy, commutative
     opdef.evaluate_rule, opdef.adjoint_rule = evaluate, adjoint
     opdef.differentiable = adjoint is not None

@@ -46,12 +46,12 @@ def _print_body(
 def _print_op(
     op: Op, names: dict[int, str], lines: list[str], indent: str, locations: bool
 ) -> None:
-    results = ", ".join(f"{names[id(v)]}: {v.type}" for v in op.results)
+    results = ", ".join([f"{names[id(v)]}: {v.type}" for v in op.results])
     text = f"{indent}{results} = {op.name}"
     if op.name == "constant":
         text += f" {format_attr(op.attrs['value'])}"
     elif op.operands:
-        text += " " + ", ".join(names[id(v)] for v in op.operands)
+        text += " " + ", ".join([names[id(v)] for v in op.operands])
     if op.attrs and op.name != "constant":
         text += f" {format_attrs(op.attrs)}"
     if op.regions:

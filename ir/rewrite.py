@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from symgrad.ir.builder import Builder, inline
+from symgrad.ir.facts import derive_facts
 from symgrad.ir.graph import Func, Op, Region, Value
 from symgrad.ir.opdef import OpDef
 from symgrad.ir.types import TensorType
@@ -67,22 +68,37 @@ class _Rewriter(Builder):
         """Takes over a function with its parameters; gives its results as they are now."""
         self._params.extend(func.params)
         replaced: dict[int, Value] = {}
-        for op in func.ops:
-            new = tuple([replaced.get(id(v), v) for v in op.operands])
-            with self.at(op.loc):
-                made = self._take(op) if new == op.operands else self.copy(op, new)
-            for old, value in zip(op.results, _results(made), strict=True):
-                if value is not old:
-                    replaced[id(old)] = value
+        with self:
+            for op in func.ops:
+                operands = tuple([replaced.get(id(v), v) for v in op.operands])
+                self._loc = op.loc
+                made = self._take(op) if operands == op.operands else self._renew(op, operands)
+                if made is not op.results:
+                    results = made if isinstance(made, tuple) else (made,)
+                    replaced.update((id(v), r) for v, r in zip(op.results, results, strict=True))
+        self._loc = None
         return [replaced.get(id(v), v) for v in func.results]
 
-    def _take(self, op: Op) -> Any:
-        """An op whose operands are what they were: itself, or what a rule makes of it."""
+    def _renew(self, op: Op, operands: tuple[Value, ...]) -> Any:
+        """An op whose operands were replaced by others of their types."""
+        types = tuple([v.type for v in op.results])
+        folded = super()._fold(op.opdef, operands, op.attrs, types)
+        if folded is not None:
+            return folded
+        new = Op(
+            op.opdef, operands, op.attrs, types,
+            regions=op.regions, loc=op.loc, seq=len(self._ops),
+        )  # fmt: skip
+        derive_facts(new)
+        return self._take(new)
+
+    def _take(self, op: Op) -> tuple[Value, ...] | Value:
+        """An op that nothing is folded in any more: itself, or what a rule makes of it."""
         key = self._key(op.opdef, op.operands, op.attrs, op.regions)
         known = self._known.get(key)
         if known is not None:
             return known.results
-        replacement = self._replacement(op, op.operands)
+        replacement: tuple[Value, ...] | Value | None = self._replacement(op, op.operands)
         if replacement is not None:
             return replacement
         self._ops.append(op)
@@ -100,24 +116,17 @@ class _Rewriter(Builder):
         folded = super()._fold(opdef, operands, attrs, types)
         if folded is not None or opdef.name not in self._rules:
             return folded
-        return self._replacement(Op(opdef, operands, attrs, types), operands)
+        with self:
+            return self._replacement(Op(opdef, operands, attrs, types), operands)
 
     def _replacement(self, op: Op, operands: tuple[Value, ...]) -> Any:
         """What the first rule that matches makes of an op, else ``None``."""
-        rules = self._rules.get(op.name)
-        if rules is None:
-            return None
-        with self:
-            for one in rules:
-                replacement = one.apply(op, *operands)
-                if replacement is not None:
-                    self._hits[one.name] += 1
-                    return replacement
+        for one in self._rules.get(op.name, ()):
+            replacement = one.apply(op, *operands)
+            if replacement is not None:
+                self._hits[one.name] += 1
+                return replacement
         return None
-
-
-def _results(made: Any) -> tuple[Value, ...]:
-    return made if isinstance(made, tuple) else (made,)
 
 
 def rewrite_region(region: Region, rules: Sequence[Rule]) -> Region:

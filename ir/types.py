@@ -156,9 +156,14 @@ class TensorType:
         return TensorType(dtype, self.shape)
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+        return _text(self)
 
     __repr__ = __str__
+
+
+@functools.cache  # printed with every value, and there are few types
+def _text(type: TensorType) -> str:
+    return f"{type.dtype}[{','.join(map(str, type.shape))}]"
 
 
 _TYPE_TEXT = re.compile(r"(\w+)\[([\d,\s]*)\]")

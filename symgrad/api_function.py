@@ -25,6 +25,7 @@ from symgrad.api_results import Constant, Returned, check_places, filled
 from symgrad.api_statics import Statics
 from symgrad.codegen.runtime.vectorcall import answered_natively, retire
 from symgrad.ir import Func, Value
+from symgrad.ir.collector import collector_paused
 from symgrad.ir.errors import DTypeError, TraceError, UsageError
 from symgrad.tracer import NUMBERS, Tracer, is_tensor
 from symgrad.tracing import Trace, current_trace
@@ -292,6 +293,7 @@ class Function:
             self._native = [table, *self._native][:MAX_NATIVE]
             answer_with(self, self._native, takes_out=self._statics.leaves_out)
 
+    @collector_paused()
     def _compile(
         self, key: Any, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Program:

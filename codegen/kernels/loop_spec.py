@@ -102,8 +102,8 @@ def region_key(region: Region) -> tuple[Any, ...]:
     numbers = {id(p): n for n, p in enumerate(region.params)}
     ops = []
     for op in region.ops:
-        operands = tuple(numbers[id(v)] for v in op.operands)
-        ops.append((op.name, operands, repr(sorted(op.attrs.items()))))
+        operands = tuple([numbers[id(v)] for v in op.operands])
+        ops.append((op.name, operands, repr(sorted(op.attrs.items())) if op.attrs else ""))
         for result in op.results:
             numbers[id(result)] = len(numbers)
     params = tuple(p.type.dtype.name for p in region.params)

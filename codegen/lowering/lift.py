@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from symgrad.codegen.access import Access
 from symgrad.codegen.storage import Storage, constant
-from symgrad.ir.builder import Builder
-from symgrad.ir.graph import Region, Value, scalar_constant
-from symgrad.ir.rewrite import region_params
+from symgrad.ir.graph import Op, Region, Value, scalar_constant
 
 _FEW_POINTS = 4096
 _MANY_OPS = 64
@@ -30,19 +29,18 @@ def lift_constants(region: Region, points: int) -> tuple[Region, list[Storage]]:
     lifted = _liftable(region)
     if not lifted:
         return region, []
-    builder = Builder(locations=False)
-    params = region_params(builder, region)
-    new = dict(zip(map(id, region.params), params, strict=True))
-    added = []
-    for value in lifted:
-        param = new[id(value)] = builder.param(value.type)
-        param.facts = value.facts
-        added.append(param)
+    new = {id(value): Value(value.type) for value in (*region.params, *lifted)}
+    params = tuple(new.values())
+    ops = []
     for op in region.ops:
-        if id(op.results[0]) not in new:
-            new[id(op.results[0])] = builder.copy(op, [new[id(v)] for v in op.operands])
-    results = [new[id(v)] for v in region.results]
-    return builder.region([*params, *added], results), _stored(lifted)
+        (result,) = op.results
+        if id(result) not in new:  # nothing folds where less is known: no builder is needed
+            operands = tuple([new[id(v)] for v in op.operands])
+            copy = Op(op.opdef, operands, op.attrs, (result.type,), loc=op.loc)
+            new[id(result)] = copy.results[0]
+            ops.append(copy)
+    lifted_region = Region(params, tuple(ops), tuple([new[id(v)] for v in region.results]))
+    return lifted_region, _stored(lifted)
 
 
 def _liftable(region: Region) -> list[Value]:
@@ -64,5 +62,7 @@ def _stored(values: Sequence[Value]) -> list[Storage]:
         alike = [v for v in values if v.type.dtype == dtype]
         numbers = np.array([scalar_constant(v) for v in alike], dtype.numpy)
         row = constant(numbers, dtype.name)
-        found.update((id(v), row.view((), (), i)) for i, v in enumerate(alike))
+        found.update(
+            (id(v), Storage(row.buffer, (), Access(dtype.name, (), i))) for i, v in enumerate(alike)
+        )
     return [found[id(v)] for v in values]

@@ -112,10 +112,11 @@ class Turns:
         with k.if_(large.any()):
             finite = large & (x < INF)  # the remainder of inf is nan already
             exact = [k.alloca(value.type) for value in values]
-            name = f"vecmath_reduce_{self.size}_{self.offset}_{mangle(x.type)}"
-            params = [x.type, "ptr", "ptr", "ptr"]
+            # The offset is an operand, so that sine and cosine share this code.
+            name = f"vecmath_reduce_{self.size}_{mangle(x.type)}"
+            params = [x.type, "i64", "ptr", "ptr", "ptr"]
             k.define_once(name, "void", params, partial(self._reduce_each, k))
-            k.call(name, "void", [x.reg, *exact])
+            k.call(name, "void", [x.reg, Reg(str(self.offset), "i64"), *exact])
             for value, source, slot in zip(values, exact, slots, strict=True):
                 k.store(k.select(finite.reg, k.load(value.type, source), value.reg), slot)
         n, hi, lo = (
@@ -165,18 +166,19 @@ class Turns:
         r = start - middle
         return turns.bits, *fast_two_sum(r, fma(n, -third, (start - r) - middle))
 
-    def _reduce_each(self, k: Emitter, x: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
+    def _reduce_each(self, k: Emitter, x: Reg, offset: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
         """Stores the exact reduction of every lane of ``x``."""
-        name = f"vecmath_reduce_{self.size}_{self.offset}"
-        params = ["double", "ptr", "ptr", "ptr"]
+        name = f"vecmath_reduce_{self.size}"
+        params = ["double", "i64", "ptr", "ptr", "ptr"]
         k.define_once(name, "void", params, partial(self._reduce_large, k))
         spilled = k.alloca(x.type)
         k.store(x, spilled)
         with k.loop(0, lanes_of(x.type)) as i:
             results = [k.gep(n, i, "i64"), k.gep(hi, i, "double"), k.gep(lo, i, "double")]
-            k.call(name, "void", [k.load("double", k.gep(spilled, i, "double")), *results])
+            one = k.load("double", k.gep(spilled, i, "double"))
+            k.call(name, "void", [one, offset, *results])
 
-    def _reduce_large(self, k: Emitter, x: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
+    def _reduce_large(self, k: Emitter, x: Reg, offset: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
         """Reduces one number of ``LARGE`` or more.
 
         ``x = m 2**e`` with an integer ``m``.  Of ``m * 2/π``, in quarter turns, only the
@@ -195,7 +197,7 @@ class Turns:
         window = k.load("i256", k.gep(digits, k.bits("lshr", shift, 3), "i8"), 1)
         window = k.bits("lshr", window, k.cast("zext", k.bits("and", shift, 7), "i256"))
         quarters = k.mul(k.cast("trunc", window, "i192"), k.cast("zext", significand, "i192"))
-        quarters = k.add(quarters, self.offset << 190)
+        quarters = k.add(quarters, k.bits("shl", k.cast("zext", offset, "i192"), 190))
 
         point = 189 + self.size  # bits below one turn of this size
         whole = k.bits("lshr", k.add(quarters, 1 << (point - 1)), point)

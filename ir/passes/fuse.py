@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from symgrad.ir.graph import Func, Op, Value, scalar_constant
 from symgrad.ir.passes.nest_emission import emit_nests
@@ -59,6 +60,12 @@ _LOGIC = ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "logical_not",
 _CHEAP = frozenset((*_ARITHMETIC, *_LOGIC, "select", "convert"))
 """Ops of about one cycle per vector."""
 _CHEAP_FLOPS = 8
+_SMALL = range(256, 1 << 14)
+"""Points of nests that are cut into smaller parts, if they must be cut: such parts compile in
+less time and read fewer arrays in turn.  With fewer points it would be calls that take the
+time, with more points the values that pass from part to part through memory."""
+_PERIOD, _ALIKE = 50, 12
+"""Ops that a cut may move back by, and of which it compares the names."""
 
 
 def fuse(func: Func, *, max_operands: int = 24, max_ops: int = 200) -> Func:
@@ -92,20 +99,21 @@ class _Grouping:
     def _assign_levels(self) -> None:
         level = self.level
         for op in self.func.ops:
-            views = self.uses.sources.get(op) or [self.uses.view(v) for v in op.operands]
-            level[op] = max((self._least(view, op) for view in views), default=0)
+            least = 0
+            if op in self.uses.sources:
+                for view in self.uses.sources[op]:
+                    source = view.source.op
+                    if source is not None and source.name != "constant":
+                        least = max(least, level[source] + (not view.is_free))
+            else:
+                for value in op.operands:
+                    source = self.uses.view(value).source.op
+                    if source is not None and source.name != "constant":
+                        least = max(least, level[source] + (not belongs_in_nest(source)))
+            level[op] = least
         for op in reversed(self.func.ops):
             if op.opdef.elementwise and id(op.result) not in self.uses.written:
                 level[op] = min(level[r] for r in self.uses.readers[id(op.result)])
-
-    def _least(self, view: View, reader: Op) -> int:
-        """The least level of ``reader`` as far as this operand goes."""
-        source = view.source.op
-        if source is None or source.name == "constant":
-            return 0
-        if not belongs_in_nest(reader):
-            return self.level[source] + (not belongs_in_nest(source))
-        return self.level[source] + (not self.uses.is_free(view, reader))
 
     # -- forming nests -------------------------------------------------------------------
 
@@ -144,7 +152,7 @@ class _Grouping:
         source = view.source.op
         return (
             source is not None
-            and self.uses.is_free(view, reader)
+            and view.is_free
             and self.level[source] == self.level[reader]
         )
 
@@ -276,13 +284,14 @@ class _Grouping:
         kept: dict[Nest, None] = {}
         readers: dict[tuple[int, int, Shape, int], Nest] = {}  # by what ``_reads`` says
         for nest in nests:
-            for key in self._reads(nest):
+            reads, own = self._reads(nest), nest
+            for key in reads:
                 host = readers.get(key)
                 if host is not None and host in kept and self._fit(host, nest):
                     nest = self._joined(host, nest)  # noqa: PLW2901
                     del kept[host]
             kept[nest] = None
-            readers.update(dict.fromkeys(self._reads(nest), nest))
+            readers.update(dict.fromkeys(reads if nest is own else self._reads(nest), nest))
         return list(kept)
 
     def _joined(self, first: Nest, second: Nest) -> Nest:
@@ -322,26 +331,35 @@ class _Grouping:
 
     def _bounded(self, nest: Nest) -> list[Nest]:
         """Cuts a nest into runs of program order that keep the bounds."""
-        parts = [Nest(nest.level, nest.phase, axes=nest.axes)]
+        cuts, limit = [0], self.max_ops
+        if len(nest.ops) > limit and math.prod(space_of(nest.ops[0])) in _SMALL:
+            limit = max(1, limit // 4)
         operands: set[Key] = set()
         inside: set[int] = set()
-        for op in nest.ops:
+        at = 0
+        while at < len(nest.ops):
+            op = nest.ops[at]
             reads = {
                 view.key
                 for view in self.uses.sources[op]
                 if id(view.source) not in inside and scalar_constant(view.source) is None
             }
-            part = parts[-1]
-            full = len(part.ops) >= self.max_ops or len(operands | reads) > self.max_operands
-            if part.ops and full:
-                parts.append(Nest(nest.level, nest.phase, axes=nest.axes))
+            full = at - cuts[-1] >= limit or len(operands | reads) > self.max_operands
+            if full and at > cuts[-1]:
+                at = _alike(nest.ops, cuts[-1], at)
+                cuts.append(at)
                 operands, inside = set(), set()
-                reads = {v.key for v in self.uses.sources[op]}
+                continue
             operands |= reads
-            inside.update(id(v) for v in op.results)
-            self._place(op, parts[-1])
-        if len(parts) > 1:
-            self._write_across(nest.ops)
+            inside.update(map(id, op.results))
+            at += 1
+        if len(cuts) == 1:
+            return [nest]
+        parts = [Nest(nest.level, nest.phase, axes=nest.axes) for _ in cuts]
+        for part, (start, stop) in zip(parts, pairwise([*cuts, at]), strict=True):
+            for op in nest.ops[start:stop]:
+                self._place(op, part)
+        self._write_across(nest.ops)
         return parts
 
     def _write_across(self, ops: Sequence[Op]) -> None:
@@ -350,3 +368,16 @@ class _Grouping:
                 self.nest[r] is not self.nest[op] for r in self.uses.readers[id(op.result)]
             ):
                 self.uses.written.add(id(op.result))
+
+
+def _alike(ops: Sequence[Op], start: int, end: int) -> int:
+    """Where best to cut a run that began at ``start`` and may go on to ``end`` at most.
+
+    A program that repeats itself is cut at the same place of its period, so that its parts
+    are alike and share a kernel.
+    """
+    head = [op.name for op in ops[start : start + _ALIKE]]
+    for cut in range(end, max(end - _PERIOD, (start + end) // 2), -1):
+        if [op.name for op in ops[cut : cut + _ALIKE]] == head:
+            return cut
+    return end

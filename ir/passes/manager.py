@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from symgrad.ir.collector import collector_paused
 from symgrad.ir.errors import InternalError, UsageError
 from symgrad.ir.graph import Func
 from symgrad.ir.verify import verify
@@ -148,7 +147,7 @@ def run(func: Func, passes: Sequence[Pass], hooks: Hooks | None = None) -> Func:
     ``InternalError`` names the file and how to replay it.
     """
     hooks = hooks or Hooks.from_environment()
-    with _collector_paused():
+    with collector_paused():
         for index, step in enumerate(passes, 1):
             start = time.perf_counter()
             try:
@@ -162,19 +161,6 @@ def run(func: Func, passes: Sequence[Pass], hooks: Hooks | None = None) -> Func:
                 ) from error
             func = result
     return func
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No garbage collection: passes make many objects that live, which it would walk
-    again and again (a third of the time for large programs)."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 _PIPELINE_LINE = "# pipeline: "

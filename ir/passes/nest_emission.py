@@ -96,19 +96,24 @@ class _Body:
 
     def _compute(self, op: Op) -> Value:
         """The 0-d value of an elementwise op."""
-        if id(op.result) not in self._scalars:
+        key = id(op.results[0])
+        known = self._scalars.get(key)
+        if known is None:
             operands = [self._scalar(view, op) for view in self.uses.sources[op]]
-            with self.builder.at(op.loc):
-                self._scalars[id(op.result)] = self.builder.copy(op, operands)
-        return self._scalars[id(op.result)]
+            known = self._scalars[key] = self.builder.copy(op, operands)
+        return known
 
     def _scalar(self, view: View, reader: Op) -> Value:
         """The 0-d value of an operand: a number, something computed here, or a parameter."""
         source = view.source
+        known = self._scalars.get(id(source))
+        if known is not None:
+            return known
         if (number := scalar_constant(source)) is not None:
-            return self.builder.constant(number, source.type.with_shape(()))
-        if id(source) in self._scalars:
-            return self._scalars[id(source)]
+            type = source.type.with_shape(())
+            constant: Value = self.builder.emit("constant", value=number, type=type)
+            self._scalars[id(source)] = constant
+            return constant
         made = source.op is not None and source.op.opdef.elementwise
         if made and source.op is not None and id(source) not in self.uses.written:
             return self._compute(source.op)
@@ -129,7 +134,7 @@ class _Body:
             kept = [i for i, a in enumerate(view.axes) if a is not None]
             operand = new[id(view.source)]
             shape = tuple(operand.shape[i] for i in kept)
-            operands.append(builder.emit("reshape", operand, shape=shape))
+            operands.append(_reshaped(builder, operand, shape))
             maps.append(tuple(view.axes[i] for i in kept))
         results = builder.emit(
             "fused",
@@ -142,9 +147,15 @@ class _Body:
         )
         many = results if isinstance(results, tuple) else (results,)
         return [
-            builder.emit("reshape", r, shape=v.shape)
-            for r, v in zip(many, self.outputs, strict=True)
+            _reshaped(builder, r, v.shape) for r, v in zip(many, self.outputs, strict=True)
         ]
+
+
+def _reshaped(builder: Builder, value: Value, shape: Shape) -> Value:
+    if value.type.shape == shape:
+        return value
+    reshaped: Value = builder.emit("reshape", value, shape=shape)
+    return reshaped
 
 
 def _common(shapes: Iterable[Shape]) -> Shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from symgrad.ir.graph import Func, Op, Value
 
@@ -17,12 +18,13 @@ Axes = tuple[int | None, ...]
 Key = tuple[int, Axes]
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A value read through views: its axis i runs along ``axes[i]`` of the reader."""
 
     source: Value
     axes: Axes  # None: an axis of size 1 that the reader does not have
+    is_free: bool = False
+    """Whether the reader's nest can compute the source itself, point by point."""
 
     @property
     def key(self) -> Key:
@@ -111,9 +113,9 @@ class Uses:
                 self.outside.update(id(v) for v in op.operands)
         self.written = {
             view.key[0]
-            for op, views in self.sources.items()
+            for views in self.sources.values()
             for view in views
-            if not self.is_free(view, op)
+            if not view.is_free
         } | self.outside
         """Values that must exist as arrays: to begin with, those that no nest can make
         point by point for all its readers."""
@@ -127,16 +129,20 @@ class Uses:
         return id(op.results[0]) not in self.views or id(op.results[0]) in self.outside
 
     def _read(self, op: Op) -> None:
-        self.sources[op] = [self.view(v) for v in op.operands]
-        for view in self.sources[op]:
-            self.readers[id(view.source)].append(op)
+        space, reads = space_of(op), []
+        for value in op.operands:
+            source, axes, _ = self.view(value)
+            reads.append(View(source, axes, _is_free(source, axes, space)))
+            self.readers[id(source)].append(op)
+        self.sources[op] = reads
 
-    def is_free(self, view: View, reader: Op) -> bool:
-        """Whether the source can be computed in the reader's nest, point by point."""
-        op, space = view.source.op, space_of(reader)
-        if op is None or not op.opdef.elementwise:
-            return False
-        if view.source.type.shape == space and view.axes == plain_axes(len(space)):
-            return True  # nearly always, and asked for every operand several times
-        kept = [a for a in view.axes if a is not None and space[a] != 1]
-        return points_of(view.source.shape) == points_of(space) and kept == sorted(kept)
+
+def _is_free(source: Value, axes: Axes, space: Shape) -> bool:
+    """Whether a nest over ``space`` can compute what it reads, point by point."""
+    if source.op is None or not source.op.opdef.elementwise:
+        return False
+    shape = source.type.shape
+    if shape == space and axes == plain_axes(len(space)):
+        return True  # nearly always
+    kept = [a for a in axes if a is not None and space[a] != 1]
+    return points_of(shape) == points_of(space) and kept == sorted(kept)

@@ -133,6 +133,9 @@ def types_text(operands: Iterable[Any]) -> str:
 
 def common_shape(name: str, operands: Sequence[Tracer]) -> tuple[int, ...]:
     """The shape operands broadcast to; ``ShapeError`` when they do not."""
+    shapes = {x.shape for x in operands}
+    if len(shapes) == 1:
+        return shapes.pop()
     try:
         return np.broadcast_shapes(*(x.shape for x in operands))
     except ValueError:

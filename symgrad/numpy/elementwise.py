@@ -6,6 +6,7 @@ Dtypes come from the ufunc's own loops (``resolve_dtypes``), so promotion is Num
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,7 @@ from symgrad.numpy.core import (
     traced,
     types_text,
 )
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import HANDLERS, NUMBERS, Tracer
 from symgrad.tracing import constant, stage
 
 OPS: dict[np.ufunc, str] = {
@@ -52,23 +53,32 @@ SPECIAL = {"erf": "erf", "erfc": "erfc", "expit": "sigmoid"}
 
 def loop_dtypes(ufunc: np.ufunc, operands: tuple[Any, ...], dtype: Any) -> tuple[Any, ...]:
     """The dtypes of the ufunc's loop for these operands (inputs, then outputs)."""
-    keys = tuple(dtype_key(x) for x in operands)
-    outputs = (None,) * ufunc.nout
     try:
-        if dtype is not None:
-            return ufunc.resolve_dtypes(
-                (*keys, *outputs), signature=(*(None,) * ufunc.nin, np.dtype(dtype))
-            )
-        return ufunc.resolve_dtypes((*keys, *outputs))
+        result = None if dtype is None else np.dtype(dtype)
+        return _resolved(ufunc, tuple([dtype_key(x) for x in operands]), result)
     except TypeError as error:
         raise DTypeError(f"{ufunc.__name__}: no loop for {types_text(operands)}: {error}") from None
 
 
+@functools.lru_cache(maxsize=4096)
+def _resolved(ufunc: np.ufunc, keys: tuple[Any, ...], dtype: Any) -> tuple[Any, ...]:
+    keys += (None,) * ufunc.nout
+    if dtype is None:
+        return ufunc.resolve_dtypes(keys)
+    return ufunc.resolve_dtypes(keys, signature=(*(None,) * ufunc.nin, dtype))
+
+
 def matched(name: str, operands: tuple[Any, ...], dtypes: tuple[Any, ...]) -> list[Tracer]:
     """Operands converted to the given dtypes and broadcast to one shape."""
-    cast = [astype(x, t) for x, t in zip(operands, dtypes, strict=True)]
-    shape = common_shape(name, cast)
-    return [broadcast(x, shape) for x in cast]
+    arrays = [
+        None if type(x) in NUMBERS else astype(x, t)
+        for x, t in zip(operands, dtypes, strict=True)
+    ]
+    shape = common_shape(name, [x for x in arrays if x is not None])
+    return [
+        constant(np.asarray(x, t), t, shape) if a is None else broadcast(a, shape)
+        for a, x, t in zip(arrays, operands, dtypes, strict=True)
+    ]
 
 
 def prepared(ufunc: np.ufunc, operands: tuple[Any, ...], dtype: Any = None) -> list[Tracer]:

@@ -65,6 +65,13 @@ def test_a_long_chain_needs_no_more_kernels_than_a_shorter_one() -> None:
     assert text[1] <= 1.5 * text[0]
 
 
+def test_parts_of_a_repeated_program_share_kernels() -> None:
+    """Nests are cut at one place of the period, so that only the ends differ."""
+    small, large = (lower(optimize(chain(n)), threads=1) for n in (400, 401))
+    assert len(large.calls) > 2 * len(large.modules)
+    assert max(len(small.modules), len(large.modules)) <= 6
+
+
 def test_steps_of_a_solver_share_text() -> None:
     small, large = (lower(optimize(orbit(n)), threads=1) for n in (8, 24))
     text = [sum(map(len, lowered.modules.values())) for lowered in (small, large)]
