@@ -239,7 +239,7 @@ def _sine(x: Lanes, offset: int, scalar: str) -> Lanes:
     if x.count == 1:
         r, tail = turns.fold(x, short=short)
         y = _sine_of_reduced(r, tail, scalar)
-        return y if offset else Lanes(x.k, x.k.intrinsic("copysign", y.reg, r.reg))  # keeps -0
+        return y if offset else (y.bits() | r.sign_bit()).floats()  # the sign of -0, too
     n, r, tail = turns.reduce(abs(x), short=short)
     y = (_sine_of_reduced(r, tail, scalar).bits() ^ (n << 63)).floats()
     return y if offset else (y.bits() ^ x.sign_bit()).floats()
