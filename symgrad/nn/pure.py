@@ -88,13 +88,21 @@ def own_arrays(model: Module) -> Iterator[None]:
     """Lends a module its own values as arrays; buffers that change are stored in the end.
 
     While a function is traced they are lent as captured arrays, so that what is computed
-    from them is computed at every call.
+    from them is computed at every call.  Raises ``UsageError`` if buffers change then: a
+    compiled function has no place to store them.
     """
     before = dict(model.named_buffers())
     with _lent_for(model, _captured):
+        lent = dict(model.named_buffers())
         yield
         after = dict(model.named_buffers())
     for name, value in after.items():
+        if isinstance(value, Tracer) and value is not lent[name]:
+            raise UsageError(
+                f"{type(model).__name__}: {name} changes while the module runs in training mode, "
+                "which a compiled function cannot store; call model.eval() first, or pass the "
+                "state: y, state = nn.functional_call(model, params, state, x)"
+            )
         if isinstance(value, np.ndarray | np.generic) and value is not _plain(before[name]):
             before[name]._set_array(np.array(value))
 

@@ -326,3 +326,16 @@ def test_captured_weights_stay_packed_until_they_are_written() -> None:
         wanted = model(sg.tensor(x)).numpy()
     np.testing.assert_allclose(f(x), wanted, rtol=1e-4, atol=1e-4)
     assert contents(model[0].weight) is not packed
+
+
+def test_a_compiled_module_does_not_lose_its_running_statistics() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), images(5, 3)
+    for given in (x, sg.tensor(x)):
+        with pytest.raises(UsageError, match=r"1.running_mean changes .* model.eval\(\)"):
+            sg.jit(model)(given)
+    model.eval()
+    with sg.no_grad():
+        wanted = model(sg.tensor(x)).numpy()
+        np.testing.assert_allclose(sg.jit(model)(sg.tensor(x)).numpy(), wanted, rtol=1e-5)
+    bare = nn.BatchNorm1d(3, track_running_stats=False)
+    np.testing.assert_allclose(sg.jit(bare)(x).mean(axis=0), np.zeros(3), atol=1e-6)
