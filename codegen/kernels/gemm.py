@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 from math import ceil, isqrt, prod
 
-from symgrad.codegen.access import MEMORY_TYPES
+from symgrad.codegen.access import MEMORY_TYPES, Access
 from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm_emit import Plan, emit_combine, emit_gemm
 from symgrad.codegen.kernels.gemm_pairs import in_pairs
+from symgrad.codegen.kernels.gemm_schedule import vectors_beside
 from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums, runs_down, transposed
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS
 from symgrad.codegen.target import Target
@@ -48,6 +49,8 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
     if runs_down(spec):
         spec, order = transposed(spec), order[::-1]
     splits = _splits(spec, target)
+    if splits == 1 and _streams_down(spec, target):
+        spec, order, splits = transposed(spec), order[::-1], max(2, threads)
     if splits == 1:
         buffers = (*order, *range(2, 3 + extra))
         scratch = gemm_scratch_bytes(spec, target, threads)
@@ -68,6 +71,30 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
             ),
         ),
         (*temporaries, partial.strides[0] * splits * bytes_of(MEMORY_TYPES[partial.dtype])),
+    )
+
+
+def _streams_down(spec: GemmSpec, target: Target) -> bool:
+    """Whether A, large and with contiguous columns, is better streamed as the other factor.
+
+    Tiles of a few columns of C would walk down narrow strips of A, a page for every step or
+    two; as B of the transposed product it passes by once, row by row.  C then has other
+    strides, so that sums are kept aside in parts.
+    """
+    if not isinstance(spec.a, Access) or not spec.m or not spec.k:
+        return False
+    if spec.epilogue or prod(spec.batch) != 1:
+        return False
+    bytes = bytes_of(MEMORY_TYPES[spec.accumulator])
+    lanes = target.lanes(bytes)
+    rows, cols, depth = prod(spec.m), prod(spec.n), prod(spec.k)
+    row_step, depth_step = spec.a.strides[-1 - len(spec.k)], spec.a.strides[-1]
+    return (
+        row_step == 1 < abs(depth_step)
+        and spec.a.dtype == spec.accumulator
+        and vectors_beside(cols, target) > 1  # a tile has them all
+        and rows > 8 * lanes
+        and rows * depth * bytes > target.l2
     )
 
 

@@ -83,6 +83,8 @@ def schedule(p: Problem, target: Target) -> Schedule:
         kc = p.k
     else:
         mr, nr = outer_tile_shape(m, n, lanes, target, _rows_that_fit(p, target), _row_group(p))
+        if (vectors := vectors_beside(m, target)) > 1 and _streams_b(p, n, target):
+            mr, nr = m, vectors * lanes
         pack_a, pack_b = _packs_a(p, m, n, nr, target), _packs_b(p, m, n, mr, target)
         kc = _depth(p, m <= mr and not pack_b, n, nr, target)
     if p.splits > 1:  # at least one block for every part
@@ -168,6 +170,19 @@ def dot_tile_shape(m: int, n: int, target: Target) -> tuple[int, int]:
             if cost < best:
                 best, shape = cost, (mr, nr)
     return shape
+
+
+def vectors_beside(rows: int, target: Target) -> int:
+    """The most vectors, up to 4, in a tile of so many rows that the registers hold."""
+    free = target.vector_registers - (1 if target.has_fma else 2)
+    return max((v for v in range(1, 5) if rows * v + v <= free), default=0)
+
+
+def _streams_b(p: Problem, n: int, target: Target) -> bool:
+    """Whether B, in order and too large to be kept, should pass by once: see ``_depth``."""
+    in_order = p.b.strides is not None and p.b.strides[1] == 1
+    lanes = target.lanes(p.bytes)
+    return in_order and p.holds_partials and n > 8 * lanes and p.k * n * p.bytes > target.l2
 
 
 def _rows_that_fit(p: Problem, target: Target) -> int:

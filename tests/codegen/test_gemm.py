@@ -144,6 +144,12 @@ def test_dtypes(dtype: str) -> None:
         Case(40, 70, 50, order="ABC", batch=3, threads=2),
         Case(1, 700, 1100),  # too much to keep: streamed a few rows at a time
         Case(3, 1024, 700, "f64", "abc", threads=2),
+        Case(10, 1000, 301, "f64"),  # the same, with all rows in one tile
+        Case(14, 1501, 400, threads=3),
+        Case(250, 10, 3001, "f64", "Abc", threads=2),  # A streamed as the other factor
+        Case(257, 13, 5000, "f32", "Abc"),
+        Case(300, 3, 4001, "f32", "ABc", threads=3),
+        Case(250, 9, 3001, "f64", "AbC"),
         Case(300, 90, 4),  # stores above all: along the rows of the result
         Case(65, 300, 16, "f64", threads=2),
         Case(100, 16, 512),  # rows a power of two apart share sets of L1
@@ -354,6 +360,19 @@ def _schedule_of(a_strides: tuple[int, int], sizes: tuple[int, int, int]) -> Sch
     a = Matrix.of(Access("f32", a_strides), (), (m,), (k,))
     b = Matrix.of(Access("f32", (n, 1)), (), (k,), (n,))
     return schedule(Problem(1, m, n, k, a, b, True, threads=1), Target.named("avx512"))
+
+
+def test_large_factors_are_streamed() -> None:
+    """Their rows pass by once, a few at a time, beside a tile of all rows of the other."""
+    for rows, streamed in ((8, True), (14, True), (15, False), (60, False)):
+        cut = _schedule_of((4000, 1), (rows, 4000, 4000))
+        assert (cut.mr == rows and cut.kc == 8) == streamed
+    a, b, c = Access("f64", (1, 250)), Access("f64", (10, 1)), Access("f64", (10, 1))
+    spec = GemmSpec((), (250,), (10,), (10_000,), a, b, c)
+    labels = [p.label for p in lower_gemm(spec, Target.named("avx512"), 1).phases]
+    assert labels == ["gemm_partial", "gemm_combine"]
+    small = replace(spec, k=(100,))
+    assert [p.label for p in lower_gemm(small, Target.named("avx512"), 1).phases] == ["gemm"]
 
 
 def test_a_is_packed_only_where_its_lines_collide() -> None:
