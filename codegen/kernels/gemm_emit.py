@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, prod
@@ -24,7 +24,13 @@ from symgrad.codegen.kernels.microkernel import (
     pieces,
     sum_lanes,
 )
-from symgrad.codegen.kernels.pack import pack_lines, pack_transposed, packed_dtype, round_up
+from symgrad.codegen.kernels.pack import (
+    pack_lines,
+    pack_transposed,
+    packed_dtype,
+    round_up,
+    vectors,
+)
 from symgrad.codegen.scalar import convert, emit_op
 from symgrad.codegen.target import Target
 
@@ -32,6 +38,8 @@ Range = tuple[Int, Int]
 
 CACHE_LINE = 64
 """Bytes of memory that are fetched together."""
+STRIP = 16
+"""Rows of B that are packed side by side."""
 
 
 def emit_gemm(k: Emitter, name: str, spec: GemmSpec) -> None:
@@ -93,6 +101,7 @@ class Plan:
         self.schedule = s = schedule(problem, target)
         self.k_blocks = max(1, ceil(self.k / max(1, s.kc)))
         self.a_lines = s.form == "dot" or self.a.run(self.a.cols) >= self.a.run(self.a.rows)
+        self.b_lines = self.b.run(self.b.cols) >= self.b.run(self.b.rows)
         self.pitch = round_up(s.kc, s.lanes) + s.lanes
         self.a_tile, self.b_tile = s.mr * self.pitch, s.nr * self.pitch
         a_items = s.pack_a * s.mc // s.mr * self.a_tile
@@ -222,9 +231,12 @@ class _Product:
             last = k.sub(steps[1], 1)
             part = _Part(start, depth, _equal(k, step, steps[0]), _equal(k, step, last))
             if s.pack_b:
-                for loop, width in tiles(k, some_cols, plan.n, s.nr):
-                    with loop as j:
-                        self._pack_b(part, j, k.sub(j, n_block), width)
+                for strip, count in self._strips(depth):
+                    with strip as first:
+                        for loop, width in tiles(k, some_cols, plan.n, s.nr):
+                            with loop as j:
+                                slot = k.sub(j, n_block)
+                                self._pack_b(part, (first, count), j, slot, width)
             with span(k, *rows, mc) as m_block:
                 some_rows = m_block, k.min(k.add(m_block, mc), rows[1])
                 if s.pack_a:
@@ -255,13 +267,28 @@ class _Product:
             at, shape = (part.start, row), (part.depth, height)
             pack_lines(k, self.a.transposed, dst, at, shape, s.mr, s.lanes)
 
-    def _pack_b(self, part: _Part, tile: Int, slot: Int, width: int) -> None:
+    def _strips(self, depth: Int) -> Iterator[tuple[AbstractContextManager[Int], Int]]:
+        """Where rows of B that are packed together begin, and how many they are.
+
+        A panel takes a short piece of a row.  The rows of a strip are read on from panel to
+        panel, as so many streams.  Contiguous columns are streams anyway.
+        """
+        if self.plan.schedule.form == "dot" or not self.plan.b_lines:
+            return iter([(nullcontext(0), depth)])
+        return vectors(self.k, depth, STRIP)
+
+    def _pack_b(
+        self, part: _Part, strip: tuple[Int, Int], tile: Int, slot: Int, width: int
+    ) -> None:
+        """Packs some rows, given by the first in the block and their number, of a panel."""
         k, plan, s = self.k, self.plan, self.plan.schedule
         dst = self._slot(self.b_block, plan.b, slot, plan.b_tile)
-        at, shape = (part.start, k.mul(tile, s.nr)), (part.depth, width)
+        first, count = strip
+        at, shape = (k.add(part.start, first), k.mul(tile, s.nr)), (count, width)
         if s.form == "dot":
             pack_lines(k, self.b.transposed, dst, at[::-1], shape[::-1], plan.pitch, s.lanes)
-        elif plan.b.run(plan.b.cols) >= plan.b.run(plan.b.rows):
+        elif plan.b_lines:
+            dst = k.gep(dst, k.mul(first, s.nr), MEMORY_TYPES[packed_dtype(plan.b.dtype)])
             pack_lines(k, self.b, dst, at, shape, s.nr, s.lanes)
         else:
             pack_transposed(k, self.b, dst, at, shape, s.nr, s.lanes)
