@@ -149,9 +149,12 @@ def _lstm(layers: int, length: int) -> Case:
     return Case(f"lstm_l{layers}", title, "lstm", options, sides, goals=(AtLeast(1.5),))
 
 
-def _small(name: str, title: str) -> Case:
+def _small(name: str, title: str) -> Iterator[Case]:
+    """A gradient as new arrays, and into given ones."""
     title, goals = f"gradient of {title}", (AtMost(0.15e-6),)
-    return Case(name, title, name, {}, SCALAR, threads=1, goals=goals)
+    yield Case(name, title, name, {}, SCALAR, threads=1, goals=goals)
+    ours, title, goals = ("symgrad",), f"{title}, out=", (AtMost(0.06e-6),)
+    yield Case(f"{name}_out", title, name, {"into": True}, ours, threads=1, goals=goals)
 
 
 def _scaling(name: str, title: str, kind: str, **options: Any) -> Case:
@@ -198,8 +201,8 @@ CASES = (
     ),
     _greeks("f64"),
     _greeks("f32"),
-    _small("rosenbrock", "Rosenbrock's function, n = 10"),
-    _small("nested", "nested sines"),
+    *_small("rosenbrock", "Rosenbrock's function, n = 10"),
+    *_small("nested", "nested sines"),
     *(_matmul(n) for n in (16, 64, 256, 512, 1024, 2048, 4096)),
     *(_matmul(n, "f64") for n in (64, 256, 1024)),
     *_odd_products("f32"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cases
@@ -32,14 +33,12 @@ def arrays(result: Any) -> list[Any]:
 
 def rosenbrock() -> Call:
     """Value and gradient."""
-    x = cases.rosenbrock_input()
-    return lambda: _rosenbrock(x)
+    return partial(_rosenbrock, cases.rosenbrock_input())
 
 
 def nested() -> Call:
     """Value and gradient of sin(sin(...(x)))."""
-    x, depth = cases.NESTED_INPUT, cases.NESTED_DEPTH
-    return lambda: _nested(x, depth)
+    return partial(_nested, cases.NESTED_INPUT, cases.NESTED_DEPTH)
 
 
 def greeks(dtype: str) -> Call:

@@ -92,7 +92,7 @@ def write_chart(path: Path, cases: Sequence[Case], found: Mapping[str, Sequence[
 
     figure = Figure(figsize=(9, 1.2 + 0.24 * max(len(cases), 1)), layout="constrained")
     axes = figure.subplots()
-    drawn: dict[str, float] = {}
+    drawn: set[str] = set()
     for row, case in enumerate(cases):
         ours, *others = found[case.name]
         factors = {o.side: f for o in others if (f := ratio(ours, o, least=True)) is not None}
@@ -106,7 +106,7 @@ def write_chart(path: Path, cases: Sequence[Case], found: Mapping[str, Sequence[
                 factor, row, "o", markersize=4, color=_colour(side),
                 label=None if library in drawn else library,
             )  # fmt: skip
-            drawn[library] = factor
+            drawn.add(library)
         for goal in case.goals:
             if isinstance(goal, AtLeast):
                 colour = "black" if goal.side is None else _colour(goal.side)
@@ -121,7 +121,8 @@ def write_chart(path: Path, cases: Sequence[Case], found: Mapping[str, Sequence[
     axes.set_ylim(len(cases) - 0.4, -0.6)
     axes.grid(axis="y", linewidth=0.3)
     axes.set_xlabel("peer's figure by symgrad's (right of 1: in our favour; |: the goal)")
-    axes.legend(loc="lower right", fontsize=7)
+    if drawn:
+        axes.legend(loc="lower right", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
