@@ -218,8 +218,9 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
 
     Per input channel and tap a tile of p pixels and v vectors takes p v fmas and
     p + v loads, two of each per cycle; v vectors of weights from L2 (or beyond) at 32
-    (or 12) bytes per cycle; and at least the four cycles of the fma that depends on
-    the last.  Every width of tile is code of its own, so fewer are better.
+    (or 12) bytes per cycle, from wherever they lie if they pass by once; and at least the
+    four cycles of the fma that depends on the last.  Every width of tile is code of its
+    own, so fewer are better.
     """
     scalar_bytes = bytes_of(spec.x.scalar)
     lanes = min(BLOCK, target.lanes(scalar_bytes))
@@ -228,6 +229,7 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
     images = spec.x.shape[0]
     heights = gcd(*(part.size[0] for part in spec.parts))
     widest = max(part.size[1] for part in spec.parts)
+    weight_bytes = spec.panel * spec.y.blocks * scalar_bytes
 
     @functools.cache
     def row_work(part: Part, rows: int) -> int:
@@ -246,17 +248,26 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
         per_column = tile.images * tile.rows
         vectors = tile.vectors
         panel = max(BLOCK, vectors * lanes) // BLOCK * spec.panel * scalar_bytes
-        stream = 32 if panel < target.l2 // 2 else 12
+        once = spec.pack is None and _reads_once(spec, tile)
+        if once:
+            stream = 1 / target.cycles_per_byte(weight_bytes)
+        else:
+            stream = 32 if panel < target.l2 // 2 else 12
         total = 0.0
         for part in spec.parts:
             row_taps = row_work(part, tile.rows)
             row_tiles = part.size[0] // tile.rows
             for width, tiles, taps in column_work(part, tile.columns):
                 pixels = per_column * width
+                fetched = 1.0
+                if once and (row_taps, taps) != part.taps:
+                    # What is fetched ahead at the end of a run of taps belongs to others.
+                    run = taps * spec.x.block * BLOCK * scalar_bytes
+                    fetched = 1 + PREFETCH_BYTES / max(1, run)
                 step = 0.3 + max(
                     pixels * vectors / ports,
                     (pixels + vectors) / ports,
-                    vectors * target.vector_bytes / stream,
+                    fetched * vectors * target.vector_bytes / stream,
                     4,
                 )
                 channels = spec.in_blocks * spec.x.block
@@ -264,6 +275,8 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
                 total += row_tiles * tiles * (40 + 2 * pixels * vectors)
         widths = len({w for part in spec.parts for w, _, _ in column_work(part, tile.columns)})
         total *= images // tile.images * (group_vectors // vectors) * 1.02**widths
+        if not once:
+            total += weight_bytes * target.cycles_per_byte(weight_bytes)
         return total * _idle(_tasks(spec, tile, lanes), spec.threads)
 
     best, least = Schedule(1, 1, 1, 1), float("inf")
@@ -289,6 +302,14 @@ def _tasks(spec: ConvSpec, tile: Schedule, lanes: int) -> int:
     return panels * (spec.x.shape[0] // tile.images) * rows
 
 
+def _reads_once(spec: ConvSpec, tile: Schedule) -> bool:
+    """Whether one tile has all pixels, so that weights pass by once."""
+    widest = max(part.size[1] for part in spec.parts)
+    tallest = max(part.size[0] for part in spec.parts)
+    images = spec.x.shape[0]
+    return (tile.images, tile.rows, tile.columns) == (images, tallest, widest)
+
+
 def _idle(tasks: int, threads: int) -> float:
     """The busiest thread's part of equal tasks relative to the mean."""
     return -(-tasks // threads) * threads / tasks if tasks else 1.0
@@ -296,14 +317,13 @@ def _idle(tasks: int, threads: int) -> float:
 
 def cycles(spec: ConvSpec, packing: PackWeightsSpec, target: Target, threads: int) -> float:
     """Estimated time of the slowest of some threads, which pack the weights they read."""
-    spec = replace(spec, threads=threads)
-    size, shape = bytes_of(spec.x.scalar), _Shape(spec, target)
+    spec = replace(spec, pack=None if packing.is_ready else packing, threads=threads)
+    shape = _Shape(spec, target)
     panels = spec.y.blocks // shape.panel_blocks
     share = _idle(_tasks(spec, shape.tile, shape.lanes), threads) / threads
     weights = spec.panel * spec.y.blocks
     packed = 0.0 if packing.is_ready else max(1 / threads, 1 / panels) * weights * PACKING
-    read = weights * size * share * target.cycles_per_byte(weights * size)
-    return shape.tile.cycles * share + packed + read
+    return shape.tile.cycles * share + packed
 
 
 # -- code ------------------------------------------------------------------

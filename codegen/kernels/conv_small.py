@@ -80,6 +80,11 @@ class SmallConvSpec:
         return found
 
     @property
+    def used_taps(self) -> list[int]:
+        """Taps that meet a pixel."""
+        return sorted({tap for tap, _, _ in self.products})
+
+    @property
     def in_blocks(self) -> int:
         """Blocks of input channels of one group."""
         return self.weights.blocks[1]
@@ -124,22 +129,23 @@ def _divisor(total: int, limit: int) -> int:
 
 
 def cycles(spec: SmallConvSpec, target: Target, threads: int) -> float:
-    """Estimated time of one thread: products, or the way of the weights through memory."""
+    """Estimated time of one thread: products, and the way of the weights through memory."""
     lanes = _lanes(spec, target)
     channels = spec.weights.outputs * spec.weights.inputs // lanes
-    images, taps = spec.x.shape[0], spec.weights.taps
+    images, taps = spec.x.shape[0], len(spec.used_taps)
     pixels = prod((spec.x if spec.to_input else spec.y).shape[2:])
     other = prod((spec.y if spec.to_input else spec.x).shape[2:])
     traffic = 2 * pixels if spec.to_input else 0  # the sums come and go
     products = len(spec.products) / target.vector_ports
     loads = (other + traffic) / target.vector_ports
-    work = images * max(products, loads, pixels if spec.to_input else 4) + taps / 2
+    work = images * max(products, loads, pixels if spec.to_input else 4)
+    work += 2 * taps / target.vector_ports  # loaded, and fetched ahead
     size = spec.weights.elements * bytes_of(spec.x.scalar)
-    stream = size / (32 if size < target.l2 // 2 else 12)
+    stream = size * taps / spec.weights.taps * target.cycles_per_byte(size)
     groups = images // images_together(spec, target)
     tasks = (spec.weights.inputs * spec.groups if spec.to_input else spec.weights.outputs) // BLOCK
     share = -(-tasks * groups // threads) / (tasks * groups)
-    return max(channels * work, stream) * share * 1.1
+    return (channels * work + stream) * share
 
 
 # -- code ------------------------------------------------------------------
@@ -154,17 +160,17 @@ def emit_small_conv(k: Emitter, name: str, spec: SmallConvSpec) -> None:
         emit(k, spec, args, tid, nth)
 
 
-def _weight_vectors(k: Emitter, spec: SmallConvSpec, at: Reg, ahead: int) -> list[Reg]:
-    """The weights of one input channel, a vector of output channels for each tap.
+def _weight_vectors(k: Emitter, spec: SmallConvSpec, at: Reg, ahead: int) -> dict[int, Reg]:
+    """The weights of one input channel, a vector of output channels for each tap in use.
 
     Prefetches those that lie ``ahead`` elements further on.
     """
     scalar, size = spec.weights.scalar, spec.weights.block * BLOCK
     vector = vec(scalar, _lanes(spec, k.target))
-    places = [k.gep(at, tap * size, scalar) for tap in range(spec.weights.taps)]
-    for place in places:
+    places = {tap: k.gep(at, tap * size, scalar) for tap in spec.used_taps}
+    for place in places.values():
         k.prefetch(k.gep(place, ahead, scalar), locality=2)
-    return [k.load(vector, place) for place in places]
+    return {tap: k.load(vector, place) for tap, place in places.items()}
 
 
 def _emit_forward(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Reg) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.compile import compile_func
+from symgrad.codegen.kernels.blocked import Blocked, Weights
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import conv_choice, find_epilogues, lower_func
 from symgrad.codegen.lowering.scope import Scope
@@ -84,6 +85,27 @@ def test_large_images_take_the_fewest_products(name: str) -> None:
 def test_tiny_images_with_many_channels_read_each_weight_once(name: str) -> None:
     kernel, _ = chosen(convolution(name, (1, 512, 2, 2), 512, (3, 3)))
     assert kernel == "direct blocked"
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "size", "kernel"),
+    [
+        ("conv", 1, 1, "small images"),  # eight of nine taps meet no pixel: it reads one
+        ("conv", 1, 2, "direct blocked"),  # four pixels wait for weights: they come in a row
+        ("conv", 8, 2, "small images"),
+        ("conv_input_grad", 1, 2, "small images"),  # no weight is transposed
+        ("conv_input_grad", 8, 2, "small images"),
+    ],
+)
+def test_small_images_with_weights_in_place(
+    name: str, images: int, size: int, kernel: str
+) -> None:
+    op = convolution(name, (images, 512, size, size), 512, (3, 3)).ops[0]
+    plane = Blocked.dense("f32", (images, 512, size, size), ((1, 1), (1, 1)))
+    weights = Weights.blocked("f32", (512, 512, 3, 3))
+    setting = conv_choice.Setting(Target.named("avx512"), 2)
+    found, _ = conv_choice.candidates(setting, op, plane, plane, weights)
+    assert conv_choice.best_of(found).name == kernel
 
 
 @pytest.mark.parametrize(
