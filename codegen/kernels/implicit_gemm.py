@@ -27,7 +27,7 @@ from symgrad.codegen.target import Target
 
 Axes = tuple[int, ...]
 
-GATHER = 45
+GATHER = 30
 """Cycles to gather a vector of patches whose elements are no neighbours in memory."""
 RUN = 5
 """Cycles to load, place and store one whose elements are."""

@@ -26,13 +26,16 @@ from symgrad.codegen.access import Access, row_major
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
 from symgrad.codegen.kernels.implicit_gemm import Convolution
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body
-from symgrad.codegen.layout import backward_halo, forward_halo
+from symgrad.codegen.layout import backward_halo, channels, forward_halo
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Buffer, Storage
 from symgrad.codegen.target import Target
 from symgrad.ir.builder import Builder
 from symgrad.ir.graph import Op
 from symgrad.ir.types import TensorType
+
+MOST_COMPUTED = 8
+"""How much more than needed joined groups may compute, most of it with zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +183,20 @@ def refusal(op: Op, precision: str) -> str | None:
         return "the operands are empty"
     if op.operands[0].rank > 5:
         return f"it takes up to three spatial axes, not {op.operands[0].rank - 2}"
-    if op.attrs["groups"] > 1 and precision == "high":
+    groups = op.attrs["groups"]
+    if groups > 1 and precision == "high":
         return 'conv_precision is "high", which keeps groups apart'
+    inputs, outputs = (count // groups for count in channels(op))
+    joined = _joined(groups, inputs, outputs)
+    computed = _whole(joined * inputs) * _whole(joined * outputs) // (joined * inputs * outputs)
+    if joined > 1 and computed > MOST_COMPUTED:
+        return f"{joined} groups joined are {computed} times as much to compute"
     return None
+
+
+def _whole(channels: int) -> int:
+    """Channels of the blocks that so many fill."""
+    return -(-channels // BLOCK) * BLOCK
 
 
 def problems(op: Op, conv: Convolution) -> list[Problem]:
@@ -203,7 +217,7 @@ def problems(op: Op, conv: Convolution) -> list[Problem]:
     def frames(
         channels: int, plane: tuple[int, ...], count: int, slots: Sequence[Slot], narrow: bool
     ) -> Frames:
-        span = channels if narrow else -(-channels // BLOCK) * BLOCK
+        span = channels if narrow else _whole(channels)
         _, height, width = plane
         return Frames(conv.images, count, groups, channels, (height, width), tuple(slots), span)
 
@@ -248,11 +262,8 @@ def _slot(first: int, step: int, planes: int, frames: int) -> Slot:
 def _joined(groups: int, inputs: int, outputs: int) -> int:
     """How many groups to join so that least is computed."""
 
-    def padded(channels: int) -> int:
-        return -(-channels // BLOCK) * BLOCK
-
     def work(joined: int) -> int:
-        return groups // joined * padded(joined * inputs) * padded(joined * outputs)
+        return groups // joined * _whole(joined * inputs) * _whole(joined * outputs)
 
     return min((n for n in range(1, groups + 1) if groups % n == 0), key=lambda n: (work(n), n))
 
