@@ -236,11 +236,13 @@ def main() -> int:
     missing = missing_sides({side for case in chosen for side in case.sides}, options)
     table, found, start = Table(missing), {}, time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="compare-") as cache, table.live():
-        for case in chosen:
-            table.start(case)
-            sides = [side for side in case.sides if side not in missing]
-            found[case.name] = run(case, sides, options, Path(cache))
-            table.add(case, found[case.name])
+        with contextlib.suppress(KeyboardInterrupt):  # what is there is shown
+            for case in chosen:
+                table.start(case)
+                sides = [side for side in case.sides if side not in missing]
+                found[case.name] = run(case, sides, options, Path(cache))
+                table.add(case, found[case.name])
+    chosen = [case for case in chosen if case.name in found]
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "compare.json", chosen, found)
     write_chart(options.out / "compare.png", chosen, found)
