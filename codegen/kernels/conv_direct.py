@@ -274,7 +274,8 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
                 total += channels * row_taps * taps * step
                 total += row_tiles * tiles * (40 + 2 * pixels * vectors)
         widths = len({w for part in spec.parts for w, _, _ in column_work(part, tile.columns)})
-        total *= images // tile.images * (group_vectors // vectors) * 1.02**widths
+        total *= images // tile.images * (group_vectors // vectors) * spec.groups
+        total *= 1.02**widths
         if not once:
             total += weight_bytes * target.cycles_per_byte(weight_bytes)
         return total * _idle(_tasks(spec, tile, lanes), spec.threads)

@@ -16,6 +16,7 @@ from symgrad.codegen.kernels.blocked import Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_direct import (
     ConvSpec,
     conv_scratch_bytes,
+    cycles,
     emit_conv,
     forward,
     input_grad,
@@ -405,3 +406,15 @@ def test_tiles_fit_the_registers(size: int, images: int, name: str) -> None:
     assert size % tile.rows == 0
     if size > 4:
         assert accumulators >= 8
+
+
+def test_groups_cost_as_much_as_convolutions_of_their_own() -> None:
+    target = Target.named("avx512")
+
+    def estimate(groups: int) -> float:
+        x = Blocked.dense("f32", (2, 32 * groups, 14, 14), ((1, 1), (1, 1)))
+        weights = Weights.blocked("f32", (32 * groups, 32, 3, 3))
+        spec = forward(x, x, (3, 3), padding=(1, 1), groups=groups)
+        return cycles(spec, PackWeightsSpec(weights, groups), target, 1)
+
+    assert 7.9 < estimate(8) / estimate(1) < 8.2
