@@ -132,3 +132,21 @@ def test_groups_are_kept_apart_where_precision_is_high() -> None:
     name, others = chosen(func, precision="high")
     assert name == "implicit GEMM"
     assert 'conv_precision is "high"' in others
+
+
+def test_zeros_beside_the_operands_outlast_other_values(on_copies: str) -> None:
+    """Layers of one program share memory, but what is 0 in a copy stays 0."""
+    builder = Builder()
+    x = builder.param(convolution("conv", (2, 20, 9, 9), 20, (3, 3)).param_types[0])
+    y = x
+    for channels, outputs in ((20, 37), (37, 5), (5, 20)):
+        inner = convolution("conv", (2, channels, 9, 9), outputs, (3, 3))
+        y = builder.emit("conv", y, builder.param(inner.param_types[1]), **inner.ops[0].attrs)
+    func = builder.build([y], "layers")
+    run = compile_func(func, threads=2)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(t.shape, np.float32) for t in func.param_types]
+    (expected,) = interpret(func, arrays)
+    for _ in range(3):
+        (actual,) = run(arrays)
+        assert np.abs(actual - expected).max() < 1e-5 * np.abs(expected).max()
