@@ -12,6 +12,7 @@ in memory of its own; the shares' sums meet in a second kernel that transforms t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from symgrad.codegen.access import Access, Epilogue
@@ -19,7 +20,7 @@ from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
-from symgrad.codegen.kernels.weight_store import emit_store_pair
+from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
 from symgrad.codegen.kernels.winograd import TAPS, apply_2d, matrices, transposed
 from symgrad.codegen.kernels.winograd_transform import (
     PAD,
@@ -268,12 +269,28 @@ def emit_filters_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
                     k.gep(z, k.add(k.mul(point, z_plane), z_at), scalar),
                     k.gep(sums, k.mul(point, plane), scalar),
                 )
+                _prefetch_part(k, spec, operands, point, (out_block, in_block))
                 _products(k, name, spec, bases, grad.tiles, 1)
             with k.loop(0, spec.group) as number:
                 at = k.gep(sums, k.mul(number, BLOCK), scalar)
                 k.call(f"{name}_back", "void", [at, pair])
                 place = [k.as_reg(k.add(out_block, number)), k.as_reg(in_block)]
                 k.call(f"{name}_store", "void", [pair, *place, dw, *operands])
+
+
+def _prefetch_part(
+    k: Emitter, spec: GradKernelSpec, operands: Sequence[Reg], point: Int, pair: tuple[Int, Int]
+) -> None:
+    """Asks for one point's part of what the epilogue will read of a task's block pairs."""
+    grad = spec.grad
+    line = 64 // bytes_of(grad.dw.scalar)
+    lines = -(-grad.dw.matrix // (line * grad.points))
+    for number in range(spec.group):
+        place = k.add(pair[0], number), pair[1]
+        for stream in operand_streams(k, grad.dw, grad.epilogue, operands, place):
+            for at in range(lines):
+                ahead = k.mul(k.add(k.mul(point, lines), at), line)
+                k.prefetch(k.gep(stream, ahead, grad.dw.scalar), locality=2)
 
 
 def _thread_elements(spec: GradKernelSpec) -> int:
