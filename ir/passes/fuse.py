@@ -26,7 +26,9 @@ that the array is read once.
   made where they are used and arrays live short.
 - A value read by several nests is written once, or recomputed in each of them where that
   is cheap: few flops, nothing transcendental, and fewer bytes moved.  What could be
-  computed as the array leaves a convolution or matmul is not recomputed.
+  computed as the array leaves a convolution or matmul is not recomputed.  Even of a written
+  value a nest makes its own copy, instead of reading it, if it reads all that takes anyway:
+  the mask of a rectified array, say, from what was normalised.
 - Where a product's or convolution's result, read nowhere else, flows into one written
   value and on into a reduction, the nest is cut behind that value: the first part is an
   epilogue, which may have several results but no reduction.  (Sums that follow may still be
@@ -88,11 +90,16 @@ class _Grouping:
         self.level: dict[Op, int] = {}
         self.nest: dict[Op, Nest] = {}
         self.order = {op: i for i, op in enumerate(func.ops)}
+        self.expression: dict[Op, tuple[int, dict[int, Value]]] = {}
+        """Flops of an elementwise op from written values on, and those of them that are big."""
 
     def run(self) -> list[Nest]:
         self._assign_levels()
         nests = self._merge_siblings(self._cut_epilogues(self._form_nests()))
-        return [part for nest in nests for part in self._bounded(nest)]
+        parts = [part for nest in nests for part in self._bounded(nest)]
+        for part in parts:
+            self._recompute_read(part)
+        return parts
 
     # -- levels ------------------------------------------------------------------------
 
@@ -184,7 +191,7 @@ class _Grouping:
     # -- what is written and what recomputed ---------------------------------------------
 
     def _decide_written(self, members: Sequence[Op]) -> None:
-        expression: dict[Op, tuple[int, dict[int, Value]]] = {}
+        expression = self.expression
         for op in members:
             if is_reduce(op):
                 continue
@@ -222,6 +229,38 @@ class _Grouping:
             return False
         # Written: one store (counting twice, the line is read too) and a load per other nest.
         return len(leaves) * (nests - 1) <= nests + 1
+
+    def _recompute_read(self, nest: Nest) -> None:
+        """Finds the written values that a nest makes again from what it reads anyway."""
+        views = [view for op in nest.ops for view in self.uses.sources[op]]
+        read = {key[-1] for key in self._reads(nest)}
+        for view in views:
+            source = view.source.op
+            if source in self.expression and not self._is_array(view.source):
+                read |= self.expression[source][1].keys()  # for it is made here
+        operands = {v.key for v in views if self._is_array(v.source)}
+        for view in views:
+            source = view.source.op
+            if source not in self.expression or id(view.source) not in read:
+                continue
+            flops, leaves = self.expression[source]
+            room = len(operands) + _CHEAP_FLOPS * (1 + len(nest.recomputed))
+            cheap = flops <= _CHEAP_FLOPS and room <= self.max_operands
+            if cheap and leaves and leaves.keys() <= read and self._reads_freely(nest, source):
+                nest.recomputed.add(id(view.source))
+
+    def _is_array(self, value: Value) -> bool:
+        """Whether a value is not made point by point where it is used."""
+        return value.op not in self.expression or id(value) in self.uses.written
+
+    def _reads_freely(self, nest: Nest, source: Op) -> bool:
+        """Whether a nest reads the result of an op at its own points alone."""
+        return all(
+            view.is_free
+            for op in nest.ops
+            for view in self.uses.sources[op]
+            if view.source.op is source
+        )
 
     def _is_lone_anchor(self, value: Value) -> bool:
         """Whether a value is an anchor's result that one op alone reads."""

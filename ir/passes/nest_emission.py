@@ -115,7 +115,8 @@ class _Body:
             self._scalars[id(source)] = constant
             return constant
         made = source.op is not None and source.op.opdef.elementwise
-        if made and source.op is not None and id(source) not in self.uses.written:
+        is_read = id(source) in self.uses.written and id(source) not in self.nest.recomputed
+        if made and source.op is not None and not is_read:
             return self._compute(source.op)
         table = match_axes(space_of(reader), self.space)
         axes = tuple(None if a is None else table[a] for a in view.axes)

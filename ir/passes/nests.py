@@ -88,6 +88,7 @@ class Nest:
     phase: int = 1  # 0 epilogue, 1 ordinary, 2 reductions over other axes
     ops: list[Op] = field(default_factory=list)
     axes: Shape | None = None  # the axes, in points, of its reductions
+    recomputed: set[int] = field(default_factory=set)  # written values that it does not read
 
 
 class Uses:

@@ -175,3 +175,29 @@ def test_long_scalar_program_is_linear():
 
     f = build(make, x=())
     assert len(nests(check(f, fuse(f)))) == 30
+
+
+def test_a_written_value_is_made_again_where_all_it_takes_is_read():
+    def make(x, s, w):
+        y = ew.relu(x * sh.broadcast_to(s, shape=x.shape, axes=(1,)))
+        z = la.dot_general(y, w, lhs_contract=(1,), rhs_contract=(0,))  # y is written
+        late = rd.reduce_sum(z, axes=(0, 1))
+        late = sh.broadcast_to(late, shape=x.shape, axes=())
+        return z, ew.where(ew.gt(y, ew.zeros_like(y)), late, 0.0) * x
+
+    f = build(make, x=(4, 4), s=(4,), w=(4, 4))
+    *_, last = nests(check(f, fuse(f)))
+    assert sum(v.rank == 2 for v in last.operands) == 1  # x alone
+    assert "relu" in [o.name for o in last.regions[0].ops]
+
+
+def test_a_value_read_crosswise_is_read():
+    def make(x, w):
+        y = ew.relu(x)
+        z = la.dot_general(y, w, lhs_contract=(1,), rhs_contract=(0,))
+        late = sh.broadcast_to(rd.reduce_sum(z, axes=(0, 1)), shape=x.shape, axes=())
+        return z, sh.transpose(y, axes=(1, 0)) * late * x
+
+    f = build(make, x=(4, 4), w=(4, 4))
+    *_, last = nests(check(f, fuse(f)))
+    assert sum(v.rank == 2 for v in last.operands) == 2
