@@ -179,4 +179,9 @@ def parse_type(text: str) -> TensorType:
 
 def type_of_array(array: np.ndarray[Any, Any]) -> TensorType:
     """The type of a NumPy array."""
-    return TensorType(dtype_of(array.dtype), array.shape)
+    return _type_of(array.dtype, array.shape)
+
+
+@functools.lru_cache(maxsize=4096)
+def _type_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorType:
+    return TensorType(dtype_of(dtype), shape)

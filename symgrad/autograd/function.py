@@ -20,8 +20,9 @@ from symgrad.ir.ops.structural import PULLBACKS, Pullback
 from symgrad.tensors import anomaly
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.nodes import Saved, make_node
-from symgrad.tensors.record import RECORDER, Leaf, recording
+from symgrad.tensors.nodes import make_node, saved
+from symgrad.tensors.record import RECORDER, recording
+from symgrad.tensors.recorded import Leaf
 from symgrad.tensors.state import is_grad_enabled, no_grad
 from symgrad.tracer import Tracer
 
@@ -157,7 +158,7 @@ class _Call:
         tensors = [x for x in self._args if isinstance(x, Tensor)]
         node = make_node(self.name, [x._edge() for x in tensors], saves=True)
         kept = [x for x in self._ctx._saved if x is not None]
-        node.saved = tuple([Saved(x, "" if x._node is None else x._node.name()) for x in kept])
+        node.saved = tuple(map(saved, kept))
         self.sources = [self._args[i]._value() for i, _, _ in self._inputs]
         self._args = ()
         for i, value in zip(self._tracked, self._linked(), strict=True):

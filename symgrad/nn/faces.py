@@ -11,8 +11,9 @@ import numpy as np
 
 from symgrad.ir.errors import ShapeError
 from symgrad.tensors import Tensor
-from symgrad.tensors.apply import INPUTS, nn_function, write
-from symgrad.tensors.record import is_known, materialise
+from symgrad.tensors.apply import INPUTS, apply, write
+from symgrad.tensors.plans import remembered
+from symgrad.tensors.recorded import memory_of
 from symgrad.tracer import Tracer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,13 +26,16 @@ class FitError(ShapeError, RuntimeError):
 Name = str | Callable[[dict[str, Any]], str]
 
 
-def for_tensors(name: Name, *, saves: str | tuple[str, ...] = INPUTS) -> Callable[[F], F]:
+def for_tensors(
+    name: Name, *, saves: str | tuple[str, ...] = INPUTS, state: tuple[str, ...] = ()
+) -> Callable[[F], F]:
     """Makes a function on arrays and traced values one on tensors too, ``grad_fn`` ``name``.
 
     Where torch's name depends on the arguments, ``name`` is a function of them.  ``saves``
     says which operands the derivative reads, as in ``tensors.apply``, or names them: writing
-    to one of these before the backward pass is an error.  An argument ``inplace`` of the
-    function asks that the result be written into its first operand.
+    to one of these before the backward pass is an error.  Of several results the first is
+    differentiable; the others are state, and tensors named in ``state`` take them over.  An
+    argument ``inplace`` of the function asks that the result be written into its first operand.
     """
 
     def declare(function: F) -> F:
@@ -40,6 +44,7 @@ def for_tensors(name: Name, *, saves: str | tuple[str, ...] = INPUTS) -> Callabl
         place = names.index("inplace") if "inplace" in names else None
         recorded = _positional(function)
 
+        @remembered
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             given = None
@@ -50,7 +55,8 @@ def for_tensors(name: Name, *, saves: str | tuple[str, ...] = INPUTS) -> Callabl
             else:
                 shown = name if isinstance(name, str) else name(_named(names, given))
                 read = saves if isinstance(saves, str) else _chosen(given, names, saves)
-                result = nn_function(shown, recorded, given, read)
+                takers = [given[names.index(n)] for n in state]
+                result = apply(shown, recorded, given, saves=read, state=takers)
             if place is not None:
                 if args[place] if len(args) > place else kwargs.get("inplace", False):
                     return _written(args[0] if args else kwargs[names[0]], result)
@@ -118,6 +124,5 @@ def known_array(x: Any) -> Any:
     """The array of a tensor that is computed, or of an array; ``None`` if it is not known."""
     if isinstance(x, np.ndarray):
         return x
-    if isinstance(x, Tensor) and is_known(value := x._value()):
-        return materialise([value])[0]
-    return None
+    memory = memory_of(x._value()) if isinstance(x, Tensor) else None
+    return None if memory is None else memory.array

@@ -25,6 +25,7 @@ Array = Any
 """A tensor, or a NumPy array or traced one inside a transformed function."""
 M = TypeVar("M", bound="Module")
 
+_ARRAYS = (np.ndarray, Tracer)
 _MEMBERS = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
@@ -62,19 +63,22 @@ class Module(StateDict):
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         for x in inputs:
-            if isinstance(x, np.ndarray | Tracer) and pure.holds_tensors(self):
+            if isinstance(x, _ARRAYS) and pure.holds_tensors(self):
                 with pure.own_arrays(self):
                     return self._call(inputs, options)
         return self._call(inputs, options)
 
     def _call(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if not (
+        if (
             self._forward_hooks
             or self._forward_pre_hooks
             or self._backward_hooks
             or self._backward_pre_hooks
         ):
-            return self.forward(*inputs, **options)
+            return self._call_with_hooks(inputs, options)
+        return self.forward(*inputs, **options)
+
+    def _call_with_hooks(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         for hook, with_kwargs in list(self._forward_pre_hooks.values()):
             changed = hook(self, inputs, options) if with_kwargs else hook(self, inputs)
             if changed is not None and with_kwargs:

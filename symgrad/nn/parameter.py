@@ -8,7 +8,7 @@ import numpy as np
 
 from symgrad.tensors import Tensor, dtypes
 from symgrad.tensors.contents import Handle
-from symgrad.tensors.record import Leaf
+from symgrad.tensors.recorded import Leaf
 
 Array = np.ndarray[Any, Any]
 

@@ -18,7 +18,7 @@ import numpy as np
 from symgrad.optim.rule import NARROW, Now, Rule
 from symgrad.tensors.apply import record
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.record import Leaf
+from symgrad.tensors.recorded import Leaf
 from symgrad.tensors.state import enable_grad
 from symgrad.tensors.templates import kept
 from symgrad.tracer import Tracer
@@ -92,10 +92,10 @@ class Optimizer:
         """Forgets the gradients, or makes them zero."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                if set_to_none or parameter.grad is None:
-                    parameter.grad = None
-                else:
-                    parameter.grad.zero_()
+                if set_to_none:
+                    parameter._grad = None
+                elif parameter._grad is not None:
+                    parameter._grad.zero_()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of the parameters; define it in the subclass."""
@@ -238,9 +238,9 @@ class RuleOptimizer(Optimizer):
         changed: list[Tensor] = []
         spent: list[Leaf] = []
         for group in self.param_groups:
-            given = {p: p._grad for p in group["params"] if p._grad is not None}
-            if given:
-                changed += self._update(self._rule_of(group), given, spent)
+            params = [p for p in group["params"] if p._grad is not None]
+            if params:
+                changed += self._update(self._rule_of(group), params, spent)
         Tensor._compute(changed, spent)
         for tensor in changed:
             tensor._publish()
@@ -248,42 +248,44 @@ class RuleOptimizer(Optimizer):
             hook(self, (closure,), {})
         return loss
 
-    def _update(
-        self, rule: Any, gradients: dict[Tensor, Tensor], spent: list[Leaf]
-    ) -> list[Tensor]:
+    def _update(self, rule: Any, params: list[Tensor], spent: list[Leaf]) -> list[Tensor]:
         """Records the update of parameters; returns all that has a new value.
 
         The values it replaces are added to ``spent``.
         """
-        params = list(gradients)
-        states = [self._state_of(p, rule) for p in params]
-        slots = _slot_names(rule.shape())
+        shape = rule.shape()
+        slots = _slot_names(shape)
+        states = [self._state_of(p, rule, slots) for p in params]
         kept = [state[name] for state in states for name in slots]
-        values = [t._value() for t in (*params, *gradients.values(), *kept)]
-        clock = _Clock(rule)
-        for parameter, state in zip(params, states, strict=True):
-            values += clock.at(parameter._dtype, _counted(state, rule.counter))
-        made = record(_update_by(rule.shape(), slots, len(params)), values)
         changed = [*params, *kept]
-        replaced = (*values[: len(params)], *values[2 * len(params) :][: len(kept)])
-        spent += [v for v in replaced if isinstance(v, Leaf)]
+        before = [t._value() for t in changed]
+        clock = _Clock(rule)
+        times = tuple([
+            clock.time(value.type.dtype.numpy, _counted(state, rule.counter))
+            for value, state in zip(before, states, strict=False)
+        ])  # fmt: skip
+        gradients: Any = [p._grad for p in params]
+        made = record(
+            _update_by(shape, slots, times),
+            [*before, *[g._value() for g in gradients], *clock.numbers],
+        )
+        spent += [v for v in before if isinstance(v, Leaf)]
         for tensor, value in zip(changed, made, strict=True):
             tensor._take(value)
         return changed
 
-    def _state_of(self, parameter: Tensor, rule: Any) -> dict[str, Any]:
+    def _state_of(self, parameter: Tensor, rule: Any, slots: tuple[str, ...]) -> dict[str, Any]:
         """What is remembered of a parameter; what is missing begins now."""
-        names = _slot_names(rule.shape())
-        if not names and rule.counter is None:
+        if not slots and rule.counter is None:
             return {}
         state = self.state[parameter]
         if rule.counter is not None and rule.counter not in state:
             begun = bool(state)  # loaded from torch, which does not count
             state[rule.counter] = Tensor.of_array(np.array(begun, np.float32))
-        if any(name not in state for name in names):
-            fresh = rule.slots(np.empty(parameter.shape, parameter._dtype))
-            for name, value in fresh.items():
-                state.setdefault(name, Tensor.of_array(np.asarray(value)))
+        for name in slots:
+            if name not in state:
+                fresh = rule.slots(np.empty(parameter.shape, parameter._dtype))
+                state[name] = Tensor.of_array(np.asarray(fresh[name]))
         return state
 
 
@@ -309,30 +311,35 @@ def _counted(state: dict[str, Any], counter: str | None) -> int:
 
 
 class _Clock:
-    """The run-time values of one step of a rule, each known number once."""
+    """The run-time values of one step of a rule.
+
+    Parameters that have the dtype and the number of the step in common share a *time*.
+    """
 
     def __init__(self, rule: Any) -> None:
         self._rule = rule
-        self._known: dict[Any, list[Leaf]] = {}
+        self._known: dict[Any, int] = {}
+        self.numbers: list[Leaf] = []
+        """Of each time the scheduled options in the rule's order, then the number of the step
+        if it matters."""
 
-    def at(self, dtype: Any, step: int) -> list[Leaf]:
-        """Scheduled options in the rule's order, then the number of the step if it matters."""
-        key = dtype, step
-        if key not in self._known:
-            numbers: list[Leaf] = []
+    def time(self, dtype: Any, step: int) -> int:
+        """The number of a time, from 0 on."""
+        known = self._known.get((dtype, step))
+        if known is None:
+            known = self._known[dtype, step] = len(self._known)
             for name in self._rule.scheduled:
                 value = getattr(self._rule, name)
                 kind = dtype if name in NARROW else np.float64
                 parts = value if isinstance(value, tuple) else (value,)
-                numbers += [Leaf(np.asarray(part, kind)) for part in parts]
+                self.numbers += [Leaf(np.asarray(part, kind)) for part in parts]
             if self._rule.counter is not None:
-                numbers.append(Leaf(np.asarray(step, np.float64)))
-            self._known[key] = numbers
-        return self._known[key]
+                self.numbers.append(Leaf(np.asarray(step, np.float64)))
+        return known
 
 
 def _now(rule: Rule, numbers: list[Tracer]) -> Now:
-    """What ``_Clock.at`` gave, as the rule looks at it."""
+    """The numbers of one time of a ``_Clock``, as the rule looks at them."""
     rest = iter(numbers)
     options: dict[str, Any] = {}
     for name in rule.scheduled:
@@ -342,25 +349,27 @@ def _now(rule: Rule, numbers: list[Tracer]) -> Now:
 
 
 @kept
-def _update_by(rule: Rule, names: tuple[str, ...], count: int) -> Callable[..., Any]:
-    """One step of ``rule`` for ``count`` parameters with states of these names, traced.
+def _update_by(rule: Rule, names: tuple[str, ...], times: tuple[int, ...]) -> Callable[..., Any]:
+    """One step of ``rule`` for parameters at these ``times``, with states of these names, traced.
 
-    Takes the parameters, their gradients, their states one after the other and what ``_Clock``
-    gives for each; returns new parameters and states.
+    Takes the parameters, their states one after the other, their gradients, and the numbers of
+    a ``_Clock``; returns new parameters and states.
     """
+    count, width = len(times), len(names)
 
     def update(*values: Tracer) -> list[Tracer]:
-        start = (2 + len(names)) * count
-        rest, clock = iter(values[2 * count : start]), values[start:]
-        ticks = len(clock) // count
-        params: list[Tracer] = []
+        params, rest = values[:count], values[count:]
+        states, rest = rest[: count * width], rest[count * width :]
+        grads, clock = rest[:count], rest[count:]
+        ticks = len(clock) // (max(times) + 1)
+        updated: list[Tracer] = []
         moments: list[Tracer] = []
-        for i in range(count):
-            before = {name: next(rest) for name in names}
-            now = _now(rule, list(clock[i * ticks : (i + 1) * ticks]))
-            after, moved = rule.update(values[i], values[count + i], before, now)
-            params.append(after)
+        for i, time in enumerate(times):
+            before = dict(zip(names, states[i * width :][:width], strict=True))
+            now = _now(rule, list(clock[time * ticks :][:ticks]))
+            after, moved = rule.update(params[i], grads[i], before, now)
+            updated.append(after)
             moments += [moved[name] for name in names]
-        return [*params, *moments]
+        return [*updated, *moments]
 
     return update

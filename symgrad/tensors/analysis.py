@@ -9,12 +9,13 @@ import numpy as np
 import symgrad.numpy as snp
 from symgrad.numpy import core
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import NOTHING, OTHERS, apply
+from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.arithmetic import add, clamp, div, mul, sub
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, binary, declared
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.joining import cat
+from symgrad.tensors.plans import OTHERS
 from symgrad.tensors.reductions import mean, sum, vector_norm
 from symgrad.tensors.shapes import narrow, unsqueeze
 from symgrad.tracer import Tracer

@@ -14,15 +14,16 @@ from symgrad.ir import Value
 from symgrad.tensors import anomaly, templates
 from symgrad.tensors.contents import Handle, alias
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.nodes import Node, Saved, make_node
+from symgrad.tensors.nodes import Node, kind_of_node, make_node, saved
+from symgrad.tensors.plans import OTHERS, Plan, note
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tensors.templates import Fresh, Output, Template, View
 from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 
-NOTHING, INPUTS, OTHERS, RESULT = "", "inputs", "others", "result"
-"""What a derivative reads: nothing, the operands, of a product the others, the result."""
+NOTHING, INPUTS, RESULT = "", "inputs", "result"
+"""What a derivative reads: nothing, the operands, of a product the ``OTHERS``, the result."""
 Saves = str | tuple[Tensor, ...]
 """One of these, or the operands themselves."""
 
@@ -34,27 +35,30 @@ def apply(
     *,
     saves: Saves = INPUTS,
     parents: Sequence[Any] | None = None,
-    tracked: int | None = None,
+    state: Sequence[Any] | None = None,
 ) -> Any:
     """The result of ``function`` on the operands' values, with ``grad_fn`` ``name``.
 
     Operands that are tensors arrive as tracers, others as they are.  ``function`` must depend
     on nothing else that can change: it is run once for operands alike, see ``templates``.
     ``parents`` are the operands that ``next_functions`` shows (all tensors unless given).
-    Of the results only the first ``tracked`` are differentiable, or all.
+    Where ``state`` is given, results after the first, such as the statistics of a batch, are
+    not differentiable; the next program computes them with whatever else it does.  ``state``
+    has the operands that take them over, in order.
     """
-    operation = _Operation(name, operands, saves, parents, tracked)
+    operation = _Operation(name, operands, saves, parents, state)
     template = operation.template(function)
-    if template is not None:
+    plan = None
+    if template is None:
+        with recording():
+            made = function(*operation.inputs)
+        results = operation.wrapped(made)
+    elif (plan := operation.plan(template)) is not None:
+        results = operation.planned(plan, template)
+    else:
         results = operation.recorded(template)
-        return results[0] if template.is_single else tuple(results)
-    with recording():
-        made = function(*operation.inputs)
-    if isinstance(made, (tuple, list)):
-        return tuple(
-            [operation.wrap(m, i) if isinstance(m, Tracer) else m for i, m in enumerate(made)]
-        )
-    return operation.wrap(made)
+    note(plan if template is not None and not template.lifted else None, operation.tensors, results)
+    return results
 
 
 def record(function: Callable[..., Any], operands: Sequence[Value]) -> Sequence[Value]:
@@ -62,36 +66,20 @@ def record(function: Callable[..., Any], operands: Sequence[Value]) -> Sequence[
 
     No derivative passes through it; as in ``apply``, it is run once for operands alike.
     """
-    inputs = [Tracer(RECORDER, v) for v in operands]
-    template = templates.find(function, inputs, [v.type for v in operands], tracked=0)
+    template = templates.find(function, operands, [v.type for v in operands], tracked=0)
     if template is not None:
-        return template.record(operands, inputs)
+        return template.record(operands, operands)
     with recording():
-        return [RECORDER.builder.emit("stop_gradient", x.value) for x in function(*inputs)]
+        made = function(*[Tracer(RECORDER, v) for v in operands])
+        return [RECORDER.builder.emit("stop_gradient", x.value) for x in made]
 
 
-def nn_function(
-    name: str, function: Callable[..., Any], arguments: Sequence[Any], saves: Saves = INPUTS
-) -> Any:
-    """Records a function of ``symgrad.nn``.
-
-    Of several results, such as a normalised batch and its statistics, the first is tracked;
-    the others are state, which the next program computes with whatever else it does.
-    """
-    results = apply(name, function, arguments, saves=saves, tracked=1)
-    if isinstance(results, tuple):
-        for state in results[1:]:
-            if isinstance(state, Tensor) and not any(state is x for x in arguments):
-                Tensor._ends.append(weakref.ref(state))
-    return results
-
-
-def update_state(target: Tensor, new: Tensor) -> None:
+def update_state(target: Tensor, value: Value) -> None:
     """Gives state that is not differentiated, such as running statistics, its next value.
 
     It is computed with the next program.
     """
-    target._take(new._value())
+    target._take(value)
     target._publish()
     Tensor._ends.append(weakref.ref(target))
 
@@ -100,8 +88,7 @@ class _Operation:
     """One operation on tensors: its operands, and the node its results will have."""
 
     __slots__ = (
-        "_limit", "_name", "_node", "_saves", "_shown", "_tensors", "_tracked",
-        "_wanted", "inputs",
+        "_name", "_node", "_saves", "_shown", "_state", "_tracked", "_wanted", "inputs", "tensors",
     )  # fmt: skip
 
     def __init__(
@@ -109,31 +96,92 @@ class _Operation:
         name: str,
         operands: Sequence[Any],
         saves: Saves,
-        parents: Sequence[Any] | None,
-        limit: int | None,
+        shown: Sequence[Any] | None,
+        state: Sequence[Any] | None,
     ) -> None:
-        self._name, self._saves, self._limit = name, saves, limit
-        self._tensors = [x for x in operands if isinstance(x, Tensor)]
-        self._shown = self._tensors if parents is None else parents
+        self._name, self._saves, self._shown, self._state = name, saves, shown, state
+        self.tensors = [x for x in operands if isinstance(x, Tensor)]
         self.inputs = [x._tracer if isinstance(x, Tensor) else x for x in operands]
-        self._wanted = any(t.requires_grad for t in self._tensors)
+        self._wanted = any(t.requires_grad for t in self.tensors)
         self._tracked = self._wanted and is_grad_enabled()
         self._node: Node | None = None
 
     def template(self, function: Callable[..., Any]) -> Template | None:
         """What the function records for such operands, if that is known."""
         kinds = [x._value.type if isinstance(x, Tracer) else None for x in self.inputs]
-        tracked = 0 if self._wanted and not self._tracked else self._limit
+        limit = None if self._state is None else 1
+        tracked = 0 if self._wanted and not self._tracked else limit
         return templates.find(function, self.inputs, kinds, tracked)
 
-    def recorded(self, template: Template) -> list[Any]:
+    def plan(self, template: Template) -> Plan | None:
+        """The operation without its operands; ``None`` if it is more than a template tells."""
+        if not all(isinstance(output, Fresh) for output in template.outputs):
+            return None
+        places = {id(t): place for place, t in enumerate(self.tensors)}
+        reads: Sequence[Any] = self._saves if isinstance(self._saves, tuple) else ()
+        state = self._state or ()
+        named = (*(self._shown or ()), *reads, *state)
+        if any(isinstance(x, Tensor) and id(x) not in places for x in named):
+            return None
+        if self._saves == INPUTS:
+            reads = self.tensors
+        kinds = [v.type.dtype.kind for v in template.region.results]
+        tracked = [
+            self._tracked and kind in "fc" and not self._is_state(place)
+            for place, kind in enumerate(kinds)
+        ]
+        rest = len(kinds) - 1 if self._state is not None else 0
+        return Plan(
+            template.region,
+            template.constants,
+            kind_of_node(self._name) if any(tracked) else None,
+            tuple(tracked),
+            None if self._shown is None else tuple([places.get(id(x)) for x in self._shown]),
+            OTHERS if self._saves == OTHERS else tuple([places[id(x)] for x in reads]),
+            reads_result=self._saves == RESULT,
+            saves=self._saves != NOTHING,
+            state=tuple([places.get(id(x)) for x in (*state, *[None] * rest)][:rest]),
+            is_single=template.is_single,
+        )
+
+    def planned(self, plan: Plan, template: Template) -> Any:
+        """The results by way of the plan."""
+        values = [t._value() for t in self.tensors]
+        return plan.record(self.tensors, template.with_numbers(values, self.inputs))
+
+    def recorded(self, template: Template) -> Any:
         """The results by way of the template."""
         with recording():
-            values = template.record([t._value() for t in self._tensors], self.inputs)
-            return [self._output(output, i, values) for i, output in enumerate(template.outputs)]
+            values = template.record([t._value() for t in self.tensors], self.inputs)
+            results = [self._output(x, i, values) for i, x in enumerate(template.outputs)]
+        self._take_over(results)
+        return results[0] if template.is_single else tuple(results)
+
+    def wrapped(self, made: Any) -> Any:
+        """The results of having called the function itself."""
+        if not isinstance(made, (tuple, list)):
+            return self._wrap(made)
+        results = [self._wrap(m, i) if isinstance(m, Tracer) else m for i, m in enumerate(made)]
+        self._take_over(results)
+        return tuple(results)
+
+    def _take_over(self, results: list[Any]) -> None:
+        """Gives operands the results that are their next values, and returns them instead."""
+        if self._state is None:
+            return
+        for place in range(1, len(results)):
+            new = results[place]
+            taker = self._state[place - 1] if place <= len(self._state) else None
+            if not isinstance(new, Tensor) or any(new is t for t in self.tensors):
+                continue
+            if isinstance(taker, Tensor):
+                update_state(taker, new._value())
+                results[place] = taker
+            else:
+                Tensor._ends.append(weakref.ref(new))
 
     def _is_state(self, place: int) -> bool:
-        return self._limit is not None and place >= self._limit
+        return self._state is not None and place > 0
 
     def _output(self, output: Output, place: int, values: Sequence[Value]) -> Any:
         if isinstance(output, Fresh):
@@ -147,12 +195,12 @@ class _Operation:
         if output.operand is None:
             return output.value
         given = self.inputs[output.operand]
-        return self.wrap(given, place) if isinstance(given, Tracer) else given
+        return self._wrap(given, place) if isinstance(given, Tracer) else given
 
-    def wrap(self, made: Tracer, place: int = 0) -> Tensor:
+    def _wrap(self, made: Tracer, place: int = 0) -> Tensor:
         """A result of the function, the one in this place, as a tensor."""
         if self._is_state(place):
-            for tensor in self._tensors:
+            for tensor in self.tensors:
                 if tensor._tracer is made:  # state that stays as it was
                     return tensor
         tracked = self._tracked and made.dtype.kind in "fc" and not self._is_state(place)
@@ -177,7 +225,7 @@ class _Operation:
     def _view(self, made: Tracer) -> Tensor:
         result = Tensor(made)
         shown = made._view.base if made._view is not None else None
-        base = next((t for t in self._tensors if t._tracer is shown), None)
+        base = next((t for t in self.tensors if t._tracer is shown), None)
         if base is not None:
             result._origin = base._origin
             if self._tracked or not self._wanted:  # else the view stays outside the graph
@@ -189,14 +237,13 @@ class _Operation:
         """The tensor with its node, if it is tracked."""
         if self._tracked and result._dtype.kind in "fc" and not self._is_state(place):
             if self._node is None:
-                edges = [x._edge() if isinstance(x, Tensor) else None for x in self._shown]
+                shown = self.tensors if self._shown is None else self._shown
+                edges = [x._edge() if isinstance(x, Tensor) else None for x in shown]
                 self._node = make_node(self._name, edges, saves=self._saves != NOTHING)
-                self._node.saved = tuple(
-                    [Saved(t, _source(t)) for t in _read(self._tensors, self._saves)]
-                )
+                self._node.saved = tuple(map(saved, _read(self.tensors, self._saves)))
             result._node = self._node
             if self._saves == RESULT:
-                self._node.saved = (*self._node.saved, Saved(result, self._name))
+                self._node.saved = (*self._node.saved, saved(result))
             anomaly.note(self._node, result)
         return result
 
@@ -204,10 +251,6 @@ class _Operation:
 def _detached(read: Callable[[Tracer], Tracer]) -> Callable[[Tracer], Tracer]:
     """A way to read a view that no derivative passes through."""
     return lambda base: stage("stop_gradient", read(base))
-
-
-def _source(tensor: Tensor) -> str:
-    return "" if tensor._node is None else tensor._node.name()
 
 
 def _read(tensors: Sequence[Tensor], saves: Saves) -> list[Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 
 import symgrad.numpy as snp
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import INPUTS, NOTHING, OTHERS, RESULT, apply
+from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.elementwise import (
     FUNCTIONS,
     NO_DERIVATIVE,
@@ -25,6 +25,7 @@ from symgrad.tensors.elementwise import (
     operand,
 )
 from symgrad.tensors.handle import Tensor
+from symgrad.tensors.plans import OTHERS, remembered
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
@@ -39,12 +40,14 @@ def scaled(other: Any, alpha: Any) -> Any:
 
 
 @declared
+@remembered
 def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input + alpha * other``"""
     return binary("add", "add", input, scaled(other, alpha), NOTHING)
 
 
 @declared
+@remembered
 def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input - alpha * other``"""
     if "b" in (getattr(x, "_dtype", np.dtype(int)).kind for x in (input, other)):
@@ -56,6 +59,7 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
 
 
 @declared
+@remembered
 def rsub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """``other - alpha * input``"""
     number = is_number(other)
@@ -64,6 +68,7 @@ def rsub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
 
 
 @declared
+@remembered
 def mul(input: Any, other: Any) -> Tensor:
     """``input * other``"""
     if is_number(input):  # as torch, which shows the tensor first
@@ -72,6 +77,7 @@ def mul(input: Any, other: Any) -> Tensor:
 
 
 @declared
+@remembered
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """``input / other``; with ``rounding_mode`` "floor" or "trunc" of that."""
     if rounding_mode not in (None, "floor", "trunc"):
@@ -97,6 +103,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
 
 
 @declared
+@remembered
 def floor_divide(input: Any, other: Any) -> Tensor:
     """``div`` rounded down."""
     return binary("//", "floor_div", input, other, NOTHING,
@@ -104,6 +111,7 @@ def floor_divide(input: Any, other: Any) -> Tensor:
 
 
 @declared
+@remembered
 def reciprocal(input: Tensor) -> Tensor:
     """``1 / input``"""
     dtype = floating((input,))
@@ -116,6 +124,7 @@ def reciprocal(input: Tensor) -> Tensor:
 
 
 @declared
+@remembered
 def pow(input: Any, exponent: Any) -> Tensor:
     """``input ** exponent``"""
     dtype = dtypes.promote((input, exponent))
@@ -135,6 +144,7 @@ def pow(input: Any, exponent: Any) -> Tensor:
 
 
 @declared
+@remembered
 def float_power(input: Any, exponent: Any) -> Tensor:
     """``input ** exponent`` in float64."""
     return pow(
@@ -143,6 +153,7 @@ def float_power(input: Any, exponent: Any) -> Tensor:
 
 
 @declared
+@remembered
 def square(input: Tensor) -> Tensor:
     """``input ** 2``"""
     return pow(input, 2)
@@ -167,7 +178,7 @@ def _declare_combined(name: str, formula: Callable[..., Any], options: str = "")
         made: Tensor = apply(backward_name(name), compute, operands)
         return made
 
-    enter(combined, name, f"``{name}`` of torch.")
+    enter(remembered(combined), name, f"``{name}`` of torch.")
 
 
 _declare_combined("addcmul", lambda value, x, a, b: x + _times(a * b, value), "value")
@@ -179,6 +190,7 @@ def _times(x: Any, factor: Any) -> Any:
 
 
 @declared
+@remembered
 def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     """``input + weight * (end - input)``"""
     operands = (input, end, weight)
@@ -221,6 +233,7 @@ def _limited(label: str, input: Tensor, low: Any, high: Any) -> Tensor:
 
 
 @declared
+@remembered
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """The elements limited to [min, max]."""
     bounds = [b for b in (min, max) if b is not None]
@@ -231,12 +244,14 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
 
 
 @declared
+@remembered
 def clamp_min(input: Tensor, min: Any) -> Tensor:
     """The elements, at least ``min``."""
     return _limited(f"ClampMinBackward{int(isinstance(min, Tensor))}", input, min, None)
 
 
 @declared
+@remembered
 def clamp_max(input: Tensor, max: Any) -> Tensor:
     """The elements, at most ``max``."""
     return _limited(f"ClampMaxBackward{int(isinstance(max, Tensor))}", input, None, max)
@@ -249,7 +264,7 @@ def _bits(op: str, name: str) -> None:
     def function(input: Any, other: Any) -> Tensor:
         return binary(name, op, input, other, NOTHING, dtype=np.dtype(bool))
 
-    enter(function, name, f"``{name}`` of truth values.")
+    enter(remembered(function), name, f"``{name}`` of truth values.")
 
 
 for _op in ("and", "or", "xor"):
@@ -257,12 +272,14 @@ for _op in ("and", "or", "xor"):
 
 
 @declared
+@remembered
 def logical_not(input: Tensor) -> Tensor:
     """Where an element is zero or false."""
     return FUNCTIONS["eq"](input, 0)  # type: ignore[no-any-return]
 
 
 @declared
+@remembered
 def bitwise_not(input: Tensor) -> Tensor:
     """The bits, or truth values, inverted."""
     made: Tensor = apply("", HANDLERS[np.invert], (input,))
@@ -274,7 +291,7 @@ def _declare_test(name: str, function: Callable[[Any], Any], doc: str) -> None:
         made: Tensor = apply("", function, (input,))
         return made
 
-    enter(test, name, doc)
+    enter(remembered(test), name, doc)
 
 
 for _name, _test, _doc in (
@@ -291,6 +308,7 @@ for _name, _test, _doc in (
 
 
 @declared
+@remembered
 def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Tensor:
@@ -330,6 +348,7 @@ def equal(input: Tensor, other: Tensor) -> bool:
 
 
 @declared
+@remembered
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     """``input`` where the condition holds, ``other`` elsewhere; alone, the places where."""
     if input is None:

@@ -20,7 +20,8 @@ from symgrad.ir.errors import UsageError
 from symgrad.tensors.apply import apply
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.record import Leaf, Memory, memory_of, references, run
+from symgrad.tensors.record import run
+from symgrad.tensors.recorded import Leaf, Memory, memory_of, references
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 from symgrad.tracing import current_trace

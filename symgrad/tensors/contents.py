@@ -9,7 +9,8 @@ import numpy as np
 from symgrad.ir import Value
 from symgrad.ir.opdef import Array
 from symgrad.tensors.layout import WHOLE
-from symgrad.tensors.record import RECORDER, Leaf, materialise, recording
+from symgrad.tensors.record import RECORDER, materialise, recording
+from symgrad.tensors.recorded import Leaf
 from symgrad.tracer import Tracer
 
 
@@ -19,7 +20,8 @@ class Handle(Tracer):
     __slots__ = ("_is_published", "_shared")
 
     def __init__(self, value: Value) -> None:
-        super().__init__(RECORDER, value)
+        self.trace, self.weak, self.version = RECORDER, None, 0
+        self._value, self._view = value, None
         self._is_published = True
         self._shared: Array | weakref.ref[Array] | None = None
 
@@ -57,8 +59,7 @@ class Handle(Tracer):
     def publish(self) -> None:
         """Makes the contents seen by the array outside."""
         self._is_published = True
-        shared = self.shared
-        if shared is not None:
+        if self._shared is not None and (shared := self.shared) is not None:
             shared[...] = materialise([self._value])[0]
 
 

@@ -7,7 +7,6 @@ the same training step, recorded again, is differentiated by making one op.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,10 @@ from typing import Any
 from symgrad.ir import Builder, Func, Value
 from symgrad.ir.adjoint import pull_back
 from symgrad.ir.graph import Region
-from symgrad.tensors.record import RECORDER, PendingOp, Recording, ancestors, is_known, memory_of
+from symgrad.tensors.bounded import Bounded
+from symgrad.tensors.graphs import Recording, ancestors
+from symgrad.tensors.record import RECORDER, SweptBuilder
+from symgrad.tensors.recorded import is_known, memory_of
 
 LIMIT = 512
 """Derivatives kept."""
@@ -36,15 +38,11 @@ class _Adjoint:
     """For each of the region's results the op it comes from."""
 
 
-_adjoints: OrderedDict[Any, _Adjoint] = OrderedDict()
+_adjoints: Bounded[_Adjoint] = Bounded(LIMIT)
 
 
-@dataclass(frozen=True, slots=True)
-class Cotangent:
-    """A recorded derivative, and the name of the op that it comes from."""
-
-    value: Value
-    made_by: str
+Cotangent = tuple[Value, str]
+"""A recorded derivative, and the name of the op that it comes from."""
 
 
 def cotangents(
@@ -69,21 +67,17 @@ def cotangents(
     key = (
         graph.key,
         graph.numbered(outputs),
-        tuple([None if w is None else graph.numbers[id(w)] for w in weights]),
+        tuple([None if w is None else graph.number(w) for w in weights]),
         graph.numbered(inputs),
-        tuple([i for i, v in enumerate(graph.values) if is_known(v)]),
+        tuple([n for n, v in graph.results.items() if is_known(v)]),
         detached,
     )
     adjoint = _adjoints.get(key)
     if adjoint is None:
         adjoint = _adjoints[key] = _differentiate(graph, outputs, weights, inputs, detached)
-        while len(_adjoints) > LIMIT:
-            _adjoints.popitem(last=False)
-    else:
-        _adjoints.move_to_end(key)
-    made = RECORDER.call(adjoint.region, [graph.values[n] for n in adjoint.sources])
+    made = RECORDER.builder.record(adjoint.region, [graph.value(n) for n in adjoint.sources])
     return [
-        None if place is None else Cotangent(made[place], adjoint.made_by[place])
+        None if place is None else (made[place], adjoint.made_by[place])
         for place in adjoint.results
     ]
 
@@ -96,9 +90,9 @@ def graph_behind(outputs: Sequence[Value], also: Sequence[Value] = ()) -> Record
 def _leads_on(value: Value) -> bool:
     """Whether a derivative may want to know where a value comes from."""
     op: Any = value.op
-    if not is_known(value) or not isinstance(op, PendingOp):
+    if not is_known(value):
         return True
-    ends = op.regions[0].results[value.index].op if op.regions else op
+    ends = op.region.results[value.index].op
     return ends is None or ends.name != "stop_gradient"
 
 
@@ -110,22 +104,19 @@ def _differentiate(
     detached: bool,
 ) -> _Adjoint:
     builder = Builder(locations=False)
-    values: dict[int, Value] = {}
-    for value in graph.inputs:
-        values[id(value)] = param = builder.param(value.type)
+    params = [builder.param(value.type) for value in graph.inputs]
+    for param, value in zip(params, graph.inputs, strict=True):
         param.facts = value.facts
     # What is differentiated again must know every value it read: one may be asked for.
-    distinct = {id(v) for v in inputs} if detached else graph.numbers.keys()
-    graph.splice(builder, values, distinct)
-    found = _swept(builder, values, outputs, weights, inputs)
+    count = sum(len(op.region.results) for op in graph.ops)
+    distinct = graph.numbered(inputs) if detached else range(count)
+    values = graph.splice(builder, params, distinct)
+    found = _swept(builder, graph, values, outputs, weights, inputs)
     ends = "stop_gradient" if detached else "identity"
     derivatives = [v for v in found if v is not None]
     results = [builder.emit(ends, v) for v in derivatives]
-    origins = {
-        id(values[id(v)]): n
-        for n, v in enumerate(graph.values)
-        if not detached or n < len(graph.inputs) or is_known(v)
-    }
+    known = {n for n, v in graph.results.items() if is_known(v)}
+    origins = {id(v): n for n, v in values.items() if not detached or n < 0 or n in known}
     region, sources = _cut(builder.build(results), origins)
     places = iter(range(len(results)))
     return _Adjoint(
@@ -138,18 +129,19 @@ def _differentiate(
 
 def _swept(
     builder: Builder,
+    graph: Recording,
     values: Mapping[int, Value],
     outputs: Sequence[Value],
     weights: Sequence[Value | None],
     inputs: Sequence[Value],
     visit: Callable[[Value, Value], Value] | None = None,
 ) -> list[Value | None]:
-    """The adjoint sweep over copies of a graph's values, which ``values`` has by their ids."""
+    """The adjoint sweep over copies of a graph's values, which ``values`` has by number."""
     seeds = [
-        builder.constant(1, out.type) if w is None else values[id(w)]
+        builder.constant(1, out.type) if w is None else values[graph.number(w)]
         for out, w in zip(outputs, weights, strict=True)
     ]
-    ends, starts = ([values[id(v)] for v in side] for side in (outputs, inputs))
+    ends, starts = ([values[n] for n in graph.numbered(side)] for side in (outputs, inputs))
     return pull_back(builder, ends, seeds, starts, visit)
 
 
@@ -198,15 +190,13 @@ def _watched(
 
     Nothing of it is kept.
     """
-    builder = RECORDER.builder
-    values = {id(v): v for v in graph.inputs}
+    builder = SweptBuilder()
     start = builder.mark()
-    graph.splice(builder, values)
-    copies = {id(values[id(v)]): v for v in graph.values}
-    for old in graph.values:
-        memory, new = memory_of(old), values[id(old)]
-        if memory is not None and isinstance(new.op, PendingOp):
-            new.op.memories[new.index] = memory
+    values = graph.splice(builder, graph.inputs)
+    copies = {id(copy): graph.value(n) for n, copy in values.items()}
+    for number, copy in values.items():
+        if number >= 0:
+            copy.memory = memory_of(graph.value(number))  # type: ignore[attr-defined]
 
     def visit(value: Value, cotangent: Value) -> Value:
         original = copies.get(id(value))
@@ -214,12 +204,15 @@ def _watched(
             cotangent = watcher(cotangent)
         return cotangent
 
-    found = _swept(builder, values, outputs, weights, inputs, visit)
+    try:
+        found = _swept(builder, graph, values, outputs, weights, inputs, visit)
+    finally:
+        builder.let_go()
     if not detached:
         found = _reading(found, copies, start)
     ends = "stop_gradient" if detached else "identity"
     return [
-        None if v is None else Cotangent(builder.emit(ends, v), _maker(v))
+        None if v is None else (RECORDER.builder.emit(ends, v), _maker(v))
         for v in found
     ]
 
@@ -239,6 +232,5 @@ def _reading(
     made = Recording(
         ancestors(results, is_new), also=results, is_input=lambda value: not is_new(value)
     )
-    values = {id(v): copies.get(id(v), v) for v in made.inputs}
-    made.splice(RECORDER.builder, values)
-    return [None if v is None else values[id(v)] for v in found]
+    values = made.splice(RECORDER.builder, [copies.get(id(v), v) for v in made.inputs])
+    return [None if v is None else values[made.number(v)] for v in found]

@@ -15,6 +15,7 @@ from symgrad.tensors import dtypes
 from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.creation import tensor
 from symgrad.tensors.handle import Tensor
+from symgrad.tensors.plans import remembered
 from symgrad.tracer import HANDLERS, NUMBERS, Tracer
 from symgrad.tracing import constant, stage
 
@@ -167,7 +168,7 @@ def _declare_floating(name: str, saves: str) -> None:
         )
         return made
 
-    enter(function, name, f"``{name}`` of each element.")
+    enter(remembered(function), name, f"``{name}`` of each element.")
 
 
 def _declare_keeping(name: str, saves: str) -> None:
@@ -181,7 +182,7 @@ def _declare_keeping(name: str, saves: str) -> None:
         made: Tensor = apply(backward_name(name), lambda x: stage(name, x), (input,), saves=saves)
         return made
 
-    enter(function, name, f"``{name}`` of each element.")
+    enter(remembered(function), name, f"``{name}`` of each element.")
 
 
 def _declare_binary(name: str, op: str, saves: str) -> None:
@@ -195,14 +196,14 @@ def _declare_binary(name: str, op: str, saves: str) -> None:
         dtype = floating((input, other)) if name in _FLOAT_RESULT else None
         return binary(name, op, input, other, saves, dtype=dtype, label=label)
 
-    enter(function, name, f"``{name}`` of two operands, broadcast.")
+    enter(remembered(function), name, f"``{name}`` of two operands, broadcast.")
 
 
 def _declare_comparison(name: str) -> None:
     def function(input: Any, other: Any) -> Tensor:
         return binary(name, name, input, other, NOTHING)
 
-    enter(function, name, f"Where ``input {name} other``, as booleans.")
+    enter(remembered(function), name, f"Where ``input {name} other``, as booleans.")
 
 
 def enter(function: Callable[..., Any], name: str, doc: str = "") -> None:

@@ -8,16 +8,18 @@ computed when somebody looks.
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from symgrad.ir import Value
 from symgrad.tensors import anomaly
+from symgrad.tensors.bounded import Bounded
+from symgrad.tensors.contents import Handle
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, on_the_way, reachable
-from symgrad.tensors.record import RECORDER, is_known, recording
+from symgrad.tensors.nodes import AccumulateGrad, make_node, on_the_way, reachable
+from symgrad.tensors.record import RECORDER, recording
+from symgrad.tensors.recorded import is_known
 from symgrad.tensors.state import enable_grad, no_grad
 
 
@@ -42,23 +44,23 @@ def backward(
     ends = None if inputs is None else _listed(inputs)
     sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph, ends)
     chosen = None if inputs is None else {id(t) for t in _listed(inputs)}
-    edges = [
-        e
+    pairs = [
+        (e.variable, value)
         for e in sweep.leaves
-        if e.variable._requires_grad and (chosen is None or id(e.variable) in chosen)
+        if e.variable._requires_grad
+        and (chosen is None or id(e.variable) in chosen)
+        and (value := e.value) is not None
     ]
-    pairs = [(e, value) for e in edges if (value := e.value) is not None]
     found = sweep.run([value for _, value in pairs])
-    totals: dict[int, Tensor] = {}
-    for (edge, value), derivative in zip(pairs, found, strict=True):
+    totals: dict[int, tuple[Tensor, Tensor]] = {}
+    for (leaf, value), derivative in zip(pairs, found, strict=True):
         if derivative is None and sweep.is_by_hand:
             continue  # a function of the user's own may say that there is no derivative
         new = _zeros(value) if derivative is None else derivative
-        known = totals.get(id(edge.variable))
-        totals[id(edge.variable)] = new if known is None else known + new
-    leaves = {id(e.variable): e.variable for e, _ in pairs if id(e.variable) in totals}
-    for key, leaf in leaves.items():
-        gradient = _hooked(leaf, totals[key])
+        known = totals.get(id(leaf))
+        totals[id(leaf)] = leaf, new if known is None else known[1] + new
+    for leaf, total in totals.values():
+        gradient = _hooked(leaf, total)
         if leaf._grad is None:
             leaf._grad = gradient
         elif create_graph:
@@ -67,7 +69,7 @@ def backward(
             with no_grad():
                 leaf._grad._array()  # a second pass shall not repeat the first one's work
                 leaf._grad._replace(leaf._grad + gradient)
-    made = [leaf._grad for leaf in leaves.values() if leaf._grad is not None]
+    made = [leaf._grad for leaf, _ in totals.values() if leaf._grad is not None]
     mates = [weakref.ref(t) for t in made]
     for tensor in (*made, *outputs):  # a loss looked at next costs no second forward pass
         tensor._mates = mates
@@ -128,7 +130,7 @@ def _zeros(value: Value) -> Tensor:
 
 
 def _hooked(leaf: Tensor, gradient: Tensor) -> Tensor:
-    for hook in list(leaf._hooks.values()):
+    for hook in list(leaf._hooks.values()) if leaf._hooks else ():
         result = hook(gradient)
         gradient = gradient if result is None else result
     return gradient
@@ -137,15 +139,13 @@ def _hooked(leaf: Tensor, gradient: Tensor) -> Tensor:
 # -- losses that are looked at first ---------------------------------------------------------
 
 HABITS_LIMIT = 256
-_habits: OrderedDict[Any, None] = OrderedDict()
+_habits: Bounded[bool] = Bounded(HABITS_LIMIT)
 """Structures of graphs whose loss was looked at, and then differentiated."""
 
 
 def _note_habit(outputs: Sequence[Value]) -> None:
     if len(outputs) == 1 and is_known(outputs[0]) and outputs[0].op is not None:
-        _habits[graph_behind(outputs).key] = None
-        while len(_habits) > HABITS_LIMIT:
-            _habits.popitem(last=False)
+        _habits[graph_behind(outputs).key] = True
 
 
 def foresee(loss: Tensor) -> list[Value]:
@@ -155,16 +155,16 @@ def foresee(loss: Tensor) -> list[Value]:
     Computed together with the loss they cost no second forward pass.
     """
     value = loss._value()
-    if not _habits or graph_behind([value]).key not in _habits:
+    if not _habits or not _habits.get(graph_behind([value]).key):
         return []
-    nodes = list(reachable([edge for edge in [loss._edge()] if edge is not None]))
-    if any(node.watchers for node in nodes):
+    nodes = reachable([edge for edge in [loss._edge()] if edge is not None])
+    if any(node._watchers for node in nodes):
         return []
     inputs = [v for n in nodes if isinstance(n, AccumulateGrad) and (v := n.value) is not None]
     with recording(), no_grad():
         found = cotangents([value], [None], inputs, {}, detached=True)
     loss._foreseen = inputs, found
-    return [c.value for c in found if c is not None]
+    return [value for value, _ in (c for c in found if c is not None)]
 
 
 Tensor._foresee = foresee
@@ -192,12 +192,13 @@ class _Sweep:
             _weight(i, t, w) for i, (t, w) in enumerate(zip(outputs, weights, strict=True))
         ]
         roots = [edge for t in outputs if (edge := t._edge()) is not None]
-        self.nodes: list[Node] = list(reachable(roots))
+        self.nodes = reachable(roots)
         self.leaves = [n for n in self.nodes if isinstance(n, AccumulateGrad)]
-        self.is_by_hand = any(n.name().endswith("Backward") for n in self.nodes)
+        self.is_by_hand = any(type(n).__name__.endswith("Backward") for n in self.nodes)
         retain = create_graph if retain_graph is None else retain_graph
-        targets = {id(n) for n in (self.leaves if ends is None else [t._edge() for t in ends])}
-        passed = on_the_way(roots, targets)
+        passed = self.nodes  # every node leads to a leaf
+        if ends is not None:
+            passed = on_the_way(roots, {id(t._edge()) for t in ends})
         for node in passed:
             node.use(retain=retain)
         spent = not retain and any(node.saves for node in passed)
@@ -211,8 +212,9 @@ class _Sweep:
         anomaly.begin()
         watchers: dict[int, list[Any]] = {}
         for node in self.nodes:
-            for value, watcher in node.watchers:
-                watchers.setdefault(id(value), []).append(watcher)
+            if node._watchers:
+                for value, watcher in node._watchers:
+                    watchers.setdefault(id(value), []).append(watcher)
         found = None if watchers or self.create_graph else self._foreseen(inputs)
         if found is None:
             mode = enable_grad() if self.create_graph else no_grad()
@@ -221,7 +223,7 @@ class _Sweep:
                     self._outputs, self._weights, inputs, watchers, detached=not self.create_graph
                 )
             _note_habit(self._outputs)
-        derivatives = [None if c is None else self._tensor(c) for c in found]
+        derivatives = [None if c is None else self._tensor(*c) for c in found]
         anomaly.check_leaves(self.leaves, inputs, derivatives)
         return derivatives
 
@@ -233,10 +235,10 @@ class _Sweep:
         same = len(known) == len(inputs) and all(a is b for a, b in zip(known, inputs, strict=True))
         return found if same else None
 
-    def _tensor(self, cotangent: Cotangent) -> Tensor:
-        result = Tensor.of_value(cotangent.value)
+    def _tensor(self, value: Value, made_by: str) -> Tensor:
+        result = Tensor(Handle(value))
         if self.create_graph:
-            result._node = make_node(_node_name(cotangent.made_by), self._edges)
+            result._node = make_node(_node_name(made_by), self._edges)
         return result
 
 

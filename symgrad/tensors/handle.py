@@ -20,15 +20,8 @@ from symgrad.tensors import dtypes
 from symgrad.tensors.contents import Handle, alias, distinct
 from symgrad.tensors.layout import Layout
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
-from symgrad.tensors.record import (
-    RECORDER,
-    Leaf,
-    compute,
-    is_known,
-    materialise,
-    memory_of,
-    recording,
-)
+from symgrad.tensors.record import RECORDER, compute, recording
+from symgrad.tensors.recorded import Leaf, is_known, memory_of
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 
@@ -101,8 +94,8 @@ class Tensor:
         self._retains = False
         self._spent = False
         """Whether a backward pass has used up the graph behind this."""
-        self._hooks: dict[int, Callable[[Tensor], Any]] = {}
-        self._mates: list[weakref.ref[Tensor]] = []
+        self._hooks: dict[int, Callable[[Tensor], Any]] | None = None
+        self._mates: Sequence[weakref.ref[Tensor]] = ()
         """Tensors made by the same backward pass: whoever looks at one wants all."""
 
     @classmethod
@@ -130,10 +123,10 @@ class Tensor:
         value = self._value()
         if not is_known(value):
             mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
-            self._mates = []
+            self._mates = ()
             is_loss = self._node is not None and not self._spent and self.numel() == 1
             Tensor._compute([self, *mates], also=Tensor._foresee(self) if is_loss else ())
-        return materialise([value])[0]
+        return memory_of(value).array  # type: ignore[union-attr]
 
     @staticmethod
     def _compute(
@@ -151,11 +144,12 @@ class Tensor:
 
     def _settle(self) -> None:
         """Lets go of the graph of a value that is known and needs no derivative."""
-        value = self._tracer._value
-        if self._tracer._view is None and (self._node is None or self._spent):
+        tracer = self._tracer
+        value = tracer._value
+        if tracer._view is None and (self._node is None or self._spent):
             memory = memory_of(value)
-            if memory is not None and not isinstance(value, Leaf):
-                self._tracer._value = Leaf(memory, value.type)
+            if memory is not None and type(value) is not Leaf:
+                tracer._value = Leaf(memory, value.type)
 
     def _replace(self, new: Tensor) -> None:
         """Puts a value of the same type into the memory, unseen by the graph."""
@@ -177,12 +171,11 @@ class Tensor:
 
     def _set_array(self, array: Array) -> None:
         """Takes over an array that nobody else writes to, of any type; unseen by the graph."""
-        if self._tracer._view is None and (array.shape, array.dtype) != (
-            self._tracer.shape, self._dtype,
-        ):  # fmt: skip
-            self._tracer, self._layout = Handle(Leaf(array)), None
+        value = Leaf(array)
+        if self._tracer._view is None and value.type is not self._tracer._value.type:
+            self._tracer, self._layout = Handle(value), None
         else:
-            self._take(Leaf(array))
+            self._take(value)
             self._publish()
 
     # -- attributes ------------------------------------------------------------------------
@@ -247,7 +240,8 @@ class Tensor:
     @property
     def requires_grad(self) -> bool:
         """Whether a derivative by this tensor, or through it, may be asked for."""
-        self._sync()
+        if self._base is not None:
+            self._sync()
         return self._requires_grad or self._node is not None
 
     @requires_grad.setter
@@ -290,14 +284,14 @@ class Tensor:
 
     def _edge(self) -> Node | None:
         """The node that stands for this tensor in the graph."""
-        if not self.requires_grad:
-            return None
-        if self._node is not None:
+        if self._base is not None:
+            self._sync()
+        if self._node is not None or not self._requires_grad:
             return self._node
-        value = self._value()
-        if self._accumulate is None or self._accumulate.value is not value:
-            self._accumulate = AccumulateGrad(self, value)
-        return self._accumulate
+        value, known = self._value(), self._accumulate
+        if known is None or known.value is not value:
+            known = self._accumulate = AccumulateGrad(self, value)
+        return known
 
     @property
     def grad(self) -> Tensor | None:
@@ -320,6 +314,8 @@ class Tensor:
         if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
         if self._node is None:
+            if self._hooks is None:
+                self._hooks = {}
             hooks = self._hooks
             hooks[id(hook)] = hook
             return Removable(lambda: hooks.pop(id(hook), None))

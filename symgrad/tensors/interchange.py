@@ -11,7 +11,8 @@ from symgrad.tensors import dtypes
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.layout import Layout, layout_of
-from symgrad.tensors.record import Leaf, materialise, recording
+from symgrad.tensors.record import materialise, recording
+from symgrad.tensors.recorded import Leaf
 
 
 def from_numpy(array: Array) -> Tensor:

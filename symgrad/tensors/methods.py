@@ -83,14 +83,15 @@ def in_place(target: Tensor, result: Tensor, name: str = "") -> Tensor:
 
 def _is_kept(saved: Saved, target: Tensor) -> bool:
     """What an operation replaces, its derivative reads as it was: torch keeps a copy."""
-    return saved._tracer is not target._tracer
+    return saved[0] is not target._tracer
 
 
 def _kept(saved: Saved, target: Tensor, result: Tensor) -> Saved:
     """The result that a derivative reads is now the tensor itself."""
-    if saved._tracer is result._tracer:
-        saved._tracer, saved._version = target._tracer, storage_version(target._tracer)
-    return saved
+    tracer, _, kind = saved
+    if tracer is not result._tracer:
+        return saved
+    return target._tracer, storage_version(target._tracer), kind
 
 
 def _inplace(name: str) -> Callable[..., Tensor]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Container, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from symgrad.ir import Value
 from symgrad.tensors import dtypes
-from symgrad.tensors.record import Leaf
+from symgrad.tensors.recorded import Leaf
 from symgrad.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -28,29 +28,33 @@ def storage_version(tracer: Tracer) -> int:
     return tracer.version
 
 
-class Saved:
-    """An operand or result that the derivative reads, and its version at that time."""
+Saved = tuple[Tracer, int, "type[Node] | None"]
+"""An operand or result that the derivative reads: its memory, the version of that at the time,
+and the kind of node it came from."""
 
-    __slots__ = ("_source", "_tracer", "_version")
 
-    def __init__(self, tensor: Tensor, source: str) -> None:
-        self._tracer, self._version = tensor._tracer, storage_version(tensor._tracer)
-        self._source = source
+def saved(tensor: Tensor) -> Saved:
+    """A tensor as it is now, to be read by a derivative."""
+    tracer, node = tensor._tracer, tensor._node
+    version = tracer.version if tracer._view is None else storage_version(tracer)
+    return tracer, version, None if node is None else type(node)
 
-    def check(self) -> None:
-        """Raises ``RuntimeError`` if the memory was written to since."""
-        now = storage_version(self._tracer)
-        if now != self._version:
-            source = self._source.removesuffix("0").removesuffix("Backward")
-            which = f", which is output 0 of {source}," if source else ""
-            text = f"[{dtypes.legacy_name(self._tracer.dtype)} {list(self._tracer.shape)}]"
-            raise RuntimeError(
-                "one of the variables needed for gradient computation has been modified by an "
-                f"inplace operation: {text}{which} is at version {now}; expected version "
-                f"{self._version} instead. Hint: enable anomaly detection to find the operation "
-                "that failed to compute its gradient, with "
-                "torch.autograd.set_detect_anomaly(True, check_nan=False)."
-            )
+
+def _check(saved: Saved) -> None:
+    """Raises ``RuntimeError`` if the memory was written to since."""
+    tracer, version, kind = saved
+    now = tracer.version if tracer._view is None else storage_version(tracer)
+    if now != version:
+        source = "" if kind is None else kind.title().removesuffix("0").removesuffix("Backward")
+        which = f", which is output 0 of {source}," if source else ""
+        text = f"[{dtypes.legacy_name(tracer.dtype)} {list(tracer.shape)}]"
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an "
+            f"inplace operation: {text}{which} is at version {now}; expected version "
+            f"{version} instead. Hint: enable anomaly detection to find the operation "
+            "that failed to compute its gradient, with "
+            "torch.autograd.set_detect_anomaly(True, check_nan=False)."
+        )
 
 
 _BUILT_IN = frozenset({"AccumulateGrad", "CopyBackwards", "CopySlices", "NotImplemented"})
@@ -59,25 +63,42 @@ _BUILT_IN = frozenset({"AccumulateGrad", "CopyBackwards", "CopySlices", "NotImpl
 class Node:
     """The operation behind a tensor; its class is named as torch's."""
 
-    __slots__ = ("__weakref__", "_freed", "parents", "saved", "saves", "watchers")
+    __slots__ = ("__weakref__", "_freed", "_watchers", "parents", "saved", "saves")
 
-    def __init__(self, parents: Sequence[Node | None], *, saves: bool) -> None:
+    def __init__(
+        self,
+        parents: Sequence[Node | None],
+        *,
+        saves: bool = False,
+        saved: tuple[Saved, ...] = (),
+    ) -> None:
         self.parents = tuple(parents)
         self.saves = saves
-        self.saved: tuple[Saved, ...] = ()
-        self.watchers: list[tuple[Value, Callable[[Value], Value]]] = []
-        """Values made here whose cotangents hooks want to see."""
+        self.saved = saved
+        self._watchers: list[tuple[Value, Callable[[Value], Value]]] | None = None
         self._freed = False
+
+    @property
+    def watchers(self) -> list[tuple[Value, Callable[[Value], Value]]]:
+        """Values made here whose cotangents hooks want to see."""
+        if self._watchers is None:
+            self._watchers = []
+        return self._watchers
 
     @property
     def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
         """The nodes of the operands; ``None`` where no derivative is needed."""
         return tuple((parent, 0) for parent in self.parents)
 
-    def name(self) -> str:
+    @classmethod
+    def title(cls) -> str:
         """The operation's name, with its namespace where torch shows that."""
-        name = type(self).__name__
+        name = cls.__name__
         return f"torch::autograd::{name}" if name in _BUILT_IN else name
+
+    def name(self) -> str:
+        """The operation's name."""
+        return self.title()
 
     def use(self, *, retain: bool) -> None:
         """Called by each backward pass: checks that what was saved is there and unchanged."""
@@ -90,7 +111,7 @@ class Node:
                 "if you need to access saved tensors after calling backward."
             )
         for saved in self.saved:
-            saved.check()
+            _check(saved)
         if not retain and self.saves:
             self._freed, self.saved = True, ()
 
@@ -104,7 +125,7 @@ class AccumulateGrad(Node):
     __slots__ = ("_value", "variable")
 
     def __init__(self, variable: Tensor, value: Value) -> None:
-        super().__init__((), saves=False)
+        super().__init__(())
         self.variable = variable
         # Whoever can still be differentiated holds the value: a loss that is kept after its
         # backward pass must not keep the parameters it was computed from.
@@ -119,39 +140,39 @@ class AccumulateGrad(Node):
 class NotImplemented(Node):
     """An operation that no derivative is defined for."""
 
-    __slots__ = ("_operation",)
+    __slots__ = ()
 
-    def __init__(self, operation: str, parents: Sequence[Node | None]) -> None:
-        super().__init__(parents, saves=False)
-        self._operation = operation
+    operation: ClassVar[str]
 
     def use(self, *, retain: bool) -> None:
         """Refuses."""
-        raise RuntimeError(f"derivative for {self._operation} is not implemented")
+        raise RuntimeError(f"derivative for {self.operation} is not implemented")
 
 
 @functools.cache
-def _class_of(name: str) -> type[Node]:
+def kind_of_node(name: str) -> type[Node]:
+    """The class of nodes ``name``; with an operation behind it, that operation's own."""
+    name, _, operation = name.partition(" ")
+    if operation:
+        return type(name, (NotImplemented,), {"__slots__": (), "operation": operation})
     return type(name, (Node,), {"__slots__": ()})
 
 
 def make_node(name: str, parents: Sequence[Node | None], *, saves: bool = False) -> Node:
-    """A node of the class ``name``, or the one of an operation ``NotImplemented``."""
-    if " " in name:
-        return NotImplemented(name.split()[1], parents)
-    return _class_of(name)(parents, saves=saves)
+    """A node of the class ``name``."""
+    return kind_of_node(name)(parents, saves=saves)
 
 
-def reachable(roots: Sequence[Node]) -> Iterator[Node]:
+def reachable(roots: Sequence[Node]) -> list[Node]:
     """The nodes that lead to ``roots``, each once."""
-    seen: set[int] = set()
+    found: dict[Node, None] = {}
     stack = list(roots)
     while stack:
         node = stack.pop()
-        if id(node) not in seen:
-            seen.add(id(node))
-            yield node
-            stack.extend(parent for parent in node.parents if parent is not None)
+        if node not in found:
+            found[node] = None
+            stack += [p for p in node.parents if p is not None and p not in found]
+    return list(found)
 
 
 def on_the_way(roots: Sequence[Node], targets: Container[int]) -> list[Node]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import symgrad.numpy as snp
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import INPUTS, OTHERS, apply
+from symgrad.tensors.apply import INPUTS, apply
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, broadcast_shape, cast, declared, in_type
 from symgrad.tensors.handle import Tensor
+from symgrad.tensors.plans import OTHERS, remembered
 from symgrad.tensors.shapes import unsqueeze
 from symgrad.tracer import Tracer
 from symgrad.tracing import stage
@@ -54,6 +55,7 @@ def _sizes(x: Tensor) -> str:
 
 
 @declared
+@remembered
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """The matrix product, over leading axes in turn."""
     a, b = input.shape, other.shape
@@ -79,6 +81,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
 
 
 @declared
+@remembered
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """The product of two matrices."""
     if input.ndim != 2:
@@ -89,6 +92,7 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
 
 
 @declared
+@remembered
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """The product of a matrix and a vector."""
     if input.ndim != 2 or vec.ndim != 1:
@@ -107,6 +111,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
 
 
 @declared
+@remembered
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """The products of two batches of matrices."""
     for number, x in enumerate((input, mat2), 1):
@@ -142,12 +147,14 @@ def _dot(name: str, input: Tensor, other: Tensor) -> Tensor:
 
 
 @declared
+@remembered
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """The sum of the products of two vectors' elements."""
     return _dot("dot", input, tensor)
 
 
 @declared
+@remembered
 def vdot(input: Tensor, other: Tensor) -> Tensor:
     """As ``dot``, for real numbers."""
     return _dot("vdot", input, other)
@@ -159,6 +166,7 @@ def _product(label: str, compute: Callable[..., Any], *operands: Tensor) -> Tens
 
 
 @declared
+@remembered
 def inner(input: Tensor, other: Tensor) -> Tensor:
     """Sums of products over the last axes of both."""
     if not input.ndim or not other.ndim:
@@ -172,6 +180,7 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
 
 
 @declared
+@remembered
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """All products of the elements of two vectors."""
     if input.ndim != 1 or vec2.ndim != 1:
@@ -207,7 +216,7 @@ def _declare_added(
 
     added.__name__ = name
     added.__doc__ = f"``beta * input + alpha * product``: {name} of torch."
-    FUNCTIONS[name] = added
+    FUNCTIONS[name] = remembered(added)
 
 
 def _check_mm(x: Tensor, y: Tensor) -> None:
@@ -240,6 +249,7 @@ _declare_added("addbmm", lambda x, y: snp.sum(snp.matmul(x, y), axis=0, dtype=x.
 # -- general products ----------------------------------------------------------------------
 
 
+@remembered
 def einsum(equation: str, *operands: Any) -> Tensor:
     """The sum of products that an equation such as ``"ij,jk->ik"`` describes."""
     given = (
@@ -293,6 +303,7 @@ def _cross_axis(shape: tuple[int, ...]) -> int:
 
 
 @declared
+@remembered
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The cross products of the vectors along an axis of size 3."""
     shape = broadcast_shape(input._tracer.shape, other._tracer.shape)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from symgrad.ir.errors import user_location
+from symgrad.ir.graph import Region
 
 _SHOWN = 3
 """Changed inputs named at the most."""
@@ -19,7 +21,7 @@ def report(key: Any, known: Collection[Any]) -> None:
         return
     where = user_location()
     print(
-        f"[recompiles] program {len(known) + 1}, {len(key[0]) - 1} operations"
+        f"[recompiles] program {len(known) + 1}, {len(_operations(key[1]))} operations"
         f"{f', wanted at {where}' if where else ''}: {difference(key, known)}",
         file=sys.stderr,
     )
@@ -28,33 +30,43 @@ def report(key: Any, known: Collection[Any]) -> None:
 def difference(key: Any, known: Collection[Any]) -> str:
     """What sets ``key`` apart from the most similar key among ``known``, in words.
 
-    Keys are (lines, results, donated); the first line has the inputs' types, each other one
-    what an operation computes and the numbers of its operands.
+    Keys are (types of the inputs, operations, results, donated); each operation is its region,
+    followed by the numbers of its operands.
     """
     if not known:
         return "it is the first"
-    lines, results, donated = key
+    types, flat, results, donated = key
+    ops = _operations(flat)
     latest = {id(k): i for i, k in enumerate(known)}
+    split = {id(k): _operations(k[1]) for k in known}
     other = max(
         known,
-        key=lambda k: (_alike(lines[1:], k[0][1:]), len(lines) == len(k[0]), latest[id(k)]),
-    )
-    before = other[0]
-    if len(lines) == len(before) and lines[0] != before[0]:
-        return _inputs(lines[0], before[0])
-    at = _alike(lines[1:], before[1:])
-    if at < min(len(lines), len(before)) - 1:
-        return f"operation {at + 1} is {_named(lines[at + 1])}, it was {_named(before[at + 1])}"
-    more = len(lines) - len(before)
+        key=lambda k: (
+            _alike(ops, split[id(k)]), len(ops) == len(split[id(k)]), latest[id(k)]
+        ),
+    )  # fmt: skip
+    before = split[id(other)]
+    if len(ops) == len(before) and types != other[0]:
+        return _inputs(types, other[0])
+    at = _alike(ops, before)
+    if at < min(len(ops), len(before)):
+        return f"operation {at + 1} is {_named(ops[at])}, it was {_named(before[at])}"
+    more = len(ops) - len(before)
     if more:
         return f"{abs(more)} operations {'more' if more > 0 else 'less'} than a known program"
-    if results != other[1]:
-        return f"other values are looked at ({len(results)}, they were {len(other[1])})"
-    return f"other memory is given up ({len(donated)} inputs, they were {len(other[2])})"
+    if results != other[2]:
+        return f"other values are looked at ({len(results)}, they were {len(other[2])})"
+    return f"other memory is given up ({len(donated)} inputs, they were {len(other[3])})"
+
+
+def _operations(flat: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Regions and numbers in one row as operations: a region and the numbers of its operands."""
+    starts = [i for i, x in enumerate(flat) if isinstance(x, Region)]
+    return [tuple(flat[a:b]) for a, b in itertools.pairwise([*starts, len(flat)])]
 
 
 def _alike(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many lines at the beginning agree."""
+    """How many operations at the beginning agree."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i
@@ -73,11 +85,13 @@ def _inputs(types: Sequence[Any], before: Sequence[Any]) -> str:
     return "; ".join(changed[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def _named(line: Any) -> str:
-    """An operation as text: its op, or the ops in its region, and its attributes."""
-    (name, value, attrs, regions), *operands = line
-    if regions:
-        ops = [op.name for op in regions[0].ops if op.name not in ("constant", "stop_gradient")]
-        return f"{'+'.join(ops[:6])}{'...' if len(ops) > 6 else ''} of {regions[0].results[0].type}"
-    details = value if value is not None else attrs
-    return f"{name}{f' {details}' if details else ''} of values {', '.join(map(str, operands))}"
+def _named(operation: tuple[Any, ...]) -> str:
+    """An operation as text: its op and attributes, or the ops in its region."""
+    region, *operands = operation
+    ops = [op for op in region.ops if op.name not in ("constant", "stop_gradient")] or region.ops
+    if len(ops) > 1:
+        names = "+".join([op.name for op in ops[:6]]) + ("..." if len(ops) > 6 else "")
+        return f"{names} of {region.results[0].type}"
+    details = " ".join([f"{name}={value}" for name, value in ops[0].attrs.items()])
+    numbers = ", ".join(map(str, operands))
+    return f"{ops[0].name}{f' {details}' if details else ''} of values {numbers}"

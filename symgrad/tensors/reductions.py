@@ -21,6 +21,7 @@ from symgrad.tensors.axes import many_axes, one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, cast, enter, floating
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.joining import to
+from symgrad.tensors.plans import remembered
 from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 
@@ -31,6 +32,7 @@ _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}
 def reduction(function: F) -> F:
     """Enters a function in ``FUNCTIONS``; it also takes NumPy's names of its arguments."""
 
+    @remembered
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
         if named:

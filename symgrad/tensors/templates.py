@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,7 +24,9 @@ from symgrad.ir.graph import Region
 from symgrad.ir.opdef import Array
 from symgrad.ir.types import DType, TensorType, f64, i64, type_of_array
 from symgrad.tensors import dtypes
-from symgrad.tensors.record import RECORDER, Leaf
+from symgrad.tensors.bounded import Bounded
+from symgrad.tensors.record import RECORDER
+from symgrad.tensors.recorded import Leaf, shared_region
 from symgrad.tracer import Tracer
 from symgrad.tracing import Trace
 
@@ -83,13 +84,18 @@ class Template:
     is_single: bool
     """Whether the function returns a bare result in place of a tuple."""
 
-    def record(self, tensors: Sequence[Value], operands: Sequence[Any]) -> Sequence[Value]:
-        """Records the operation on ``operands``, those that are tensors having the values
-        ``tensors``; returns the region's results."""
-        if self.lifted:
-            numbers = [operands[i] for i in self.lifted]
-            tensors = (*tensors, *[Leaf(np.asarray(x), _number_type(x)) for x in numbers])
-        return RECORDER.call(self.region, (*tensors, *self.constants))
+    def with_numbers(
+        self, values: Sequence[Value], operands: Sequence[Any]
+    ) -> Sequence[Value]:
+        """The values of tensors among ``operands``, and those of the numbers after them."""
+        numbers = [operands[i] for i in self.lifted]
+        return (*values, *[Leaf(np.asarray(x), _number_type(x)) for x in numbers])
+
+    def record(self, values: Sequence[Value], operands: Sequence[Any]) -> Sequence[Value]:
+        """Records the operation on ``operands``, those that are tensors having ``values``;
+        returns the region's results."""
+        given = (*self.with_numbers(values, operands), *self.constants)
+        return RECORDER.builder.record(self.region, given)
 
 
 class _Numbers:
@@ -123,10 +129,9 @@ class _Numbers:
         return tuple([None if p in self.lifted else key_of(operands[p]) for p in places])
 
 
-_templates: OrderedDict[Any, Template | None] = OrderedDict()
-_numbers: OrderedDict[Any, _Numbers] = OrderedDict()
-_quick: dict[Any, Template] = {}
-"""Templates by keys that are quickly made."""
+_templates: Bounded[Template | Exception] = Bounded(LIMIT)
+"""Templates by what they were traced for; an error where there can be none."""
+_numbers: Bounded[_Numbers] = Bounded(LIMIT)
 
 
 def find(
@@ -140,41 +145,6 @@ def find(
     Derivatives pass through the first ``tracked`` results, or all of them.  ``None`` if the
     function has to be run.
     """
-    try:
-        plain = [
-            t if t is not None else _plain(x) for x, t in zip(operands, types, strict=True)
-        ]
-        quick = key_of(function), tracked, dtypes.get_default_dtype(), *plain, *map(type, operands)
-        template = _quick.get(quick)
-    except _NoTemplateError:
-        quick, template = None, None
-    if template is None:
-        template = _found_by_key(function, operands, types, tracked)
-        if quick is not None and template is not None and not template.lifted:
-            if len(_quick) >= LIMIT:
-                _quick.clear()
-            _quick[quick] = template
-    return template
-
-
-def _plain(x: Any) -> Any:
-    """What tells ``x`` apart from others of its type, if that is quickly said."""
-    kind = type(x)
-    if kind is int or kind is bool or kind is str or x is None:
-        return x
-    if kind is float:
-        return x or str(x)  # tells 0.0 from -0.0
-    if kind is tuple and all(type(item) is int for item in x):
-        return x
-    raise _NoTemplateError
-
-
-def _found_by_key(
-    function: Callable[..., Any],
-    operands: Sequence[Any],
-    types: Sequence[TensorType | None],
-    tracked: int | None,
-) -> Template | None:
     places = [i for i, x in enumerate(operands) if type(x) is float or type(x) is int]
     try:
         key: Any = (
@@ -190,10 +160,9 @@ def _found_by_key(
         return None
     if not places:
         return _found(key, function, operands, types, tracked, ())
-    numbers = _numbers.setdefault(key, _Numbers())
-    _numbers.move_to_end(key)
-    while len(_numbers) > LIMIT:
-        _numbers.popitem(last=False)
+    numbers = _numbers.get(key)
+    if numbers is None:
+        numbers = _numbers[key] = _Numbers()
     fixed = numbers.fixed(places, operands)
     if numbers.lifted:
         template = _found((key, fixed), function, operands, types, tracked, numbers.lifted)
@@ -211,19 +180,16 @@ def _found(
     tracked: int | None,
     lifted: tuple[int, ...],
 ) -> Template | None:
-    if key in _templates:
-        _templates.move_to_end(key)
-        return _templates[key]
-    try:
-        template = _trace(function, operands, types, tracked, lifted)
-    except _NoTemplateError:
-        template = None
-    except Exception:  # whatever it is, running the function itself will raise it
-        return None
-    _templates[key] = template
-    while len(_templates) > LIMIT:
-        _templates.popitem(last=False)
-    return template
+    found = _templates.get(key)
+    if found is None:
+        try:
+            found = _trace(function, operands, types, tracked, lifted)
+        except _NoTemplateError as refusal:
+            found = refusal.with_traceback(None)
+        except Exception:  # whatever it is, running the function itself will raise it
+            return None
+        _templates[key] = found
+    return found if isinstance(found, Template) else None
 
 
 def kept(make: Callable[..., T]) -> Callable[..., T]:
@@ -330,7 +296,7 @@ def _trace(
     types: Sequence[TensorType | None],
     tracked: int | None,
     lifted: tuple[int, ...],
-) -> Template | None:
+) -> Template:
     trace = _TemplateTrace()
     with trace:
         inputs = [
@@ -349,7 +315,7 @@ def _trace(
         outputs = tuple([_output(x, inputs, values) for x in results])
         free = len([x for x in outputs[:tracked] if not isinstance(x, Given)])
         if any(x.version for x in given):
-            return None
+            raise _NoTemplateError
         emit = trace.builder.emit
         for i, v in enumerate(values):
             if i >= free:
@@ -357,7 +323,7 @@ def _trace(
             elif v.op is None or any(v is w for w in values[:i]):
                 values[i] = emit("identity", v)
         params = [*[x._value for x in given], *[value for value, _ in trace.constants]]
-        region = trace.builder.region(params, values)
+        region = shared_region(trace.builder.region(params, values))
     constants = tuple([leaf for _, leaf in trace.constants])
     return Template(region, constants, lifted, outputs, not isinstance(made, (tuple, list)))
 

@@ -13,7 +13,7 @@ from symgrad.ir.errors import UsageError
 
 import symgrad as sg
 from symgrad import nn
-from symgrad.tensors.record import memory_of
+from symgrad.tensors.recorded import memory_of
 
 ROOM = np.random.default_rng(5).standard_normal
 

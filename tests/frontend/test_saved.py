@@ -18,7 +18,7 @@ from symgrad.ir.errors import UsageError
 
 import symgrad as sg
 from symgrad import nn
-from symgrad.tensors.record import memory_of
+from symgrad.tensors.recorded import memory_of
 from symgrad.tracing import emit
 
 ROOM = np.random.default_rng(6).standard_normal

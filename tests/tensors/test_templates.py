@@ -104,14 +104,15 @@ def test_the_default_dtype_is_looked_at() -> None:
 
 
 def test_templates_are_bounded(monkeypatch: Any) -> None:
-    monkeypatch.setattr(templates, "LIMIT", len(templates._templates) + 5)
+    limit = len(templates._templates) + 5
+    monkeypatch.setattr(templates._templates, "limit", limit)
     before = len(derivatives._adjoints)
-    monkeypatch.setattr(derivatives, "LIMIT", before)
+    monkeypatch.setattr(derivatives._adjoints, "limit", before)
     for i in range(40):
         x = torch.ones(3, requires_grad=True)
         (x * i).sum().backward()
         assert x.grad.tolist() == [i] * 3
-    assert len(templates._templates) <= templates.LIMIT
+    assert len(templates._templates) <= limit
     assert len(derivatives._adjoints) == before
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import symgrad.numpy as snp
 from symgrad.ir.errors import ShapeError, UsageError
 from symgrad.nn.faces import FitError, for_tensors
-from symgrad.tensors import Tensor
-from symgrad.tensors.apply import update_state
 from symgrad.tracer import Tracer
 from symgrad.tracing import emit
 
@@ -24,8 +22,7 @@ def _factor(momentum: float | Array, dtype: Any) -> Any:
     return momentum if isinstance(momentum, int | float) else snp.astype(momentum, dtype)
 
 
-@for_tensors("NativeBatchNormBackward0", saves=("input", "weight", "bias"))
-def normalized_batch(
+def _normalized_batch(
     input: Array,
     running_mean: Array | None,
     running_var: Array | None,
@@ -34,11 +31,12 @@ def normalized_batch(
     momentum: float | Array,
     eps: float,
 ) -> tuple[Array, Array | None, Array | None]:
-    """Batch normalisation by the batch's own statistics, as a pure function.
+    """Batch normalisation by the batch's own statistics.
 
     Returns ``(y, new_running_mean, new_running_var)``: the running statistics move by
     ``momentum`` towards the batch's mean and unbiased variance.
     """
+    check_batch(input.shape)
     axes = tuple(a for a in range(input.ndim) if a != 1)
     count = math.prod(input.shape[a] for a in axes)
     mean, variance = emit("moments", input, axes=axes)
@@ -49,6 +47,15 @@ def normalized_batch(
     unbiased = variance * (count / (count - 1))
     new_mean = (1 - share) * running_mean + share * mean
     return y, new_mean, (1 - share) * running_var + share * unbiased
+
+
+_READ = ("input", "weight", "bias")
+normalized_batch = for_tensors("NativeBatchNormBackward0", saves=_READ)(_normalized_batch)
+"""``_normalized_batch`` as a pure function."""
+updating_batch = for_tensors(
+    "NativeBatchNormBackward0", saves=_READ, state=("running_mean", "running_var")
+)(_normalized_batch)
+"""``_normalized_batch`` whose running statistics, if they are tensors, take over the new ones."""
 
 
 @for_tensors("NativeBatchNormBackward0")
@@ -102,16 +109,13 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise UsageError("Expected running_mean and running_var to be defined in evaluation")
         return _by_running_statistics(input, running_mean, running_var, weight, bias, eps)
-    check_batch(input.shape)
-    y, mean, variance = normalized_batch(
+    y, mean, variance = updating_batch(
         input, running_mean, running_var, weight, bias, momentum, eps
     )
     for old, new in ((running_mean, mean), (running_var, variance)):
-        if isinstance(old, Tensor) and new is not None:
-            update_state(old, new)
-        elif isinstance(old, Tracer):
+        if isinstance(old, Tracer):
             old.assign(new, "batch_norm")
-        elif old is not None:
+        elif old is not None and old is not new:
             old[...] = new
     return y
 

@@ -10,7 +10,7 @@ import numpy as np
 from symgrad.nn import functional as F
 from symgrad.nn import init
 from symgrad.nn.faces import known_array
-from symgrad.nn.functions.normalization import check_batch, normalized_batch
+from symgrad.nn.functions.normalization import normalized_batch, updating_batch
 from symgrad.nn.module import Module
 from symgrad.nn.parameter import Parameter
 from symgrad.nn.pure import is_lent
@@ -64,16 +64,16 @@ class _BatchNorm(Module):
             return F.batch_norm(
                 input, mean, variance, self.weight, self.bias, False, 0.0, self.eps
             )
-        check_batch(input.shape)
         if not (self.training and self.track_running_stats):
             mean = variance = None
         momentum = self._momentum() if mean is not None else 0.0
-        y, new_mean, new_variance = normalized_batch(
+        normalize = normalized_batch if is_lent() else updating_batch
+        y, new_mean, new_variance = normalize(
             input, mean, variance, self.weight, self.bias, momentum, self.eps
         )
-        if mean is not None:
-            self._store("running_mean", new_mean)
-            self._store("running_var", new_variance)
+        if new_mean is not mean:
+            self._buffers["running_mean"] = new_mean
+            self._buffers["running_var"] = new_variance
         return y
 
     def _momentum(self) -> Any:
@@ -82,19 +82,14 @@ class _BatchNorm(Module):
         if counter is not None:
             known = known_array(counter) if isinstance(counter, Tensor) else None
             if known is not None and not is_lent():
-                counter._set_array(np.asarray(known + 1))  # counting needs no program
+                counter._set_array(np.array(int(known) + 1, known.dtype))  # without a program
+            elif isinstance(counter, Tensor) and not is_lent():
+                update_state(counter, (counter + 1)._value())
             else:
-                self._store("num_batches_tracked", counter + 1)
+                self._buffers["num_batches_tracked"] = counter + 1
         if self.momentum is not None:
             return self.momentum
         return 1 / self.num_batches_tracked if counter is not None else 0.0
-
-    def _store(self, name: str, new: Array) -> None:
-        old = self._buffers[name]
-        if isinstance(old, Tensor) and not is_lent():
-            update_state(old, new)
-        else:
-            self._buffers[name] = new
 
     def extra_repr(self) -> str:
         """All options."""

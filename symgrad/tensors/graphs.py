@@ -1,0 +1,132 @@
+"""Recorded graphs: their ops in order, with numbers that tell equal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from symgrad.ir import Builder, Func, Value
+from symgrad.ir.builder import inline
+from symgrad.ir.graph import Op
+from symgrad.tensors.recorded import PendingOp, Result, is_known
+
+
+class Recording:
+    """Recorded ops in order, the values they start from, and a number for every value.
+
+    Results of the ops are numbered 0, 1, ... in order, inputs -1, -2, ... in the order in
+    which they are used.  Two recordings whose ``key`` is equal compute the same of the values
+    with the same numbers.
+    """
+
+    def __init__(
+        self,
+        ops: Iterable[PendingOp],
+        also: Sequence[Value] = (),
+        is_input: Callable[[Value], bool] | None = None,
+    ) -> None:
+        """``also`` are values to number though no op may use them; what ``ops`` make, unless
+        ``is_input`` says otherwise, is no input."""
+        self.ops = sorted(ops, key=_seq)
+        self.inputs: list[Value] = []
+        self.results: dict[int, Value] = {}
+        """Those results that somebody holds, by number."""
+        self._inputs: dict[int, int] = {}
+        self._first: dict[int, int] = {}
+        """The number of an op's first result, by the op's own number."""
+        lines: list[Any] = []
+        count = 0
+        for op in self.ops:
+            lines.append(op.region)
+            lines += self._seen(op.operands, is_input)
+            self._first[op.seq] = count
+            count += len(op.region.results)
+        self._seen(also, is_input)
+        self.key = tuple([v.type for v in self.inputs]), tuple(lines)
+
+    def _seen(
+        self, values: Sequence[Value], is_input: Callable[[Value], bool] | None
+    ) -> list[int]:
+        """Numbers of values, which are inputs unless an op seen before makes them."""
+        numbers = []
+        for value in values:
+            first = None if value.op is None else self._first.get(value.op.seq)
+            if first is None or (is_input is not None and is_input(value)):
+                number = self._inputs.get(id(value))
+                if number is None:
+                    self.inputs.append(value)
+                    number = self._inputs[id(value)] = -len(self.inputs)
+            else:
+                number = first + value.index
+                self.results[number] = value
+            numbers.append(number)
+        return numbers
+
+    @classmethod
+    def behind(cls, results: Sequence[Value]) -> Recording:
+        """The pending ops that lead from known values to ``results``."""
+        return cls(ancestors(results), is_input=is_known)
+
+    def number(self, value: Value) -> int:
+        """The number of a value."""
+        known = self._inputs.get(id(value))
+        return self._first[value.op.seq] + value.index if known is None else known  # type: ignore[union-attr]
+
+    def numbered(self, values: Iterable[Value]) -> tuple[int, ...]:
+        """The numbers of values."""
+        return tuple(map(self.number, values))
+
+    def value(self, number: int) -> Value:
+        """The value with a number; a result that nobody holds is made anew."""
+        if number < 0:
+            return self.inputs[~number]
+        if number not in self.results:
+            op = next(op for op in reversed(self.ops) if self._first[op.seq] <= number)
+            index = number - self._first[op.seq]
+            self.results[number] = Result(op.region.results[index].type, op, index)
+        return self.results[number]
+
+    def splice(
+        self, builder: Builder, inputs: Iterable[Value], distinct: Collection[int] = ()
+    ) -> dict[int, Value]:
+        """Emits all ops on other inputs; returns inputs and results by number.
+
+        Results numbered in ``distinct`` get a name of their own, which a derivative can be
+        taken by.
+        """
+        values = {-i: value for i, value in enumerate(inputs, 1)}
+        for op in self.ops:
+            made = inline(builder, op.region, [values[self.number(v)] for v in op.operands])
+            for number, new in enumerate(made, self._first[op.seq]):
+                values[number] = builder.emit("identity", new) if number in distinct else new
+        return values
+
+    def function(self, results: Sequence[Value]) -> Func:
+        """The recording as a function of its inputs: here ops fold and are shared."""
+        builder = Builder(locations=False)
+        inputs = [builder.param(v.type, f"t{i}") for i, v in enumerate(self.inputs)]
+        values = self.splice(builder, inputs)
+        return builder.build([values[n] for n in self.numbered(results)], "tensors")
+
+
+def ancestors(
+    results: Iterable[Value], follow: Callable[[Value], bool] | None = None
+) -> list[PendingOp]:
+    """The ops that ``results`` come from, going back through values that ``follow`` admits, or
+    through those that are pending."""
+    found: dict[int, Any] = {}
+    stack: list[Any] = [v.op for v in results if v.op is not None]
+    while stack:
+        op = stack.pop()
+        if op.seq in found:
+            continue
+        found[op.seq] = op
+        if follow is None:
+            stack += [v.op for v in op.operands if v.memory is None]
+        else:
+            stack += [v.op for v in op.operands if v.op is not None and follow(v)]
+    return list(found.values())
+
+
+def _seq(op: Op) -> int:
+    return op.seq

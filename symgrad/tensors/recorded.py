@@ -1,0 +1,206 @@
+"""What the recorder makes: values, and the operations that they come from.
+
+A recorded operation is a *region*, the IR of what it computes, applied to operands.  It is
+owned by the values that need it, so the graph of a dropped tensor is freed with it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from symgrad.ir import TensorType, Value
+from symgrad.ir.graph import TAME, Op, Region
+from symgrad.ir.opdef import Array, OpDef
+from symgrad.ir.types import type_of_array
+from symgrad.tensors.bounded import Bounded
+
+ATOM_LIMIT = 4096
+"""Regions of a single op kept."""
+
+
+class Memory:
+    """The contents of a value: an array, or what a program left in a form of its own.
+
+    Never written to, but by a program that is given it to reuse.
+    """
+
+    __slots__ = ("_array", "contents")
+
+    def __init__(self, contents: Any) -> None:
+        self.contents = contents
+        """What programs are given: an array or a ``Resident``."""
+        self._array: Array | None = None
+
+    @property
+    def array(self) -> Array:
+        """The contents as an array, not to be written to."""
+        if isinstance(self.contents, np.ndarray):
+            return self.contents
+        if self._array is None:
+            self._array = self.contents.numpy()
+        return self._array
+
+    def copy(self) -> Memory:
+        """The same contents in memory of their own."""
+        return Memory(self.contents.copy())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether anything else refers to the contents."""
+        if references(self.contents) > 1:
+            return True
+        return not isinstance(self.contents, np.ndarray) and references(self.contents.memory) > 1
+
+
+def _count(x: object) -> int:
+    return sys.getrefcount(x)
+
+
+_PROBE = [object()]
+_OWN = _count(_PROBE[0]) - 1
+"""What counting adds to the count, which differs between Python's versions."""
+
+
+def references(x: object) -> int:
+    """How many variables, attributes and containers refer to an object."""
+    return sys.getrefcount(x) - _OWN
+
+
+class Recorded(Value):
+    """A value of the recorder: an array, or the result of a recorded op."""
+
+    __slots__ = ("__weakref__", "memory")
+
+    memory: Memory | None
+    """The contents, once they are known."""
+
+
+class Leaf(Recorded):
+    """A value whose contents are known and that comes from nowhere."""
+
+    __slots__ = ()
+
+    memory: Memory
+    op = None
+    index = 0
+    name = ""
+    facts = TAME
+
+    def __init__(self, contents: Memory | Array, type: TensorType | None = None) -> None:
+        memory = contents if isinstance(contents, Memory) else Memory(contents)
+        self.type = type or type_of_array(memory.array)
+        self.memory = memory
+
+
+class Result(Recorded):
+    """A result of a recorded op."""
+
+    __slots__ = ()
+
+    op: PendingOp
+    name = ""
+    facts = 0
+
+    def __init__(self, type: TensorType, op: PendingOp, index: int) -> None:
+        self.type = type
+        self.op = op
+        self.index = index
+        self.memory = None
+
+
+def memory_of(value: Value) -> Memory | None:
+    """The contents of a value of the recorder, if it has been computed."""
+    return value.memory  # type: ignore[attr-defined, no-any-return]
+
+
+def is_known(value: Value) -> bool:
+    """Whether a value of the recorder has been computed."""
+    return value.memory is not None  # type: ignore[attr-defined]
+
+
+CALL = OpDef("call", lambda *operands, region: tuple(v.type for v in region.results))
+"""What a recorded op is called that has several ops in its region.
+
+It is not in the table of ops, for no function that is built has one.
+"""
+
+
+class PendingOp(Op):
+    """A recorded op: a region applied to operands.
+
+    Values hold the op that makes them.  The op does not hold them: without cycles a graph
+    is gone, and the arrays it started from are free, when the last tensor lets go of it.
+    ``results`` is empty, therefore, except while a sweep passes through the op.
+    """
+
+    __slots__ = ("depth", "region")
+
+    def __init__(self, region: Region, operands: tuple[Value, ...], seq: int) -> None:
+        self.region, self.operands, self.seq = region, operands, seq
+        self.results, self.loc = (), None
+        depth = 0
+        value: Any
+        for value in operands:
+            if value.memory is None and value.op.depth > depth:
+                depth = value.op.depth
+        self.depth = depth + 1
+
+    @property
+    def opdef(self) -> OpDef:  # type: ignore[override]
+        """That of the only op in the region, or ``CALL``."""
+        ops = self.region.ops
+        return ops[0].opdef if len(ops) == 1 else CALL
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Name of the op definition."""
+        return self.opdef.name
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """Attributes of the only op in the region."""
+        return self.region.ops[0].attrs if len(self.region.ops) == 1 else {}
+
+    @property
+    def regions(self) -> tuple[Region, ...]:  # type: ignore[override]
+        """Regions of the only op in the region, or the region itself."""
+        return self.region.ops[0].regions if len(self.region.ops) == 1 else (self.region,)
+
+
+_atoms: Bounded[Region] = Bounded(ATOM_LIMIT)
+"""Regions of a single op."""
+
+
+def atom(
+    opdef: OpDef,
+    operands: Sequence[TensorType],
+    attrs: Mapping[str, Any],
+    regions: tuple[Region, ...] = (),
+    types: tuple[TensorType, ...] | None = None,
+) -> Region:
+    """The region of one op on operands of given types; there is one for all that are alike."""
+    # The repr of a constant tells 0.0 from -0.0 and makes nan equal to itself.
+    value = repr(attrs["value"]) if opdef.name == "constant" else None
+    rest = attrs["type"] if value else tuple(attrs.values())
+    key = opdef.name, value, rest, regions, tuple(operands)
+    known = _atoms.get(key)
+    if known is None:
+        if types is None:
+            types = opdef.result_types(operands, attrs, regions[0] if regions else None)
+        params = tuple([Value(t) for t in operands])
+        op = Op(opdef, params, attrs, types, regions=regions)
+        known = _atoms[key] = Region(params, (op,), op.results)
+    return known
+
+
+def shared_region(region: Region) -> Region:
+    """The one region for all operations of a single op that are alike, or ``region`` itself."""
+    (only,) = region.ops if len(region.ops) == 1 else (None,)
+    if only is None or only.operands != region.params or only.results != region.results:
+        return region
+    types = tuple(v.type for v in only.results)
+    return atom(only.opdef, [v.type for v in only.operands], only.attrs, only.regions, types)
