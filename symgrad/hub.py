@@ -14,6 +14,7 @@ torch's cache (``TORCH_HOME``, ``XDG_CACHE_HOME``, else ``~/.cache/torch``) is o
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import warnings
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from symgrad.io import load, state_dict
-from symgrad.io.download import HubError, download, sha256
+from symgrad.io.errors import HubError
 
 __all__ = [
     "HubError",
@@ -102,7 +103,7 @@ def load_state_dict_from_url(
             return state_dict(load(path))
     try:
         print(f'Downloading: "{url}" to {paths[-1]}', flush=True)
-        download(url, paths[-1], prefix, progress=progress)
+        _download(url, paths[-1], prefix, progress=progress)
     except HubError as error:
         raise HubError(f"{error}. {_remedy(name, paths)}") from error.__cause__
     return state_dict(load(paths[-1]))
@@ -112,7 +113,7 @@ def download_url_to_file(
     url: str, dst: str | os.PathLike[str], hash_prefix: str | None = None, progress: bool = True
 ) -> None:
     """Downloads a file, or the rest of it, to the path ``dst``; see ``symgrad.io.download``."""
-    download(url, Path(dst).expanduser(), hash_prefix or "", progress=progress)
+    _download(url, Path(dst).expanduser(), hash_prefix or "", progress=progress)
 
 
 def _verifies() -> bool:
@@ -121,7 +122,7 @@ def _verifies() -> bool:
 
 def _is_whole(path: Path, prefix: str, *, delete: bool) -> bool:
     """Whether a cached file has the sha256 of its name; warns of others, and may delete them."""
-    digest = sha256(path) if prefix else ""
+    digest = _sha256(path) if prefix else ""
     if digest.startswith(prefix):
         return True
     warnings.warn(
@@ -142,3 +143,14 @@ def _remedy(name: str, paths: list[Path]) -> str:
         f"model.load_state_dict(symgrad.load('path/to/{name}')). SYMGRAD_HUB_URL names another "
         "place to download from"
     )
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(url: str, path: Path, prefix: str, *, progress: bool) -> None:
+    from symgrad.io.download import download  # with urllib, http, email and ssl
+
+    download(url, path, prefix, progress=progress)

@@ -18,7 +18,7 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
-from symgrad.io.errors import WeightsError
+from symgrad.io.errors import HubError
 
 CHUNK = 1 << 17
 TIMEOUT = 30.0
@@ -28,16 +28,6 @@ ATTEMPTS = 4
 
 Advance = Callable[[int], Any]
 """Told how many bytes there are by now."""
-
-
-class HubError(WeightsError):
-    """A file of trained weights that is in no cache and cannot be downloaded."""
-
-
-def sha256(path: Path) -> str:
-    """The hex digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, path: Path, prefix: str = "", *, progress: bool = True) -> None:

@@ -40,3 +40,7 @@ class FileError(SymgradError):
 
 class WeightsError(FileError):
     """A file of weights that cannot be read or written."""
+
+
+class HubError(WeightsError):
+    """A file of trained weights that is in no cache and cannot be downloaded."""

@@ -15,9 +15,10 @@ from symgrad.tensors.axes import one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, binary, declared
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.joining import cat
+from symgrad.tensors.parts import narrow
 from symgrad.tensors.plans import OTHERS
 from symgrad.tensors.reductions import mean, sum, vector_norm
-from symgrad.tensors.shapes import narrow, unsqueeze
+from symgrad.tensors.shapes import unsqueeze
 from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 

@@ -14,9 +14,10 @@ from symgrad.tensors.apply import NOTHING, apply, write
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.elementwise import broadcast_shape, cast, declared, is_number
 from symgrad.tensors.handle import Tensor
+from symgrad.tensors.parts import element
 from symgrad.tensors.positions import along, flat
 from symgrad.tensors.recorded import is_known
-from symgrad.tensors.shapes import element, viewed
+from symgrad.tensors.shapes import viewed
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import stage
 

@@ -15,7 +15,8 @@ from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.axes import many_axes, one_axis, sizes_of
 from symgrad.tensors.elementwise import FUNCTIONS, cast, declared, enter
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.shapes import diagonal, expand, flatten, unsqueeze
+from symgrad.tensors.parts import diagonal
+from symgrad.tensors.shapes import expand, flatten, unsqueeze
 from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 

@@ -19,9 +19,9 @@ from symgrad.tensors.axes import many_axes, one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, cast, declared
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.joining import to, vander
+from symgrad.tensors.parts import diagonal
 from symgrad.tensors.products import cross, matmul, multi_dot
 from symgrad.tensors.reductions import norm, returned, sum
-from symgrad.tensors.shapes import diagonal
 from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 

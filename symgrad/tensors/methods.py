@@ -16,6 +16,7 @@ from symgrad.tensors import (  # noqa: F401  (all enter their functions)
     layout,
     linalg,
     order,
+    parts,
     products,
     random,
     reductions,
