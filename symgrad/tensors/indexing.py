@@ -40,7 +40,7 @@ def _key(input: Tensor, key: Any) -> tuple[Any, list[Any], bool]:
             number = array.ndim == 0 and array.dtype.kind in "iu"
             if not number and array.dtype.kind not in "biu":
                 raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
-            plain.append(int(array) if number else array)
+            plain.append(array if array.ndim or array.dtype.kind not in "biu" else array.item())
             basic = basic and number
         elif isinstance(item, (list, np.ndarray)):
             plain.append(np.asarray([int(x) if isinstance(x, Tensor) else x for x in item]
@@ -141,8 +141,13 @@ def getitem(input: Tensor, key: Any) -> Tensor:
 
 def setitem(input: Tensor, key: Any, value: Any) -> None:
     """``input[key] = value``"""
-    plain, _, _ = _key(input, key)
+    plain, items, _ = _key(input, key)
     operands = (input, value) if isinstance(value, Tensor) else (input,)
+    if len(items) == 1 and isinstance(items[0], bool):  # a mask of a new axis, of size 1
+        if not items[0]:
+            input._check_writable(isinstance(value, Tensor) and value.requires_grad)
+            return
+        plain = ()
 
     def compute(x: Tracer, *new: Tracer) -> Any:
         stored = cast(new[0], x.dtype) if new else value

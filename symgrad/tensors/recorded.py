@@ -151,9 +151,8 @@ class PendingOp(Op):
 
     @property
     def opdef(self) -> OpDef:  # type: ignore[override]
-        """That of the only op in the region, or ``CALL``."""
-        ops = self.region.ops
-        return ops[0].opdef if len(ops) == 1 else CALL
+        """That of the only op of an atom, else ``CALL``."""
+        return self.region.ops[0].opdef if isinstance(self.region, Atom) else CALL
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -162,17 +161,22 @@ class PendingOp(Op):
 
     @property
     def attrs(self) -> Mapping[str, Any]:  # type: ignore[override]
-        """Attributes of the only op in the region."""
-        return self.region.ops[0].attrs if len(self.region.ops) == 1 else {}
+        """Attributes of the only op of an atom."""
+        return self.region.ops[0].attrs if isinstance(self.region, Atom) else {}
 
     @property
     def regions(self) -> tuple[Region, ...]:  # type: ignore[override]
-        """Regions of the only op in the region, or the region itself."""
-        return self.region.ops[0].regions if len(self.region.ops) == 1 else (self.region,)
+        """Regions of the only op of an atom, else the region itself."""
+        return self.region.ops[0].regions if isinstance(self.region, Atom) else (self.region,)
 
 
-_atoms: Bounded[Region] = Bounded(ATOM_LIMIT)
-"""Regions of a single op."""
+_atoms: Bounded[Atom] = Bounded(ATOM_LIMIT)
+
+
+class Atom(Region):
+    """A region of a single op, on its parameters and with its results as they are."""
+
+    __slots__ = ()
 
 
 def atom(
@@ -193,7 +197,7 @@ def atom(
             types = opdef.result_types(operands, attrs, regions[0] if regions else None)
         params = tuple([Value(t) for t in operands])
         op = Op(opdef, params, attrs, types, regions=regions)
-        known = _atoms[key] = Region(params, (op,), op.results)
+        known = _atoms[key] = Atom(params, (op,), op.results)
     return known
 
 
