@@ -43,8 +43,9 @@ def _key(input: Tensor, key: Any) -> tuple[Any, list[Any], bool]:
             plain.append(array if array.ndim or array.dtype.kind not in "biu" else array.item())
             basic = basic and number
         elif isinstance(item, (list, np.ndarray)):
-            plain.append(np.asarray([int(x) if isinstance(x, Tensor) else x for x in item]
-                                    if isinstance(item, list) and item else item))  # fmt: skip
+            array = np.asarray([int(x) if isinstance(x, Tensor) else x for x in item]
+                               if isinstance(item, list) and item else item)  # fmt: skip
+            plain.append(array if array.ndim or array.dtype != bool else bool(array))
             basic = False
         elif isinstance(item, (bool, np.bool_)):
             plain.append(bool(item))

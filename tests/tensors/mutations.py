@@ -18,7 +18,8 @@ y.fill_(2.0); z.add_(1); z.zero_() if z.ndim == 0 else z[0].zero_(); y.t()[0].ad
 y.unsqueeze(0)[0].add_(1); y.exp_(); y.index_fill_(0, torch.tensor([0]), 1.0)
 y.masked_fill_(y > 1, 0.5); y.clamp_(0, 1); x.data.add_(1); x.detach().add_(1)
 x.detach().numpy().__setitem__(0, 7.0); np.from_dlpack(x.detach()).__len__(); x.data[0] = 4.0
-opt(x); pass_through(y)
+opt(x); pass_through(y); np.from_dlpack(x.detach()).__setitem__(0, 7.0)
+torch.from_dlpack(x.detach()).add_(1)
 """
 
 

@@ -17,7 +17,13 @@ import mutations
 RECORDED = json.loads(
     (Path(__file__).parents[1] / "data" / "tensor_mutations.json").read_text()
 )
-UNSEEN = {"x.data.add_(1)", "x.detach().numpy().__setitem__(0, 7.0)", "x.data[0] = 4.0"}
+UNSEEN = {
+    "x.data.add_(1)",
+    "x.detach().numpy().__setitem__(0, 7.0)",
+    "x.data[0] = 4.0",
+    "np.from_dlpack(x.detach()).__setitem__(0, 7.0)",
+    "torch.from_dlpack(x.detach()).add_(1)",
+}
 """Changes of a leaf that PyTorch does not see: there its gradient mixes old and new values."""
 RESULT = {"z.add_(1)", "z.zero_() if z.ndim == 0 else z[0].zero_()"}
 """Changes of a result that PyTorch's derivative reads; ours reads the operands, as they were."""
@@ -63,3 +69,20 @@ def test_a_changed_result_leaves_the_derivative_right(
     others = np.array([x[1] * x[2], x[0] * x[2], x[0] * x[1]])
     got = mutations.outcome(torch, np, "y.prod()", road)
     np.testing.assert_allclose(got, others if road == "z.add_(1)" else 0 * others)
+
+
+@pytest.mark.parametrize("foreign", ["array", "tensor"])
+def test_memory_lent_by_dlpack_is_written_and_read_both_ways(foreign: str) -> None:
+    x = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
+    lent = (np if foreign == "array" else torch).from_dlpack(x.detach())
+    for _ in range(2):
+        y = x / x.detach()
+        lent[1] = lent[1] * 2
+        assert (x * 1).tolist() == x.tolist() == lent.tolist()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
+    with torch.no_grad():
+        x.mul_(10)
+    assert lent.tolist() == [10, 80, 40]
+    (x * x).sum().backward()
+    assert x.grad.tolist() == [20, 160, 80]
