@@ -30,8 +30,9 @@ SUM_RUN = 256
 """Additions into one float accumulator before it moves to the next level."""
 LARGE_BODY = 64
 """Operation cost from which on a body's code counts more than a mask."""
-INLINE_MATH = 16
-"""Transcendental operations that are inlined in one body; more of them are called."""
+INLINE_MATH = 8
+"""Transcendental operations that are inlined in one body of vectors, and twice as many in one
+of scalars, whose code is shorter; where there are more, all are called."""
 _BALANCED = 0.9
 _COSTS = {"div": 4, "sqrt": 4, "rsqrt": 6, **dict.fromkeys(("rem", "fmod", "floor_div"), 8)}
 _CHEAP_MATH = frozenset(("round", "floor", "ceil", "trunc"))
@@ -282,7 +283,7 @@ def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
     lanes = _fit(dims[vector].extent, full, target)
     tiles = (_tile_dim(spec, dims, vector, n, lanes) for n in range(len(offsets)))
     tile = next((t for t in tiles if t is not None), None)
-    outline = sum(map(_is_math, spec.body.ops)) > INLINE_MATH
+    outline = sum(map(_is_math, spec.body.ops)) > INLINE_MATH * (1 if lanes > 1 else 2)
     if tile is None:
         lanes = _fit(dims[vector].extent, full * _widening(spec, target, outline), target)
     unroll = _unrolling(spec, dims, vector, lanes, tile, target)
