@@ -12,6 +12,7 @@ import os
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -277,7 +278,8 @@ class Function:
             key = spec, tuple([signature(x) for x in leaves]), fixed
         for program in self._programs.get(key, ()):
             if program.holds():
-                self._programs.move_to_end(key)
+                with suppress(KeyError):  # another thread made this function forget meanwhile
+                    self._programs.move_to_end(key)
                 return program, leaves
         program = self._compile(key, leaves, args, kwargs)
         if leaves is args:
@@ -302,8 +304,9 @@ class Function:
         donated = self._donated_leaves(args)
         program = Program(traced, surroundings, leaves, donated, self.conv_precision)
         self._programs[key] = [program, *self._programs.get(key, ())][:MAX_VARIANTS]
-        while len(self._programs) > MAX_PROGRAMS:
-            self._programs.popitem(last=False)
+        with suppress(KeyError):  # as above
+            while len(self._programs) > MAX_PROGRAMS:
+                self._programs.popitem(last=False)
         return program
 
     def _donated_leaves(self, args: tuple[Any, ...]) -> list[int]:
