@@ -14,6 +14,7 @@ import symgrad as sg
 import symgrad.models
 import symgrad.nn.functional
 import symgrad.optim
+import symgrad.tree
 from symgrad.tracing import emit
 
 Array = np.ndarray[Any, Any]
