@@ -224,9 +224,7 @@ def nested() -> Call:
     """Value and gradient of sin(sin(...(x))), from NumPy to NumPy."""
 
     def sines(x: Array) -> Array:
-        for _ in range(cases.NESTED_DEPTH):
-            x = jnp.sin(x)
-        return x
+        return science.nested_sines(x, cases.NESTED_DEPTH, jnp.sin)
 
     return _from_numpy(sines, cases.NESTED_INPUT)
 
@@ -241,10 +239,7 @@ def unrolled(n: int) -> Call:
     x, coefficients = cases.unrolled_inputs(n)
 
     def chain(x: Array) -> Array:
-        y = jnp.zeros_like(x)
-        for c in coefficients:
-            y = jnp.sin(x * c + y)
-        return y.sum()
+        return science.chain_of_sines(x, coefficients, jnp)
 
     return _gradient(chain, x)
 
@@ -252,13 +247,8 @@ def unrolled(n: int) -> Call:
 def greeks(dtype: str) -> Call:
     """The price of each call option, and its derivatives by all five inputs."""
 
-    def normal(x: Array) -> Array:
-        return 0.5 * lax.erfc(x * -(0.5**0.5))
-
     def price(s: Array, k: Array, t: Array, r: Array, v: Array) -> Array:
-        width = v * jnp.sqrt(t)
-        d = (jnp.log(s / k) + (r + 0.5 * v * v) * t) / width
-        return (s * normal(d) - k * jnp.exp(-r * t) * normal(d - width)).sum()
+        return science.option_prices(s, k, t, r, v, jnp, lax.erfc)
 
     return _gradient(price, *cases.option_inputs(dtype))
 

@@ -191,9 +191,7 @@ def nested(into: bool = False) -> Call:
     """Value and gradient of sin(sin(...(x)))."""
 
     def sines(x: Array) -> Array:
-        for _ in range(cases.NESTED_DEPTH):
-            x = np.sin(x)
-        return x
+        return science.nested_sines(x, cases.NESTED_DEPTH, np.sin)
 
     return _small(sines, np.array(cases.NESTED_INPUT), into)
 
@@ -211,10 +209,7 @@ def unrolled(n: int) -> Call:
     x, coefficients = cases.unrolled_inputs(n)
 
     def chain(x: Array) -> Array:
-        y = np.zeros_like(x)
-        for c in coefficients:
-            y = np.sin(x * c + y)
-        return y.sum()
+        return science.chain_of_sines(x, coefficients, np)
 
     f = sg.value_and_grad(chain)
     return lambda: f(x)
@@ -224,13 +219,8 @@ def greeks(dtype: str) -> Call:
     """The price of each call option, and its derivatives by all five inputs."""
     inputs = cases.option_inputs(dtype)
 
-    def normal(x: Array) -> Array:
-        return 0.5 * emit("erfc", x * -(0.5**0.5))
-
     def price(s: Array, k: Array, t: Array, r: Array, v: Array) -> Array:
-        width = v * np.sqrt(t)
-        d = (np.log(s / k) + (r + 0.5 * v * v) * t) / width
-        return (s * normal(d) - k * np.exp(-r * t) * normal(d - width)).sum()
+        return science.option_prices(s, k, t, r, v, np, partial(emit, "erfc"))
 
     f = sg.value_and_grad(price, argnums=(0, 1, 2, 3, 4))
     return lambda: f(*inputs)

@@ -147,9 +147,7 @@ def nested() -> Call:
     """Value and gradient of sin(sin(...(x)))."""
 
     def sines(x: Tensor) -> Tensor:
-        for _ in range(cases.NESTED_DEPTH):
-            x = torch.sin(x)
-        return x
+        return science.nested_sines(x, cases.NESTED_DEPTH, torch.sin)
 
     return _gradient(sines, torch.tensor(cases.NESTED_INPUT, dtype=torch.float64))
 
@@ -159,10 +157,7 @@ def unrolled(n: int) -> Call:
     x, coefficients = cases.unrolled_inputs(n)
 
     def chain(x: Tensor) -> Tensor:
-        y = torch.zeros_like(x)
-        for c in coefficients:
-            y = torch.sin(x * c + y)
-        return y.sum()
+        return science.chain_of_sines(x, coefficients, torch)
 
     return _gradient(chain, x)
 
@@ -170,13 +165,8 @@ def unrolled(n: int) -> Call:
 def greeks(dtype: str) -> Call:
     """The price of each call option, and its derivatives by all five inputs."""
 
-    def normal(x: Tensor) -> Tensor:
-        return 0.5 * torch.erfc(x * -(0.5**0.5))
-
     def price(s: Tensor, k: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
-        width = v * torch.sqrt(t)
-        d = (torch.log(s / k) + (r + 0.5 * v * v) * t) / width
-        return (s * normal(d) - k * torch.exp(-r * t) * normal(d - width)).sum()
+        return science.option_prices(s, k, t, r, v, torch, torch.erfc)
 
     return _gradient(price, *cases.option_inputs(dtype))
 

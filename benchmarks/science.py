@@ -16,6 +16,41 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+# --------------------------------------------------------------------- small formulas --
+
+
+def nested_sines(x: Any, depth: int, sin: Callable[[Any], Any]) -> Any:
+    """sin(sin(...(x)))"""
+    for _ in range(depth):
+        x = sin(x)
+    return x
+
+
+def chain_of_sines(x: Any, coefficients: Sequence[float], m: Any) -> Any:
+    """The sum of ``y`` after ``y = sin(x c + y)`` for each coefficient; ``m`` has ``sin``."""
+    y = m.zeros_like(x)
+    for c in coefficients:
+        y = m.sin(x * c + y)
+    return y.sum()
+
+
+def option_prices(
+    s: Any, k: Any, t: Any, r: Any, v: Any, m: Any, erfc: Callable[[Any], Any]
+) -> Any:  # fmt: skip
+    """The sum of what call options cost by Black and Scholes.
+
+    Spot and strike price, years to go, interest rate and volatility of each; ``m`` has ``exp``,
+    ``log`` and ``sqrt``.
+    """
+
+    def normal(x: Any) -> Any:
+        return 0.5 * erfc(x * -(0.5**0.5))
+
+    width = v * m.sqrt(t)
+    d = (m.log(s / k) + (r + 0.5 * v * v) * t) / width
+    return (s * normal(d) - k * m.exp(-r * t) * normal(d - width)).sum()
+
+
 # ------------------------------------------------------------------ Gaussian mixture --
 
 
