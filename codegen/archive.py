@@ -1,23 +1,20 @@
 """A program with its machine code as bytes, for files: no compiler is needed to run it again.
 
-In front of a JSON header lies its length; behind it, one after the other, the program's
-image (``codegen.image``) and the object file of every kernel.  The code is for one target
-and for the runtime of one version of the compiler: the header names both.
+Its parts (``codegen.parts``) are the program's image (``codegen.image``) and the object file of
+every kernel.  The code is for one target and for the runtime of one version of the compiler:
+the header names both.
 """
 
 from __future__ import annotations
 
-import json
 from typing import NoReturn
 
-from symgrad.codegen import programs
+from symgrad.codegen import parts, programs
 from symgrad.codegen.executable import Executable
 from symgrad.codegen.image import Image
 from symgrad.codegen.jit import load_objects, objects_of, stored_objects
 from symgrad.codegen.target import Target
 from symgrad.ir.errors import UsageError
-
-_LENGTH_BYTES = 8
 
 
 def pack(executable: Executable) -> bytes:
@@ -35,15 +32,12 @@ def pack(executable: Executable) -> bytes:
                 f"{image.name} cannot be saved"
             )
         objects = objects_of(lowered.modules, lowered.target)
-    parts = [image.to_bytes(), *objects.values()]
     header = {
         "target": repr(Target.host()),
         "compiler": programs.compiler(),
         "kernels": list(objects),
-        "sizes": list(map(len, parts)),
     }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *parts])
+    return parts.join(header, [image.to_bytes(), *objects.values()])
 
 
 def unpack(blob: bytes) -> Executable:
@@ -51,8 +45,7 @@ def unpack(blob: bytes) -> Executable:
 
     Raises ``UsageError`` where it was made for another machine or by another compiler.
     """
-    start = _LENGTH_BYTES + int.from_bytes(blob[:_LENGTH_BYTES], "little")
-    header = json.loads(blob[_LENGTH_BYTES:start])
+    header, (image, *objects) = parts.split(blob)
     target = Target.host()
     if header["target"] != repr(target):
         raise UsageError(
@@ -64,11 +57,6 @@ def unpack(blob: bytes) -> Executable:
             "the program was compiled by another version of symgrad or LLVM, whose machine code "
             "this one cannot run; compile the function with this version and save it again"
         )
-    parts = []
-    for size in header["sizes"]:
-        parts.append(blob[start : start + size])
-        start += size
-    image, *objects = parts
     addresses = load_objects(dict(zip(header["kernels"], objects, strict=True)), target)
     return Executable(Image.from_bytes(image), addresses, _not_here)
 

@@ -1,18 +1,18 @@
 """A program as data: everything a run needs but the machine code, as bytes and back.
 
-An ``Image`` names its kernels by the symbols of their machine code.  Written to disk it is
-JSON behind its length, then the constants' bytes; the objects lie in a cache of their own,
-so that programs share kernels there as well.
+An ``Image`` names its kernels by the symbols of their machine code.  Written to disk its
+parts (``codegen.parts``) are the constants; the objects lie in a cache of their own, so that
+programs share kernels there as well.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from symgrad.codegen import parts
 from symgrad.codegen.plan import barriers
 from symgrad.codegen.runtime.program import ARENA, Step
 from symgrad.codegen.runtime.resident import Form
@@ -21,8 +21,6 @@ from symgrad.ir.types import TensorType, parse_type
 if TYPE_CHECKING:
     from symgrad.codegen.lowering.scope import Call
     from symgrad.codegen.storage import Buffer
-
-_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +63,16 @@ class Image:
             "homes": list(self.homes.items()),
             "forms": [form and form.describe() for form in self.forms],
         }
-        text = json.dumps(header, separators=(",", ":")).encode()
-        data = b"".join(a.tobytes() for a in self.constants)
-        return len(text).to_bytes(_LENGTH_BYTES, "little") + text + data
+        return parts.join(header, [a.tobytes() for a in self.constants])
 
     @staticmethod
     def from_bytes(blob: bytes) -> Image:
         """The image that ``to_bytes`` wrote."""
-        at = _LENGTH_BYTES + int.from_bytes(blob[:_LENGTH_BYTES], "little")
-        header = json.loads(blob[_LENGTH_BYTES:at])
-        constants = []
-        for dtype, shape in header["constants"]:
-            array = np.frombuffer(blob, dtype, int(np.prod(shape)), at).reshape(shape)
-            constants.append(array.copy())  # aligned, whatever lies before it in the blob
-            at += array.nbytes
+        header, data = parts.split(blob)
+        constants = [
+            np.frombuffer(part, dtype).reshape(shape).copy()  # aligned, and not read-only
+            for part, (dtype, shape) in zip(data, header["constants"], strict=True)
+        ]
         return Image(
             name=header["name"],
             params=tuple(map(parse_type, header["params"])),

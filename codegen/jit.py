@@ -68,13 +68,11 @@ def load_compiled(symbols: Sequence[str], target: Target) -> dict[str, int] | No
     """Addresses of functions compiled earlier, by ``symbol_of``; ``None`` unless the process
     or the object cache has them all."""
     with _lock:
-        missing = [symbol for symbol in symbols if symbol not in _addresses]
-        objects = {symbol: _objects.get(symbol) for symbol in missing}
-        found = {symbol: blob for symbol, blob in objects.items() if blob is not None}
-        if len(found) < len(missing):
+        objects = stored_objects([s for s in symbols if s not in _addresses])
+        if objects is None:
             return None
-        if found:
-            _addresses.update(_load(found, target))
+        if objects:
+            _addresses.update(_load(objects, target))
         return {symbol: _addresses[symbol] for symbol in symbols}
 
 

@@ -18,17 +18,18 @@ import ast
 import functools
 import hashlib
 import inspect
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from symgrad import tree
 from symgrad.api_leaves import leaf_type, signature
+from symgrad.api_results import Constant, Returned
 from symgrad.api_statics import Statics
+from symgrad.codegen.parts import join, split
 from symgrad.ir import Func, TensorType, parse
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 _MAGIC = b"symgrad compiled 1\n"
-_LENGTH_BYTES = 8
 _DIGEST_BYTES = 16
 _NUMBERS = {kind.__name__: kind for kind in NUMBERS}
 
@@ -66,10 +66,8 @@ def save(function: Function, path: str | os.PathLike[str]) -> None:
         "parameters": statics.parameters,
         "static": sorted(statics.numbers),
         "programs": programs,
-        "sizes": list(map(len, parts.blobs)),
     }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    content = b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *parts.blobs])
+    content = join(header, parts.blobs)
     Path(path).write_bytes(_MAGIC + _digest(content) + content)
 
 
@@ -85,12 +83,7 @@ def load_compiled(path: str | os.PathLike[str]) -> LoadedFunction:
         raise UsageError(f"load_compiled: {path} is no compiled function saved by this symgrad")
     if _digest(content) != digest:
         raise UsageError(f"load_compiled: {path} is damaged; save the function again")
-    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
-    header = json.loads(content[_LENGTH_BYTES:start])
-    parts = []
-    for size in header["sizes"]:
-        parts.append(content[start : start + size])
-        start += size
+    header, parts = split(content)
     try:
         programs = [LoadedProgram(described, parts) for described in header["programs"]]
     except UsageError as error:
@@ -132,12 +125,6 @@ class LoadedFunction:
         return f"<symgrad function {self.name}, loaded>"
 
 
-class _Constant(NamedTuple):
-    """A leaf of a result that does not depend on any array."""
-
-    value: Any
-
-
 class LoadedProgram:
     """One signature of a loaded function."""
 
@@ -150,14 +137,14 @@ class LoadedProgram:
             (where, type(value), value)
             for where, value in ((w, ast.literal_eval(text)) for w, text in described["static"])
         )
-        self._result = tree.flatten(_rebuilt(described["result"]))[1]
         self._text = parts[described["func"]].decode()
         arrays = [_array_from(type, number, parts) for type, number in described["arrays"]]
-        self._outputs = [
-            _Constant(arrays[x[0]] if isinstance(x, list) else x["value"])
+        outputs = [
+            Constant(arrays[x[0]] if isinstance(x, list) else x["value"])
             if isinstance(x, (list, dict)) else x
             for x in described["outputs"]
         ]  # fmt: skip
+        self._returned = Returned(tree.flatten(_rebuilt(described["result"]))[1], outputs)
         self._captured: list[Any] = [arrays[i] for i in described["captured"]]
         executable = unpack(parts[described["code"]])
         self._types = executable.image.params[: len(self._signature)]
@@ -194,7 +181,7 @@ class LoadedProgram:
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """Runs on the flat arguments."""
-        return self._put_together(self._run([*leaves, *self._captured]))
+        return self._returned.put_together(self._run([*leaves, *self._captured]))
 
     def fits(self, spec: tree.Spec, types: Sequence[TensorType], fixed: Any) -> bool:
         """Whether it can stand in a trace for a call with traced arguments."""
@@ -207,11 +194,7 @@ class LoadedProgram:
         ]
         operands += [trace.lift(x) for x in self._captured]
         made = inline(trace.builder, self.func, operands)
-        return self._put_together([Tracer(trace, value) for value in made])
-
-    def _put_together(self, results: Sequence[Any]) -> Any:
-        filled = [results[x] if isinstance(x, int) else x.value for x in self._outputs]
-        return tree.unflatten(self._result, filled)
+        return self._returned.put_together([Tracer(trace, value) for value in made])
 
 
 # -- a program as JSON and bytes -----------------------------------------------------------
