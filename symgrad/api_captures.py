@@ -164,8 +164,6 @@ class Environment:
                 now = read()
                 self._rebindable.append((len(self._reads) - 1, type(now), signature(now)))
         self._together = Together([*(read for read, _ in self._watched), *self._reads])
-        self._now: list[Any] | None = None
-        """The captures as ``holds`` has just read them."""
 
     @property
     def is_empty(self) -> bool:
@@ -185,25 +183,27 @@ class Environment:
 
     def arrays(self) -> list[Any]:
         """The captured arrays and tensors as they are now."""
-        now, self._now = self._now, None
-        return self._together()[len(self._watched) :] if now is None else now
+        return self._together()[len(self._watched) :]
 
-    def holds(self) -> bool:
-        """Whether the trace is still right: numbers, guarded contents, dtypes and shapes."""
+    def current(self) -> list[Any] | None:
+        """The same, unless the trace is no longer right: then ``None``.
+
+        That is for numbers, guarded contents, dtypes and shapes to say.
+        """
         found = self._together()
-        self._now = found[len(self._watched) :]
         for now, (_, value) in zip(found, self._watched, strict=False):
             if not _unchanged(now, value):
-                return False
+                return None
+        arrays = found[len(self._watched) :]
         for number, kind, known in self._rebindable:
-            now = self._now[number]
+            now = arrays[number]
             if type(now) is not kind or signature(now) != known:
-                return False
+                return None
         for ref, contents in self._guards:
             array = ref()
             if array is not None and not np.array_equal(array, contents):
-                return False
-        return True
+                return None
+        return arrays
 
 
 def _of_whole_view(array: Array, wholes: dict[_Extent, Place]) -> Callable[[], Any] | None:

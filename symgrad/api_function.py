@@ -10,9 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from symgrad.api_captures import Environment, Surroundings
 from symgrad.api_leaves import leaf_type, signature
 from symgrad.api_results import Constant, Returned, check_places, filled
 from symgrad.api_statics import Statics
+from symgrad.bounded import Bounded
 from symgrad.codegen.runtime.vectorcall import answered_natively, retire
 from symgrad.ir import Func, Value
 from symgrad.ir.collector import collector_paused
@@ -129,8 +128,7 @@ class Program:
     ) -> None:
         self.traced = traced
         self.environment = Environment(surroundings, traced.captures, traced.guards)
-        self._hidden = bool(traced.captures)
-        arguments = [*leaves, *self.environment.arrays()]
+        arguments = self.arguments_now(leaves)
         tensors = [i for i, x in enumerate(arguments) if is_tensor(x)]
         gives_tensors = any(i < len(leaves) for i in tensors)
         results = range(len(traced.func.results)) if gives_tensors else ()
@@ -150,9 +148,16 @@ class Program:
             )
         self._fixed = self.environment.is_empty
 
-    def holds(self) -> bool:
-        """Whether the surroundings are still what the program was traced in."""
-        return self._fixed or self.environment.holds()
+    def arguments_now(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        """All that the program takes: the flat arguments, and what it captured."""
+        return [*leaves, *self.environment.arrays()]
+
+    def arguments(self, leaves: Sequence[Any]) -> Sequence[Any] | None:
+        """The same; ``None`` where the surroundings are not what the program was traced in."""
+        if self._fixed:
+            return leaves
+        captured = self.environment.current()
+        return None if captured is None else [*leaves, *captured]
 
     def native_table(self, types: Sequence[type]) -> Table | None:
         """What native code needs to run the program on arguments of these types.
@@ -172,24 +177,24 @@ class Program:
         )  # fmt: skip
         return table
 
-    def __call__(self, leaves: Sequence[Any], out: Sequence[Array | None] | None = None) -> Any:
-        """Runs on the flat arguments and puts the result together.
+    def __call__(
+        self, arguments: Sequence[Any], out: Sequence[Array | None] | None = None
+    ) -> Any:
+        """Runs on what ``arguments`` gave and puts the result together.
 
         ``out`` has an array for each result of the program, or ``None``.
         """
-        if self._hidden:
-            leaves = [*leaves, *self.environment.arrays()]
-        results = self.executable(leaves) if out is None else self._into(out, leaves)
+        results = self.executable(arguments) if out is None else self._into(out, arguments)
         return self.traced.returned.put_together(results)
 
-    def _into(self, out: Sequence[Array | None], leaves: Sequence[Any]) -> Sequence[Any]:
+    def _into(self, out: Sequence[Array | None], arguments: Sequence[Any]) -> Sequence[Any]:
         """The results, in the arrays that are given for them."""
         func = self.traced.func
         check_places(func.name, out, func.result_types)
         if hasattr(self.executable, "call_table"):  # it writes to them itself
-            results: Sequence[Any] = self.executable(leaves, out)
+            results: Sequence[Any] = self.executable(arguments, out)
             return results
-        made = self.executable(leaves)
+        made = self.executable(arguments)
         if any(is_tensor(x) for x in made):
             raise UsageError(f"{func.name}: out is for arrays, but the results are tensors here")
         return filled(out, made)
@@ -231,7 +236,7 @@ class Function:
         self._statics = Statics(wrapped, static_argnums, static_argnames)
         numbers = [donate_argnums] if isinstance(donate_argnums, int) else donate_argnums
         self._donated = frozenset(numbers)
-        self._programs: OrderedDict[Any, list[Program]] = OrderedDict()
+        self._programs: Bounded[list[Program]] = Bounded(MAX_PROGRAMS)
         """Per signature the programs for different surroundings, the latest first."""
         self._native: list[Table] = []
         """What native code answers calls with, the latest program first."""
@@ -253,21 +258,21 @@ class Function:
                 )
             return self.body(*args, **kwargs)
         if not kwargs and not self._statics and out is None:
-            for program in self._programs.get(_flat_key(args), ()):
-                if program.holds():
-                    return program(args)
-        program, leaves = self._find(args, kwargs)
+            for program in self._programs.get(_flat_key(args)) or ():
+                if (arguments := program.arguments(args)) is not None:
+                    return program(arguments)
+        program, arguments = self._find(args, kwargs)
         if out is None:
-            return program(leaves)
+            return program(arguments)
         count = len(program.traced.func.results)
-        return program(leaves, program.traced.returned.places(self.name, out, count))
+        return program(arguments, program.traced.returned.places(self.name, out, count))
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles for arguments of these types, ahead of the first call; runs nothing."""
         self._find(args, kwargs)
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, Sequence[Any]]:
-        """The program for these arguments, compiled if need be, and the leaves it takes."""
+        """The program for a call, compiled if need be, and all the arguments that it takes."""
         leaves: Sequence[Any] = args
         is_flat = not kwargs and not self._statics
         if is_flat and all(map(_is_plain, args)):
@@ -276,15 +281,13 @@ class Function:
             dynamic, fixed = self._statics.split(args, kwargs)
             leaves, spec = tree.flatten(dynamic)
             key = spec, tuple([signature(x) for x in leaves]), fixed
-        for program in self._programs.get(key, ()):
-            if program.holds():
-                with suppress(KeyError):  # another thread made this function forget meanwhile
-                    self._programs.move_to_end(key)
-                return program, leaves
+        for program in self._programs.get(key) or ():
+            if (arguments := program.arguments(leaves)) is not None:
+                return program, arguments
         program = self._compile(key, leaves, args, kwargs)
         if leaves is args:
             self._answer_natively(program, [type(x) for x in args])
-        return program, leaves
+        return program, program.arguments_now(leaves)
 
     def _answer_natively(self, program: Program, types: Sequence[type]) -> None:
         """Calls that fit a program go to it without passing here, if it is one for that."""
@@ -303,10 +306,7 @@ class Function:
         traced = self.traced(*args, **kwargs)
         donated = self._donated_leaves(args)
         program = Program(traced, surroundings, leaves, donated, self.conv_precision)
-        self._programs[key] = [program, *self._programs.get(key, ())][:MAX_VARIANTS]
-        with suppress(KeyError):  # as above
-            while len(self._programs) > MAX_PROGRAMS:
-                self._programs.popitem(last=False)
+        self._programs[key] = [program, *(self._programs.get(key) or ())][:MAX_VARIANTS]
         return program
 
     def _donated_leaves(self, args: tuple[Any, ...]) -> list[int]:
@@ -411,10 +411,10 @@ class Function:
 
         The text of the result is a table; donated arguments stay as they are.
         """
-        program, leaves = self._find(args, kwargs)
+        program, arguments = self._find(args, kwargs)
         if not hasattr(program.executable, "profile"):
             raise UsageError(f"{self.name}: the interpreter has no kernels to profile")
-        found: Profile = program.executable.profile([*leaves, *program.environment.arrays()])
+        found: Profile = program.executable.profile(arguments)
         return found
 
     def stages(self, *args: Any, **kwargs: Any) -> Stages:

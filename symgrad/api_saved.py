@@ -52,8 +52,8 @@ def save(function: Function, path: str | os.PathLike[str]) -> None:
     parts = _Parts()
     programs = [
         _describe(function.name, key, variant, parts)
-        for key, variants in function._programs.items()
-        for variant in variants[:1]
+        for key in function._programs
+        for variant in (function._programs.get(key) or ())[:1]
     ]
     if not programs:
         raise UsageError(

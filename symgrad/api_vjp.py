@@ -7,7 +7,6 @@ half needs; the backward half runs once per cotangent.
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from symgrad.api_staging import (
     lifted_leaves,
     this_trace,
 )
+from symgrad.bounded import Bounded
 from symgrad.ir import Builder, Func, Op, TensorType, Value
 from symgrad.ir.adjoint import pull_back
 from symgrad.tracer import is_tensor
@@ -74,7 +74,7 @@ class _Halves:
 
     def __init__(self, f: Callback) -> None:
         self.f = f
-        self.programs: OrderedDict[Any, _Pair] = OrderedDict()
+        self.programs: Bounded[_Pair] = Bounded(MAX_PROGRAMS)
         register_owner(self)
 
     def forget(self) -> None:
@@ -87,11 +87,11 @@ class _Halves:
             return self._on_tensors(tree.unflatten(spec, [array_of(x) for x in leaves]))
         key = spec, tuple(leaf_type(x) for x in leaves)
         pair = self.programs.get(key)
-        if pair is None or not pair.environment.holds():
+        captured = None if pair is None else pair.environment.current()
+        if pair is None or captured is None:
             pair = self.programs[key] = _Pair(self.f, primals)
-            if len(self.programs) > MAX_PROGRAMS:
-                self.programs.popitem(last=False)
-        return pair.run(self.f, primals, leaves)
+            captured = pair.environment.arrays()
+        return pair.run(self.f, primals, [*leaves, *map(array_of, captured)])
 
     def _on_tensors(self, primals: tuple[Any, ...]) -> tuple[Any, Any]:
         from symgrad.tensors.compiled import as_tensor
@@ -132,10 +132,12 @@ class _Pair:
         forward, backward = _cut(traced, len(shapes))
         self.forward, self.backward = compile_func(forward), compile_func(backward)
 
-    def run(self, f: Callback, primals: Any, leaves: Sequence[Any]) -> tuple[Any, Any]:
-        """The result, and the pull-back that holds on to the residuals."""
-        captured = [array_of(x) for x in self.environment.arrays()]
-        results = list(self.forward([*leaves, *captured]))
+    def run(self, f: Callback, primals: Any, arguments: Sequence[Any]) -> tuple[Any, Any]:
+        """The result, and the pull-back that holds on to the residuals.
+
+        ``arguments`` are the leaves of ``primals``, and what was captured.
+        """
+        results = list(self.forward(arguments))
         outs, residuals = results[: len(self.out_types)], results[len(self.out_types) :]
         spec = tree.flatten(primals)[1]
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from symgrad.bounded import Bounded
 from symgrad.ir import Builder, Func, Value
 from symgrad.ir.adjoint import pull_back
 from symgrad.ir.graph import Region
-from symgrad.tensors.bounded import Bounded
 from symgrad.tensors.graphs import Recording, ancestors
 from symgrad.tensors.record import RECORDER, SweptBuilder
 from symgrad.tensors.recorded import is_known, memory_of

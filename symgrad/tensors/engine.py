@@ -11,9 +11,9 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from symgrad.bounded import Bounded
 from symgrad.ir import Value
 from symgrad.tensors import anomaly
-from symgrad.tensors.bounded import Bounded
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
 from symgrad.tensors.handle import Tensor

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from symgrad.bounded import Bounded
 from symgrad.ir import Value
 from symgrad.ir.graph import Region
 from symgrad.tensors import anomaly, dtypes
-from symgrad.tensors.bounded import Bounded
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import Node, saved

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from symgrad.api_backend import register_owner
+from symgrad.bounded import Bounded
 from symgrad.ir import Builder, Func, TensorType, Value
 from symgrad.ir.errors import Loc
 from symgrad.ir.graph import Region
 from symgrad.ir.opdef import Array, OpDef
 from symgrad.tensors import recompiles
-from symgrad.tensors.bounded import Bounded
 from symgrad.tensors.graphs import Recording
 from symgrad.tensors.recorded import (
     Leaf,

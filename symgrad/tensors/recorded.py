@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.bounded import Bounded
 from symgrad.ir import TensorType, Value
 from symgrad.ir.graph import TAME, Op, Region
 from symgrad.ir.opdef import Array, OpDef
 from symgrad.ir.types import type_of_array
-from symgrad.tensors.bounded import Bounded
 
 ATOM_LIMIT = 4096
 """Regions of a single op kept."""

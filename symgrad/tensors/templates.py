@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from symgrad.bounded import Bounded
 from symgrad.ir import Value
 from symgrad.ir.builder import Builder
 from symgrad.ir.graph import Region
 from symgrad.ir.opdef import Array
 from symgrad.ir.types import DType, TensorType, f64, i64, type_of_array
 from symgrad.tensors import dtypes
-from symgrad.tensors.bounded import Bounded
 from symgrad.tensors.record import RECORDER
 from symgrad.tensors.recorded import Leaf, shared_region
 from symgrad.tracer import Tracer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -22,12 +23,13 @@ class Bounded(Generic[V]):
     once: each entry notes when it was used, and who makes room for a new one looks at them all.
     """
 
-    __slots__ = ("_entries", "_time", "limit")
+    __slots__ = ("_entries", "_lock", "_time", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._entries: dict[Hashable, _Entry[V]] = {}
         self._time = 0
+        self._lock = threading.Lock()  # of changes: reading needs none
 
     def get(self, key: Hashable) -> V | None:
         """The value of a key, if it is there."""
@@ -40,9 +42,10 @@ class Bounded(Generic[V]):
 
     def __setitem__(self, key: Hashable, value: V) -> None:
         self._time += 1
-        self._entries[key] = _Entry(value, self._time)
-        while len(self._entries) > self.limit:
-            del self._entries[min(self._entries, key=self._used)]
+        with self._lock:
+            self._entries[key] = _Entry(value, self._time)
+            while len(self._entries) > self.limit:
+                del self._entries[min(self._entries, key=self._used)]
 
     def _used(self, key: Hashable) -> int:
         return self._entries[key].used
@@ -59,4 +62,5 @@ class Bounded(Generic[V]):
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._entries.clear()
+        with self._lock:
+            self._entries.clear()
