@@ -23,7 +23,7 @@ FAMILIES: Mapping[str, str] = {
     "host": "cholesky eigh qr slogdet solve svd",
     "index": "concatenate dynamic_slice dynamic_update_slice gather pad scatter scatter_add",
     "linalg": "dot_general",
-    "scan": "argmax argmin cumprod cumsum recurrence",
+    "running": "argmax argmin cumprod cumsum recurrence",
     "shape": "broadcast_to constant identity iota reshape reverse slice stop_gradient transpose",
     "sort": "argsort",
     "..loops": "scan",  # not of this package: it plans the memory of what it lowers

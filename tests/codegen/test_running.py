@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.kernels.scan import ScanSpec, lower_scan
+from symgrad.codegen.kernels.running import RunningSpec, lower_running
 from symgrad.ir.opdef import lookup
 from symgrad.ir.types import dtype_of
 
@@ -50,8 +50,8 @@ def test_running(shape: Any, axis: int, kind: str, threads: int, target: str) ->
         for x in layouts(numbers) if dtype == "f4" else [numbers]:
             want = (np.cumsum if kind == "sum" else np.cumprod)(x, axis, dtype=x.dtype)
             out = np.zeros(shape, dtype)
-            spec = ScanSpec(kind, shape, axis, (access(x),), access(out), threads)
-            run_lowering(lower_scan(spec), [x, out], threads, target_named(target))
+            spec = RunningSpec(kind, shape, axis, (access(x),), access(out), threads)
+            run_lowering(lower_running(spec), [x, out], threads, target_named(target))
             rtol = {"f4": 2e-5, "f8": 1e-13}.get(dtype, 0)
             np.testing.assert_allclose(out, want, rtol=rtol)
 
@@ -65,8 +65,8 @@ def test_recurrence(shape: Any, axis: int, target: str) -> None:
     for a in layouts(rng.uniform(-1, 1, shape)):
         b = rng.normal(size=shape)
         out = np.zeros(shape)
-        spec = ScanSpec("recurrence", shape, axis, (access(a), access(b)), access(out), 2)
-        run_lowering(lower_scan(spec), [a, b, out], 2, target_named(target))
+        spec = RunningSpec("recurrence", shape, axis, (access(a), access(b)), access(out), 2)
+        run_lowering(lower_running(spec), [a, b, out], 2, target_named(target))
         np.testing.assert_array_equal(out, rule(a, b, axis=axis))
 
 
@@ -86,6 +86,6 @@ def test_first_extremum(shape: Any, axis: int, dtype: str, kind: str, target: st
 
 def check_found(x: Array, axis: int, kind: str, want: Array, target: str) -> None:
     out = np.full(want.shape, -1, np.int64)
-    spec = ScanSpec(kind, x.shape, axis, (access(x),), access(out, axis), 2)
-    run_lowering(lower_scan(spec), [x, out], 2, target_named(target))
+    spec = RunningSpec(kind, x.shape, axis, (access(x),), access(out, axis), 2)
+    run_lowering(lower_running(spec), [x, out], 2, target_named(target))
     np.testing.assert_array_equal(out, want)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symgrad.codegen.kernels.scan import ScanSpec, lower_scan
+from symgrad.codegen.kernels.running import RunningSpec, lower_running
 from symgrad.codegen.lowering.rules import lowers
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import over_space
@@ -18,7 +18,7 @@ KINDS = {
 
 
 @lowers(*KINDS)
-def scan(scope: Scope, op: Op) -> None:
+def running(scope: Scope, op: Op) -> None:
     """One pass along the axis."""
     extents, axis = op.operands[0].shape, op.attrs["axis"]
     sources = [scope.plain(v) for v in op.operands]
@@ -26,7 +26,7 @@ def scan(scope: Scope, op: Op) -> None:
     kept = [a for a in range(len(extents)) if op.result.rank == len(extents) or a != axis]
     moved = float(sum(v.type.bytes for v in (*op.operands, op.result)))
     flops = 4.0 * op.operands[0].type.size
-    spec = ScanSpec(
+    spec = RunningSpec(
         KINDS[op.name],
         extents,
         axis,
@@ -34,4 +34,4 @@ def scan(scope: Scope, op: Op) -> None:
         over_space(result, kept, len(extents)),
         scope.threads_for(flops, moved),
     )
-    scope.run(lower_scan(spec), sources, [result], flops=flops, bytes=moved)
+    scope.run(lower_running(spec), sources, [result], flops=flops, bytes=moved)

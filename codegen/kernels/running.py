@@ -28,7 +28,7 @@ KINDS = ("sum", "prod", "recurrence", "argmax", "argmin")
 
 
 @dataclass(frozen=True, slots=True)
-class ScanSpec:
+class RunningSpec:
     """One pass along ``axis`` of ``extents``.
 
     ``sum`` and ``prod`` are running reductions of input 0; ``recurrence`` is
@@ -55,7 +55,7 @@ class ScanSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ScanSchedule:
+class RunningSchedule:
     """The axis, the other dimensions outermost first, and where the lanes lie.
 
     With ``across`` the last of ``kept`` is the vector loop; else the lanes lie along
@@ -70,7 +70,7 @@ class ScanSchedule:
     """The kept dimension that the threads share; ``None`` for one thread."""
 
 
-def scan_schedule(spec: ScanSpec, target: Target) -> ScanSchedule:
+def running_schedule(spec: RunningSpec, target: Target) -> RunningSchedule:
     """Picks the cheapest place for the lanes."""
     accesses = (*spec.inputs, spec.output)
     every = [
@@ -108,29 +108,29 @@ def scan_schedule(spec: ScanSpec, target: Target) -> ScanSchedule:
     if shared is not None:  # the outermost one with enough to share
         enough = [i for i, n in enumerate(units) if n >= 8 * spec.threads]
         shared = enough[0] if enough else shared
-    return ScanSchedule(axis, tuple(kept), lanes, across, shared)
+    return RunningSchedule(axis, tuple(kept), lanes, across, shared)
 
 
-def lower_scan(spec: ScanSpec) -> Lowering:
+def lower_running(spec: RunningSpec) -> Lowering:
     """One kernel; its operands are the inputs."""
-    return Lowering((Phase(spec.kind, emit_scan, spec, tuple(range(len(spec.inputs) + 1))),))
+    return Lowering((Phase(spec.kind, emit_running, spec, tuple(range(len(spec.inputs) + 1))),))
 
 
-def emit_scan(k: Emitter, name: str, spec: ScanSpec) -> None:
-    """Writes the kernel of a ``ScanSpec``."""
+def emit_running(k: Emitter, name: str, spec: RunningSpec) -> None:
+    """Writes the kernel of a ``RunningSpec``."""
     with k.function(name, ("ptr", "i64", "i64")) as (args, tid, nth):
         accesses = (*spec.inputs, spec.output)
         bases = [
             k.gep(k.load("ptr", k.gep(args, i, "ptr")), a.offset, MEMORY_TYPES[a.dtype])
             for i, a in enumerate(accesses)
         ]
-        _Scan(k, spec, bases).emit(tid, nth)
+        _Running(k, spec, bases).emit(tid, nth)
 
 
-class _Scan:
-    def __init__(self, k: Emitter, spec: ScanSpec, bases: Sequence[Reg]) -> None:
+class _Running:
+    def __init__(self, k: Emitter, spec: RunningSpec, bases: Sequence[Reg]) -> None:
         self.k, self.spec, self.bases = k, spec, bases
-        self.plan = scan_schedule(spec, k.target)
+        self.plan = running_schedule(spec, k.target)
         # bool is searched like the integers 0 and 1
         self.dtypes = ["u8" if a.dtype == "bool" else a.dtype for a in (*spec.inputs, spec.output)]
         self.dtype = self.dtypes[0]
