@@ -141,7 +141,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
             first = k.mul(at, tiling.tiles)
             end = k.min(k.mul(high, tiling.tiles), conv.tiles)
             count = k.min(k.sub(end, first), tiling.block)
-            with k.loop(0, count) as tile, k.loop(0, x.blocks) as block:
+            with k.loop(0, x.blocks) as block, k.loop(0, count) as tile:
                 to = k.gep(v, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), block]
                 k.call(f"{name}_input", "void", [x_base, *place, to, stage])
@@ -158,7 +158,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                     (k.gep(v, v_at, scalar), k.gep(u, u_at, scalar), k.gep(m, m_at, scalar)),
                     conv.in_blocks, 1,
                 )  # fmt: skip
-            with k.loop(0, count) as tile, k.loop(0, y.blocks) as block:
+            with k.loop(0, y.blocks) as block, k.loop(0, count) as tile:
                 from_ = k.gep(m, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), block]
                 k.call(f"{name}_output", "void", [from_, *place, y_base, *operands])
@@ -274,7 +274,7 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                         k.gep(m, k.mul(point, m_plane), scalar),
                     )
                     _products(k, name, shape, count, bases, depth, fresh)
-            with k.loop(0, count) as tile, k.loop(0, shape.group) as number:
+            with k.loop(0, shape.group) as number, k.loop(0, count) as tile:
                 from_ = k.gep(m, k.add(k.mul(number, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), k.as_reg(k.add(out_block, number))]
                 k.call(f"{name}_output", "void", [from_, *place, y_base, *operands])

@@ -363,17 +363,17 @@ def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
         stage = k.gep(z, grad.points * z_plane, scalar)
 
         def transform(first: Int, count: Int) -> None:
-            with k.loop(0, count) as tile:
+            with k.loop(0, grad.x.blocks) as block, k.loop(0, count) as tile:
                 number = k.as_reg(k.add(first, tile))
-                with k.loop(0, grad.x.blocks) as block:
-                    at = k.mul(k.add(k.mul(block, spec.block), tile), BLOCK)
-                    to = k.gep(v, at, scalar)
-                    k.call(f"{name}_input", "void", [x, number, block, to, stage])
-                with k.loop(0, grad.dy.blocks) as block:
-                    group, part = k.divmod(block, spec.group)
-                    at = k.mul(k.add(k.mul(group, spec.block), tile), spec.pitch)
-                    to = k.gep(z, k.add(at, k.mul(part, BLOCK)), scalar)
-                    k.call(f"{name}_cotangent", "void", [dy, number, block, to, stage])
+                at = k.mul(k.add(k.mul(block, spec.block), tile), BLOCK)
+                to = k.gep(v, at, scalar)
+                k.call(f"{name}_input", "void", [x, number, block, to, stage])
+            with k.loop(0, grad.dy.blocks) as block, k.loop(0, count) as tile:
+                number = k.as_reg(k.add(first, tile))
+                group, part = k.divmod(block, spec.group)
+                at = k.mul(k.add(k.mul(group, spec.block), tile), spec.pitch)
+                to = k.gep(z, k.add(at, k.mul(part, BLOCK)), scalar)
+                k.call(f"{name}_cotangent", "void", [dy, number, block, to, stage])
 
         with k.loop(*k.slice(spec.shares, tid, nth)) as share:
             sums = k.gep(totals, k.mul(share, spec.share), scalar)

@@ -150,10 +150,15 @@ def filters_first_cost(
     v_part = v_bytes * tiles // spec.tiles // spec.groups
     inputs = _transforms(spec, shape, target, spec.tiles * spec.x.blocks / threads)
     inputs += v_bytes / threads * target.cycles_per_byte(v_bytes)
-    filters = _filters(spec, shape, target, spec.in_blocks * shape.group)
+    pairs = spec.in_blocks * shape.group
+    filters = _filters(spec, shape, target, pairs)
+    written = pairs * BLOCK * BLOCK * spec.points * size
+    filters += written * target.cycles_per_byte(u_bytes) / 2
     chunks = ceil(spec.in_blocks / tiling.depth)
-    stream = 1 / target.cycles_per_byte(u_bytes + m_bytes)
+    # M is read and written once a chunk of input blocks, filters with every register tile.
+    stream = 1 / target.cycles_per_byte(u_bytes)
     products = _products(spec, shape, target, tiles, chunks, stream)
+    products += (2 * chunks - 1) * m_bytes * target.cycles_per_byte(u_bytes + m_bytes) / 2
     products += v_part * target.cycles_per_byte(v_bytes + u_bytes + m_bytes) / 2
     outputs = _transforms(spec, shape, target, tiles * shape.group)
     return inputs, tasks * (filters + products + outputs)

@@ -208,14 +208,19 @@ def emit_product(
             with other:
                 for slot, place in pairs:
                     k.store(k.load(vector, k.gep(m, place, scalar)), slot)
-        with k.loop(0, blocks) as block, k.loop(0, BLOCK) as i:
-            source = k.gep(v, k.add(k.mul(block, v_block), i), scalar)
-            stream = k.gep(u, k.mul(k.add(k.mul(block, BLOCK), i), pitch), scalar)
-            filters = [k.load(vector, k.gep(stream, j * shape.lanes, scalar)) for j in vectors]
+        with k.loop(0, blocks) as block:
+            # The next tiles' channels, of which a block's lie apart from the last block's.
+            ahead = k.gep(v, k.add(k.mul(block, v_block), tiling.tiles * BLOCK), scalar)
             for t in tiles:
-                value = k.broadcast_load(vector, k.gep(source, t * BLOCK, scalar))
-                for weight, slot in zip(filters, slots[t], strict=True):
-                    k.store(k.fma(value, weight, k.load(vector, slot)), slot)
+                k.prefetch(k.gep(ahead, t * BLOCK, scalar))
+            with k.loop(0, BLOCK) as i:
+                source = k.gep(v, k.add(k.mul(block, v_block), i), scalar)
+                stream = k.gep(u, k.mul(k.add(k.mul(block, BLOCK), i), pitch), scalar)
+                filters = [k.load(vector, k.gep(stream, j * shape.lanes, scalar)) for j in vectors]
+                for t in tiles:
+                    value = k.broadcast_load(vector, k.gep(source, t * BLOCK, scalar))
+                    for weight, slot in zip(filters, slots[t], strict=True):
+                        k.store(k.fma(value, weight, k.load(vector, slot)), slot)
         for slot, place in pairs:
             k.store(k.load(vector, slot), k.gep(m, place, scalar))
 
