@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from symgrad.codegen.access import Access
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.repeat import Carry, Place, RepeatSpec, State, Step, emit_repeat
+from symgrad.codegen.kernels.loop_nest import LoopSpec, emit_loop
+from symgrad.codegen.kernels.repeat import (
+    Carry,
+    Place,
+    RepeatSpec,
+    Shared,
+    State,
+    Step,
+    emit_repeat,
+)
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func
 from symgrad.codegen.lowering.rules import lowers
-from symgrad.codegen.lowering.scope import Scope
+from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.plan import place_buffers
 from symgrad.codegen.storage import Buffer, Storage, dense
 from symgrad.ir.graph import Func, Op
@@ -16,7 +28,7 @@ from symgrad.ir.types import DTYPES, TensorType
 
 @lowers("scan")
 def scan(scope: Scope, op: Op) -> None:
-    """One kernel on one thread, whatever the body is made of."""
+    """One kernel, whatever the body is made of; the threads share the points where they can."""
     (region,), attrs = op.regions, op.attrs
     consts, carries, length = attrs["consts"], attrs["carries"], attrs["length"]
     body = Func("body", region.params, region.ops, region.results)
@@ -73,17 +85,46 @@ def scan(scope: Scope, op: Op) -> None:
     steps = tuple(
         Step(call.phase.emit, call.phase.spec, tuple(map(argument, call.buffers))) for call in calls
     )
-    spec = RepeatSpec(length, attrs["reverse"], state, steps)
+    spec = RepeatSpec(length, attrs["reverse"], state, steps, _shared(calls, state, steps))
     position = {id(s.buffer): i for i, s in enumerate((*given, *made))}
     phase = Phase(
         "scan", emit_repeat, spec, tuple(position[key] for key in numbers),
         is_bound=any(call.phase.is_bound for call in calls),
     )  # fmt: skip
     scope.run(
-        Lowering((phase,)), given, made, written=[*others, given[-1]], parallel=False,
+        Lowering((phase,)), given, made, written=[*others, given[-1]],
+        parallel=None if spec.shared else False,
         flops=length * sum(call.flops for call in calls),
         bytes=length * sum(call.bytes for call in calls),
     )  # fmt: skip
+
+
+def _shared(
+    calls: Sequence[Call], carries: Sequence[Carry], steps: Sequence[Step]
+) -> Shared | None:
+    """How the threads may share the points of a body; ``None`` if it mixes them.
+
+    A flat kernel reads and writes contiguous arrays point by point.  Of the state it must
+    read just the elements that it writes.
+    """
+    if len(calls) != 1 or calls[0].phase.emit is not emit_loop:
+        return None
+    (call,), (step,) = calls, steps
+    spec = call.phase.spec
+    if not isinstance(spec, LoopSpec) or not spec.flat:
+        return None
+    accesses = (*spec.inputs, *(output.access for output in spec.outputs))
+    state: dict[int, Access] = {}
+    for argument, access in zip(step.arguments, accesses, strict=False):
+        if isinstance(argument, State):
+            if access.offset or state.setdefault(argument.carry, access) != access:
+                return None
+    (points,) = call.phase.numbers
+    widths = [DTYPES[a.dtype].bytes * a.strides[0] for a in accesses]
+    carried = [DTYPES[state[i].dtype].bytes * state[i].strides[0] for i in sorted(state)]
+    if [points * width for width in carried] != [carry.bytes for carry in carries]:
+        return None
+    return Shared(points, tuple(widths), tuple(carried))
 
 
 def _memory(buffer: Buffer) -> Storage:

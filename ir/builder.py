@@ -33,6 +33,14 @@ class Builder:
         self._track = locations
         self._loc: Loc | None = None
 
+    @classmethod
+    def resuming(cls, func: Func) -> Builder:
+        """A builder that goes on where a function was closed, with its values."""
+        builder = cls(locations=False)
+        builder._params, builder._ops = list(func.params), list(func.ops)
+        builder._names = {p.name for p in func.params}
+        return builder
+
     # -- parameters and constants ------------------------------------------
 
     def param(self, type: TensorType, name: str = "") -> Value:
@@ -189,13 +197,14 @@ class Builder:
 
     def build(self, results: Sequence[Value], name: str = "main") -> Func:
         """The function with these results; ops they do not need are dropped."""
-        return Func(name, tuple(self._params), self._reachable(results), tuple(results))
+        return Func(name, tuple(self._params), self.ops_behind(results), tuple(results))
 
     def region(self, params: Sequence[Value], results: Sequence[Value]) -> Region:
         """Everything built so far as a region with these parameters."""
-        return Region(tuple(params), self._reachable(results), tuple(results))
+        return Region(tuple(params), self.ops_behind(results), tuple(results))
 
-    def _reachable(self, results: Iterable[Value]) -> tuple[Op, ...]:
+    def ops_behind(self, results: Iterable[Value]) -> tuple[Op, ...]:
+        """All ops built so far that these values depend on, in order."""
         needed = {id(v.op) for v in results if v.op}
         kept = []
         for op in reversed(self._ops):

@@ -14,6 +14,7 @@ from symgrad.api_function import Function
 from symgrad.api_leaves import leaf_type
 from symgrad.ir import TensorType, Value
 from symgrad.ir.errors import DifferentiationError, DTypeError, ShapeError, UsageError
+from symgrad.ir.reroll import rolled
 from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, current_trace
 
@@ -88,7 +89,20 @@ def call_on_inputs(
         values.append(leaves)
     originals = [replaced[n] for n in numbers]
     specs = [tree.flatten(x)[1] for x in originals]
-    return f(*replaced, **kwargs), specs, values
+    return _rolled(f(*replaced, **kwargs)), specs, values
+
+
+def _rolled(result: Any) -> Any:
+    """A result with the long runs of equal steps behind it as loops: these differentiate, and
+    compile, in the time of one step."""
+    trace = this_trace()
+    leaves, spec = tree.flatten(result)
+    traced = [x for x in leaves if isinstance(x, Tracer) and x.trace is trace]
+    before = [x.value for x in traced]
+    after = rolled(trace.builder, before)
+    pairs = zip(traced, before, after, strict=True)
+    new = {id(x): Tracer(trace, v, x.weak) for x, old, v in pairs if v is not old}
+    return tree.unflatten(spec, [new.get(id(x), x) for x in leaves]) if new else result
 
 
 def _parameter_name(f: Callback, n: int) -> str:

@@ -1,4 +1,8 @@
-"""The loop of ``scan``: kernels of its body called once per step, on thread 0.
+"""The loop of ``scan``: kernels of its body called once per step.
+
+A body that computes each point from that point alone is a loop of its own for every point:
+then the threads share the points, and none waits for another between the steps.  Any other
+body runs on thread 0.
 
 The body is lowered like a program of its own.  Its kernels are internal functions of the
 loop's module; what they get as arguments moves along with the steps.  State that a derivative
@@ -59,13 +63,34 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """How the threads share the points of a body with one flat kernel.
+
+    Its last argument is the number of points; ``widths`` has the bytes from point to point of
+    the others, and ``state`` those of each carry.
+    """
+
+    points: int
+    widths: tuple[int, ...]
+    state: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RepeatSpec:
-    """The loop: so many steps, in ``reverse`` from the last element to the first."""
+    """The loop: so many steps, in ``reverse`` from the last element to the first.
+
+    Without ``shared`` it runs on thread 0.
+    """
 
     length: int
     reverse: bool
     carries: tuple[Carry, ...]
     steps: tuple[Step, ...]
+    shared: Shared | None = None
+
+
+BLOCK = 64
+"""Points that one thread has together: whole cache lines of any dtype."""
 
 
 def emit_repeat(k: Emitter, name: str, spec: RepeatSpec) -> None:
@@ -77,55 +102,91 @@ def emit_repeat(k: Emitter, name: str, spec: RepeatSpec) -> None:
             if key not in names:
                 names[key] = f"{prefix}_{len(names)}"
                 step.emit(k, names[key], step.spec)
-    with k.function(name, ("ptr", "i64", "i64")) as (args, tid, _), k.if_(k.icmp("eq", tid, 0)):
-        bases = {i: k.load("ptr", k.gep(args, i, "ptr")) for i in sorted(_bases(spec))}
+    with k.function(name, ("ptr", "i64", "i64")) as (args, tid, nth):
+        if spec.shared is None:
+            with k.if_(k.icmp("eq", tid, 0)):
+                _Loop(k, spec, names, args).emit()
+        else:
+            points = spec.shared.points
+            low, high = k.slice(-(-points // BLOCK), tid, nth)
+            begin, end = k.mul(low, BLOCK), k.min(k.mul(high, BLOCK), points)
+            with k.if_(k.icmp("slt", begin, end)):
+                _Loop(k, spec, names, args, begin, k.sub(end, begin)).emit()
 
-        def address(place: Place, time: Int = 0) -> Reg:
-            shift = k.add(k.mul(time, place.stride), place.offset)
-            return k.gep(bases[place.base], shift, "i8")
 
-        tables = [k.alloca("ptr", len(step.arguments)) for step in spec.steps]
-        for table, step in zip(tables, spec.steps, strict=True):
+class _Loop:
+    """Writes the loop, over all points or over ``count`` of them from ``begin`` on."""
+
+    def __init__(
+        self, k: Emitter, spec: RepeatSpec, names: dict[tuple[Emit, Hashable], str], args: Reg,
+        begin: Int = 0, count: Int = 0,
+    ) -> None:  # fmt: skip
+        self.k, self.spec, self.names, self.begin, self.count = k, spec, names, begin, count
+        self.bases = {i: k.load("ptr", k.gep(args, i, "ptr")) for i in sorted(_bases(spec))}
+        shared = spec.shared
+        self.widths = shared.widths if shared else ()
+        self.state_widths = shared.state if shared else (0,) * len(spec.carries)
+        self.tables = [k.alloca("ptr", len(step.arguments)) for step in spec.steps]
+
+    def address(self, place: Place, time: Int = 0, width: int = 0) -> Reg:
+        """Where a place lies at a step, for the first of our points."""
+        k = self.k
+        shift = k.add(k.mul(time, place.stride), k.mul(self.begin, width))
+        return k.gep(self.bases[place.base], k.add(shift, place.offset), "i8")
+
+    def emit(self) -> None:
+        """Fills in what stays, prepares the state and runs the steps."""
+        k, spec = self.k, self.spec
+        for number, step in enumerate(spec.steps):
             for i, argument in enumerate(step.arguments):
                 if isinstance(argument, Place) and not argument.stride:
-                    k.store(address(argument), k.gep(table, i, "ptr"))
-        for carry in spec.carries:
+                    self._set(number, i, self.address(argument, 0, self._width(i)))
+        if spec.shared is not None:
+            size = k.alloca("i64")
+            k.store(k.as_reg(self.count), size)
+            self._set(0, len(spec.shared.widths), size)
+        for carry, width in zip(spec.carries, self.state_widths, strict=True):
+            bytes = k.mul(self.count, width) if spec.shared else carry.bytes
+            first, last = (self.address(place, 0, width) for place in (carry.first, carry.last))
             if not spec.length:
-                _copy(k, address(carry.last), address(carry.first), carry.bytes)
+                _copy(k, last, first, bytes)
             elif carry.kept is not None:
                 begin = spec.length - 1 if spec.reverse else 0
-                _copy(k, address(carry.kept, begin), address(carry.first), carry.bytes)
+                _copy(k, self.address(carry.kept, begin, width), first, bytes)
         if spec.length:
             with k.loop(0, spec.length) as count:
-                _one_step(k, spec, count, address, tables, names)
+                self._one_step(count)
 
+    def _set(self, step: int, argument: int, address: Reg) -> None:
+        self.k.store(address, self.k.gep(self.tables[step], argument, "ptr"))
 
-def _one_step(
-    k: Emitter, spec: RepeatSpec, count: Reg, address: Callable[..., Reg], tables: list[Reg],
-    names: dict[tuple[Emit, Hashable], str],
-) -> None:  # fmt: skip
-    left = k.sub(spec.length - 1, count)
-    time, following = (left, k.sub(left, 1)) if spec.reverse else (count, k.add(count, 1))
-    is_first, is_last = k.icmp("eq", count, 0), k.icmp("eq", left, 0)
-    ends_here = k.icmp("eq", k.bits("and", left, 1), 0)
-    states: dict[State, Reg] = {}
-    for i, carry in enumerate(spec.carries):
-        last = address(carry.last)
-        if carry.kept is not None:
-            before = address(carry.kept, time)
-            after = k.select(is_last, last, address(carry.kept, following))
-        else:
-            other = address(carry.other)
-            after = k.select(ends_here, last, other)
-            before = k.select(is_first, address(carry.first), k.select(ends_here, other, last))
-        states[State(i, after=False)], states[State(i, after=True)] = before, after
-    for table, step in zip(tables, spec.steps, strict=True):
-        for i, argument in enumerate(step.arguments):
-            if isinstance(argument, State):
-                k.store(states[argument], k.gep(table, i, "ptr"))
-            elif argument.stride:
-                k.store(address(argument, time), k.gep(table, i, "ptr"))
-        k.line(f"call void @{names[step.emit, step.spec]}(ptr {table}, i64 0, i64 1)")
+    def _width(self, argument: int) -> int:
+        return self.widths[argument] if argument < len(self.widths) else 0
+
+    def _one_step(self, count: Reg) -> None:
+        k, spec = self.k, self.spec
+        left = k.sub(spec.length - 1, count)
+        time, following = (left, k.sub(left, 1)) if spec.reverse else (count, k.add(count, 1))
+        is_first, is_last = k.icmp("eq", count, 0), k.icmp("eq", left, 0)
+        ends_here = k.icmp("eq", k.bits("and", left, 1), 0)
+        states: dict[State, Reg] = {}
+        for i, (carry, width) in enumerate(zip(spec.carries, self.state_widths, strict=True)):
+            last = self.address(carry.last, 0, width)
+            if carry.kept is not None:
+                before = self.address(carry.kept, time, width)
+                after = k.select(is_last, last, self.address(carry.kept, following, width))
+            else:
+                first, other = (self.address(p, 0, width) for p in (carry.first, carry.other))
+                after = k.select(ends_here, last, other)
+                before = k.select(is_first, first, k.select(ends_here, other, last))
+            states[State(i, after=False)], states[State(i, after=True)] = before, after
+        for number, (table, step) in enumerate(zip(self.tables, spec.steps, strict=True)):
+            for i, argument in enumerate(step.arguments):
+                if isinstance(argument, State):
+                    self._set(number, i, states[argument])
+                elif argument.stride:
+                    self._set(number, i, self.address(argument, time, self._width(i)))
+            k.line(f"call void @{self.names[step.emit, step.spec]}(ptr {table}, i64 0, i64 1)")
 
 
 def _bases(spec: RepeatSpec) -> set[int]:
@@ -135,6 +196,6 @@ def _bases(spec: RepeatSpec) -> set[int]:
     return {place.base for place in places}
 
 
-def _copy(k: Emitter, target: Reg, source: Reg, bytes: int) -> None:
+def _copy(k: Emitter, target: Reg, source: Reg, bytes: Int) -> None:
     k.declare("llvm.memcpy.p0.p0.i64", "void", ("ptr", "ptr", "i64", "i1"))
     k.line(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {bytes}, i1 false)")
