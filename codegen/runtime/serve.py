@@ -362,7 +362,7 @@ def _emit_serve(k: Emitter) -> None:
     Null if it does not apply or did not run, or with an error.  ``whole`` is null or what
     to return, put together already, because all results are ``given``.
     """
-    with inlined(k, "serve", ("ptr",) * 4, "ptr") as (block, args, given, whole):
+    with k.function("serve", ("ptr",) * 4, "ptr", internal=True) as (block, args, given, whole):
         params, results = BLOCK.get(k, "params", block), BLOCK.get(k, "results", block)
         hidden = k.sub(params, BLOCK.get(k, "visible", block))
         leaves = k.add(results, BLOCK.get(k, "constant_count", block))
