@@ -20,7 +20,7 @@ import mpmath as mp
 mp.mp.dps = 60
 Real = Callable[[mp.mpf], mp.mpf]
 
-BITS = {"seed": 20, "f32": 28, "wide": 34, "f64": 58}
+BITS = {"seed32": 16, "seed64": 20, "f32": 28, "wide": 34, "f64": 58}
 """Relative accuracy wanted.  ``wide`` serves f32 functions computed in f64."""
 
 
@@ -156,7 +156,7 @@ FITS = {
     ),
     "SINH": odd(mp.sinh, 1, *ALL),
     "ASIN": odd(mp.asin, 0.5, *ALL),
-    "ATAN": odd(mp.atan, 0.4143, *ALL),
+    "ATAN": odd(mp.atan, 1, "f32", "f64"),
     # erf(x) = x + x q(z)
     "ERF": Fit(
         lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1,
@@ -168,7 +168,8 @@ FITS = {
     "ERFC_WIDE": Fit(scaled_erfcx, -1, 0.44, lambda t: 1 / scaled_erfcx(t), ("wide",)),
     # (1 + t)**(-1/3)
     "RCBRT": Fit(
-        lambda t: 1 / mp.cbrt(t + 1), -0.2929, 0.4143, lambda t: mp.cbrt(t + 1), ("seed",)
+        lambda t: 1 / mp.cbrt(t + 1), -0.3334, 0.4143, lambda t: mp.cbrt(t + 1),
+        ("seed32", "seed64"),
     ),
 }  # fmt: skip
 

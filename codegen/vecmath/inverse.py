@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from symgrad.codegen.vecmath.exponential import at_most
 from symgrad.codegen.vecmath.lanes import (
     BIAS,
     INF,
@@ -11,6 +10,7 @@ from symgrad.codegen.vecmath.lanes import (
     Pair,
     fast_two_sum,
     fma,
+    horner,
     polynomial,
     table,
     where,
@@ -28,16 +28,21 @@ ASIN = table(
         0x1.0b4b25ac840fp-5
     """,
 )
-# atan(x) = x + x z q(z), z = x**2, minimax on |x| <= tan(π/8), errors below 2**-28, 2**-57
+# atan(x) = x + x z q(z), z = x**2, minimax on |x| <= 1, errors below 2**-26, 2**-56
 ATAN = table(
-    float="-0x1.55554ap-2 0x1.999194p-3 -0x1.23b4e6p-3 0x1.b1e872p-4 -0x1.f1d998p-5",
+    float="""
+        -0x1.55553ep-2 0x1.9991fcp-3 -0x1.2421b2p-3 0x1.c099dap-4 -0x1.583432p-4 0x1.dac8b8p-5
+        -0x1.fecf38p-6 0x1.65a432p-7 -0x1.d62c5p-10
+    """,
     double="""
-        -0x1.555555555553dp-2 0x1.999999999578ep-3 -0x1.24924922a8ac9p-3 0x1.c71c70e463fedp-4
-        -0x1.745cf8af9838fp-4 0x1.3b1116281e601p-4 -0x1.10eb981995a1cp-4 0x1.df0d871024e39p-5
-        -0x1.9ccb022f6baf1p-5 0x1.37c27b121b274p-5 -0x1.25413e61b97e3p-6
+        -0x1.555555555554dp-2 0x1.9999999998c28p-3 -0x1.2492492456adcp-3 0x1.c71c71b6299b6p-4
+        -0x1.745d15d03a93cp-4 0x1.3b139bceff218p-4 -0x1.1110326b60563p-4 0x1.e1d48733a38e7p-5
+        -0x1.aeda525abca56p-5 0x1.84b450dd8ae0dp-5 -0x1.5f242425e35c5p-5 0x1.390454b3e509fp-5
+        -0x1.0c940fcd5c351p-5 0x1.ac7824d2f6b99p-6 -0x1.30f9bcee1067fp-6 0x1.72db96b8e1a2ep-7
+        -0x1.6fd09def946cdp-8 0x1.1a03ba89df22p-9 -0x1.36d965510a346p-11 0x1.b3acb21a3f56fp-14
+        -0x1.2263f83697419p-17
     """,
 )
-TAN_EIGHTH = 0.41421356237309503
 HALF_PI = {
     "float": (float.fromhex("0x1.921fb6p+0"), float.fromhex("-0x1.777a5cp-25")),
     "double": (float.fromhex("0x1.921fb54442d18p+0"), float.fromhex("0x1.1a62633145c07p-54")),
@@ -79,36 +84,31 @@ def acos(x: Lanes) -> Lanes:
     return total + (lost + fma(rest, factor, below))
 
 
-def _angle(smaller: Lanes, larger: Lanes, swapped: Lanes, back: Lanes | None) -> Lanes:
-    """``atan(smaller / larger)``, reflected at π/4 where swapped, at π/2 where ``back``.
-
-    Above π/8 the ratio is ``(smaller - larger) / (smaller + larger)``, an angle from π/4.
-    """
-    high, low = HALF_PI[smaller.scalar]
-    zero = smaller.const(0.0)
-    upper = smaller > TAN_EIGHTH * larger
-    above = where(upper, smaller - larger, smaller)
-    below = fast_two_sum(larger, where(upper, smaller, zero))
-    ratio = Pair(above, zero) / Pair(*below)
-    t = ratio.hi
+def _angle(ratio: Pair, swapped: Lanes, back: Lanes | None) -> Lanes:
+    """``atan(ratio)`` of a ratio from 0 to 1; mirrored at π/4 where swapped, at π/2 where back."""
+    t, scalar = ratio.hi, ratio.hi.scalar
+    high, low = HALF_PI[scalar]
     z = t * t
-    rest = fma(t * z, polynomial(z, ATAN[t.scalar]), ratio.lo)
-    turns = where(upper, zero + 0.5, where(swapped, zero + 1.0, 0.0))
+    # Even and odd terms apart would nearly cancel where ``z`` is about 1.
+    rest = fma(t * z, horner(z, ATAN[scalar]), ratio.lo)
+    zero = t.const(0.0)
+    start, below = where(swapped, high, zero), where(swapped, low, zero)
     mirrored = swapped
     if back is not None:
-        turns = where(back, 2.0 - turns, turns)
+        start = where(back, 2.0 * high - start, start)
+        below = where(back, 2.0 * low - below, below)
         mirrored = swapped ^ back
     t, rest = where(mirrored, -t, t), where(mirrored, -rest, rest)
-    total, lost = fast_two_sum(turns * high, t)
-    return total + (lost + fma(turns, low, rest))
+    total, lost = fast_two_sum(start, t)
+    return total + (lost + (rest + below))
 
 
 def atan(x: Lanes) -> Lanes:
-    """Arc tangent, with the ratio ``1 / |x|`` above 1.  Error below 1.25 ulp."""
-    a = at_most(abs(x), 2.0**60)
+    """Arc tangent, of ``1 / |x|`` where that is smaller.  Error below 1.25 ulp."""
+    a = abs(x)
     swapped = a > 1.0
-    smaller, larger = where(swapped, 1.0, a), where(swapped, a, 1.0)
-    return _angle(smaller, larger, swapped, None).copysign(x)
+    t = where(swapped, 1.0 / a, a)
+    return _angle(Pair(t, t.const(0.0)), swapped, None).copysign(x)
 
 
 def atan2(y: Lanes, x: Lanes) -> Lanes:
@@ -127,5 +127,7 @@ def atan2(y: Lanes, x: Lanes) -> Lanes:
     huge, small = larger > 2.0 ** (BIAS[x.scalar] - 7), larger < 1.0
     lift = 2.0**60 if x.scalar == "float" else 2.0**200
     scale = where(huge, x.const(2.0**-9), where(small, x.const(lift), 1.0))
-    angle = _angle(smaller * scale, larger * scale, swapped, x.bits() < 0)
+    zero = x.const(0.0)
+    ratio = Pair(smaller * scale, zero) / Pair(larger * scale, zero)
+    angle = _angle(ratio, swapped, x.bits() < 0)
     return where(x.isnan() | y.isnan(), NAN, angle.copysign(y))

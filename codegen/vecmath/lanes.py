@@ -211,18 +211,19 @@ def narrow(x: Lanes) -> Lanes:
     return x.cast("fptrunc", "float")
 
 
+def horner(x: Lanes, coefficients: Sequence[float]) -> Lanes:
+    """``sum(c[i] * x**i)``, one term after the other."""
+    value = x.const(coefficients[-1])
+    for term in coefficients[-2::-1]:
+        value = fma(value, x, term)
+    return value
+
+
 def polynomial(x: Lanes, coefficients: Sequence[float]) -> Lanes:
     """``sum(c[i] * x**i)``: Horner's rule in ``x**2`` for even and odd terms apart.
 
     One multiplication more than plain Horner, for half of its latency.
     """
-
-    def horner(z: Lanes, terms: Sequence[float]) -> Lanes:
-        value = z.const(terms[-1])
-        for term in terms[-2::-1]:
-            value = fma(value, z, term)
-        return value
-
     if len(coefficients) < 6:
         return horner(x, coefficients)
     z = x * x
