@@ -25,9 +25,11 @@ from symgrad.codegen.kernels.microkernel import (
     sum_lanes,
 )
 from symgrad.codegen.kernels.pack import (
+    CACHE_LINE,
     pack_lines,
     pack_transposed,
     packed_dtype,
+    prefetch_share,
     round_up,
     vectors,
 )
@@ -36,10 +38,8 @@ from symgrad.codegen.target import Target
 
 Range = tuple[Int, Int]
 
-CACHE_LINE = 64
-"""Bytes of memory that are fetched together."""
 STRIP = 16
-"""Rows of B that are packed side by side."""
+"""Contraction steps that are packed side by side."""
 
 
 def emit_gemm(k: Emitter, name: str, spec: GemmSpec) -> None:
@@ -230,8 +230,9 @@ class _Product:
             depth = s.kc if whole else k.min(s.kc, k.sub(plan.k, start))
             last = k.sub(steps[1], 1)
             part = _Part(start, depth, _equal(k, step, steps[0]), _equal(k, step, last))
+            ahead = self._next_panel(part, n_block, steps) if s.ahead else None
             if s.pack_b:
-                for strip, count in self._strips(depth):
+                for strip, count in self._strips(depth, not plan.b_lines):
                     with strip as first:
                         for loop, width in tiles(k, some_cols, plan.n, s.nr):
                             with loop as j:
@@ -240,9 +241,12 @@ class _Product:
             with span(k, *rows, mc) as m_block:
                 some_rows = m_block, k.min(k.add(m_block, mc), rows[1])
                 if s.pack_a:
-                    for loop, height in tiles(k, some_rows, plan.m, s.mr):
-                        with loop as i:
-                            self._pack_a(part, i, k.sub(i, m_block), height)
+                    for strip, count in self._strips(depth, plan.a_lines):
+                        with strip as first:
+                            for loop, height in tiles(k, some_rows, plan.m, s.mr):
+                                with loop as i:
+                                    slot = k.sub(i, m_block)
+                                    self._pack_a(part, (first, count), i, slot, height)
                 starts = m_block, n_block
                 if s.rows_first:
                     for outer, height in tiles(k, some_rows, plan.m, s.mr):
@@ -255,32 +259,41 @@ class _Product:
                         with outer as j:
                             for inner, height in tiles(k, some_rows, plan.m, s.mr):
                                 with inner as i:
+                                    if ahead:
+                                        self._fetch_ahead(ahead, k.sub(i, m_block))
                                     self._tile(part, starts, (i, j), (height, width))
 
-    def _pack_a(self, part: _Part, tile: Int, slot: Int, height: int) -> None:
-        k, plan, s = self.k, self.plan, self.plan.schedule
-        dst = self._slot(self.a_block, plan.a, slot, plan.a_tile)
-        row = k.mul(tile, s.mr)
-        if plan.a_lines:
-            pack_lines(k, self.a, dst, (row, part.start), (height, part.depth), plan.pitch, s.lanes)
-        else:
-            at, shape = (part.start, row), (part.depth, height)
-            pack_lines(k, self.a.transposed, dst, at, shape, s.mr, s.lanes)
+    def _strips(
+        self, depth: Int, are_streams: bool
+    ) -> Iterator[tuple[AbstractContextManager[Int], Int]]:
+        """Where contraction steps that are packed together begin, and how many they are.
 
-    def _strips(self, depth: Int) -> Iterator[tuple[AbstractContextManager[Int], Int]]:
-        """Where rows of B that are packed together begin, and how many they are.
-
-        A panel takes a short piece of a row.  The rows of a strip are read on from panel to
-        panel, as so many streams.  Contiguous columns are streams anyway.
+        Where they run across the lines of an operand, a tile takes a short piece of each.
+        The lines of a strip are read on from tile to tile, as so many streams.  An operand
+        whose rows or columns ``are_streams`` along the contraction is packed at once.
         """
-        if self.plan.schedule.form == "dot" or not self.plan.b_lines:
+        if self.plan.schedule.form == "dot" or are_streams:
             return iter([(nullcontext(0), depth)])
         return vectors(self.k, depth, STRIP)
+
+    def _pack_a(
+        self, part: _Part, strip: tuple[Int, Int], tile: Int, slot: Int, height: int
+    ) -> None:
+        """Packs some steps, given by the first in the block and their number, of a tile's rows."""
+        k, plan, s = self.k, self.plan, self.plan.schedule
+        dst = self._slot(self.a_block, plan.a, slot, plan.a_tile)
+        first, count = strip
+        row, step = k.mul(tile, s.mr), k.add(part.start, first)
+        if plan.a_lines:
+            pack_lines(k, self.a, dst, (row, step), (height, count), plan.pitch, s.lanes)
+        else:
+            dst = k.gep(dst, k.mul(first, s.mr), MEMORY_TYPES[packed_dtype(plan.a.dtype)])
+            pack_lines(k, self.a.transposed, dst, (step, row), (count, height), s.mr, s.lanes)
 
     def _pack_b(
         self, part: _Part, strip: tuple[Int, Int], tile: Int, slot: Int, width: int
     ) -> None:
-        """Packs some rows, given by the first in the block and their number, of a panel."""
+        """Packs some steps, given by the first in the block and their number, of a panel."""
         k, plan, s = self.k, self.plan, self.plan.schedule
         dst = self._slot(self.b_block, plan.b, slot, plan.b_tile)
         first, count = strip
@@ -292,6 +305,24 @@ class _Product:
             pack_lines(k, self.b, dst, at, shape, s.nr, s.lanes)
         else:
             pack_transposed(k, self.b, dst, at, shape, s.nr, s.lanes)
+
+    def _next_panel(self, part: _Part, tile: Int, steps: Range) -> tuple[Int, Int]:
+        """Where the panel that is packed after panel ``tile`` begins in B."""
+        k, s = self.k, self.plan.schedule
+        below, right = k.add(part.start, s.kc), k.mul(k.add(tile, 1), s.nr)
+        if part.last is None:
+            return part.start, right
+        row = k.select(part.last, k.as_reg(k.mul(steps[0], s.kc)), k.as_reg(below))
+        return row, k.select(part.last, k.as_reg(right), k.as_reg(k.mul(tile, s.nr)))
+
+    def _fetch_ahead(self, first: tuple[Int, Int], tile: Int) -> None:
+        """Asks for the share of B's next panel that falls to one of the tiles of this one.
+
+        Packing is too quick to wait for memory, and computing slow enough.
+        """
+        s, tiles_down = self.plan.schedule, ceil(self.plan.m / self.plan.schedule.mr)
+        shares = ceil(tiles_down / s.grid[1])
+        prefetch_share(self.k, self.b, first, (s.kc, s.nr), tile, shares)
 
     def _feed_a(self, part: _Part, tile: Int, slot: Int) -> Feed:
         k, plan, s = self.k, self.plan, self.plan.schedule

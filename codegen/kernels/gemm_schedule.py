@@ -11,11 +11,9 @@ from itertools import product
 from math import ceil, gcd
 
 from symgrad.codegen.kernels.matrix import Matrix
-from symgrad.codegen.kernels.pack import packed_dtype, round_up
+from symgrad.codegen.kernels.pack import CACHE_LINE, packed_dtype, round_up
 from symgrad.codegen.target import Target
 
-LINE = 64
-"""Bytes of a cache line."""
 L1_WAYS = L2_WAYS = 8
 """Lines that a set of a cache holds, on most processors."""
 STREAMS = 8
@@ -68,6 +66,8 @@ class Schedule:
     """Threads along batch, M and N."""
     rows_first: bool = False
     """Whether the tiles of a block follow each other along rows of C, not columns."""
+    ahead: bool = False
+    """Whether tiles ask for the panel of B that is packed next, a block being one panel."""
 
 
 def schedule(p: Problem, target: Target) -> Schedule:
@@ -98,9 +98,12 @@ def schedule(p: Problem, target: Target) -> Schedule:
         # little; else A is packed or gathered again, and B better comes from L3.
         room = target.l2 if _has_streams(p) else max(target.l2, target.l3 // (2 * p.threads))
         nc = min(nc, max(nr, room // step // nr * nr))
+    ahead = pack_b and not pack_a and form == "outer" and _fetches_ahead(p, m, n, kc, target)
+    if ahead:
+        mc, nc = round_up(m, mr), nr
     # Products of little depth are stores above all: those of a row in one go.
-    rows_first = nc * step <= target.l1d and p.k <= 4 * lanes
-    return Schedule(form, lanes, mr, nr, mc, kc, nc, pack_a, pack_b, grid, rows_first)
+    rows_first = not ahead and nc * step <= target.l1d and p.k <= 4 * lanes
+    return Schedule(form, lanes, mr, nr, mc, kc, nc, pack_a, pack_b, grid, rows_first, ahead)
 
 
 def thread_grid(p: Problem, lanes: int) -> tuple[int, int, int]:
@@ -192,9 +195,9 @@ def _rows_that_fit(p: Problem, target: Target) -> int:
     """
     if p.a.strides is None or p.a.strides[1] != 1 or p.n > 8 * target.lanes(p.bytes):
         return 1 << 30  # or A is packed: see ``_packs_a``
-    sets = max(1, target.l1d // (L1_WAYS * LINE))
+    sets = max(1, target.l1d // (L1_WAYS * CACHE_LINE))
     pitch = abs(p.a.strides[0]) * p.bytes
-    apart = pitch // LINE if pitch % LINE == 0 else 1
+    apart = pitch // CACHE_LINE if pitch % CACHE_LINE == 0 else 1
     return max(4, L1_WAYS * sets // gcd(apart, sets) - 2)
 
 
@@ -214,7 +217,7 @@ def _prefers_dot(p: Problem, lanes: int) -> bool:
 
 def _row_group(p: Problem) -> int:
     """Rows of A that lie in one cache line, side by side; 1 where rows are streams."""
-    return LINE // p.bytes if p.a.strides is not None and p.a.strides[0] == 1 else 1
+    return CACHE_LINE // p.bytes if p.a.strides is not None and p.a.strides[0] == 1 else 1
 
 
 def _has_streams(p: Problem) -> bool:
@@ -234,8 +237,8 @@ def _packs_a(p: Problem, m: int, n: int, nr: int, target: Target) -> bool:
     if _has_streams(p) or n < 4 * nr or m * p.k * p.bytes < target.l2 // 2:
         return False
     pitch = abs(p.a.strides[1]) * p.bytes
-    sets = max(1, target.l2 // (L2_WAYS * LINE))
-    apart = pitch // LINE if pitch % LINE == 0 else 1
+    sets = max(1, target.l2 // (L2_WAYS * CACHE_LINE))
+    apart = pitch // CACHE_LINE if pitch % CACHE_LINE == 0 else 1
     room = L2_WAYS * sets // gcd(apart, sets)
     return p.a.strides[0] != 1 or room < min(2 * p.k, DEEPEST)
 
@@ -244,6 +247,17 @@ def _packs_b(p: Problem, m: int, n: int, mr: int, target: Target) -> bool:
     if p.b.strides is None or p.b.strides[1] != 1:
         return True
     return m >= 12 * mr and n * p.k * p.bytes > target.l1d
+
+
+def _fetches_ahead(p: Problem, m: int, n: int, kc: int, target: Target) -> bool:
+    """Whether B is packed panel by panel, and the next one asked for meanwhile.
+
+    That pays where B comes from beyond L2.  All of A then passes by each panel, which must
+    not be from memory.
+    """
+    has_lines = p.b.strides is not None and 1 in p.b.strides
+    far, near = target.l2, target.l3 // (4 * p.threads)
+    return has_lines and n * p.k * p.bytes > far and m * kc * p.bytes < near
 
 
 def _depth(p: Problem, in_place_once: bool, n: int, nr: int, target: Target) -> int:

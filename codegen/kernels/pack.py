@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import ceil
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, vec
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels.lanes import transpose
 from symgrad.codegen.kernels.matrix import Source
 from symgrad.codegen.scalar import to_memory
+
+CACHE_LINE = 64
+"""Bytes of memory that are fetched together."""
 
 
 def packed_dtype(dtype: str) -> str:
@@ -99,6 +103,33 @@ def pack_transposed(
                         value = flipped.load(k, k.add(line, i), along)
                         _put(k, source, value, square, k.mul(i, lanes))
                     _transpose(k, square, lanes, to, pitch, dtype, lanes)
+
+
+def prefetch_share(
+    k: Emitter,
+    source: Source,
+    first: tuple[Int, Int],
+    shape: tuple[int, int],
+    share: Int,
+    shares: int,
+) -> None:
+    """Asks for the cache lines of one of equal shares of ``shape`` elements from ``first`` on.
+
+    The matrix has strides, one of which is 1.  Shares may exceed the block, and it the
+    matrix: nothing is read.
+    """
+    assert source.matrix.strides is not None
+    (row, col), (rows, cols), (down, across) = first, shape, source.matrix.strides
+    scalar = MEMORY_TYPES[source.matrix.dtype]
+    pitch, count, length = (down, rows, cols) if across == 1 else (across, cols, rows)
+    per_line = CACHE_LINE // bytes_of(scalar)
+    run = ceil(length / per_line)
+    base = k.gep(source.base, k.add(k.mul(row, down), k.mul(col, across)), scalar)
+    lines = ceil(count * run / shares)
+    with k.loop(0, lines) as i:
+        number, at = k.divmod(k.add(k.mul(share, lines), i), run)
+        offset = k.add(k.mul(number, pitch), k.mul(at, per_line))
+        k.prefetch(k.gep(base, offset, scalar), locality=2)
 
 
 def _transpose(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
+from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.gemm_schedule import (
@@ -20,12 +21,13 @@ from symgrad.codegen.kernels.gemm_schedule import (
     outer_tile_shape,
     schedule,
 )
-from symgrad.codegen.kernels.matrix import Matrix, PaddedAccess, Window
+from symgrad.codegen.kernels.matrix import Matrix, PaddedAccess, Source, Window
+from symgrad.codegen.kernels.pack import prefetch_share
 from symgrad.codegen.lower import kernel_text
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
 from symgrad.codegen.target import Target
 
-from tests.codegen.harness import TARGETS, Array, run_lowering, target_named
+from tests.codegen.harness import TARGETS, Array, run_kernel, run_lowering, target_named
 from tests.codegen.regions import region
 
 TOLERANCE = {"f16": 2e-3, "bf16": 1.6e-2, "f32": 2e-6, "f64": 1e-14}
@@ -133,6 +135,9 @@ def test_dtypes(dtype: str) -> None:
     [
         Case(130, 257, 301),  # B packed
         Case(130, 257, 1101),  # the same, in several blocks of the contraction
+        Case(130, 1300, 2100, threads=2),  # the next panels of B asked for meanwhile
+        Case(150, 700, 1101, order="aBc", threads=3),
+        Case(90, 700, 1101, "f64", "Abc"),
         Case(512, 260, 530, order="Abc"),  # A packed, for its lines collide in the caches
         Case(251, 260, 1101, order="Abc"),  # and read in place, for these do not
         Case(301, 300, 700, order="AbC", threads=2),
@@ -381,6 +386,44 @@ def test_a_is_packed_only_where_its_lines_collide() -> None:
     assert not _schedule_of((1, 1000), (1000, 1000, 1000)).pack_a
     assert _schedule_of((1, 1024), (1024, 1000, 1000)).pack_a
     assert _schedule_of((2, 2000), (1000, 1000, 1000)).pack_a  # neither one is contiguous
+
+
+def test_panels_of_b_are_asked_for_ahead() -> None:
+    """Where B is far and A is not: then a block is one panel, used by all of A."""
+    cut = _schedule_of((2000, 1), (400, 1000, 2000))
+    assert cut.ahead
+    assert (cut.nc, cut.mc >= 400) == (cut.nr, True)
+    assert not _schedule_of((300, 1), (400, 800, 300)).ahead  # B stays in L2
+    assert not _schedule_of((2000, 1), (4000, 1000, 2000)).ahead  # A would come from memory
+    assert not _schedule_of((1, 1024), (400, 1000, 2000)).ahead  # A is packed
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_shares_of_a_block_cover_its_lines(flipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store in place of each prefetch shows what is asked for."""
+
+    def mark(k: Emitter, address: Reg, **_: object) -> None:
+        k.store(k.const("float", 1.0), address)
+
+    monkeypatch.setattr(Emitter, "prefetch", mark)
+    lines, columns, first, shape = 41, 160, (7, 32), (19, 70)
+    asked = np.zeros((lines, columns), np.float32)
+    access = Access("f32", (1, columns) if flipped else (columns, 1))
+    sizes = ((columns,), (lines,)) if flipped else ((lines,), (columns,))
+    matrix = Matrix.of(access, (), *sizes)
+
+    def emit(k: Emitter, name: str) -> None:
+        with k.function(name, ("ptr noalias", "i64", "i64")) as (args, tid, _):
+            source = Source.of(k, matrix, k.load("ptr", args), 0)
+            order = slice(None, None, -1 if flipped else 1)
+            prefetch_share(k, source, first[order], shape[order], tid, 4)
+
+    run_kernel(emit, [asked], threads=4)
+    expected = np.zeros_like(asked)
+    # 5 lines hold 70 elements; the shares are rounded up to 24 lines, one more than needed.
+    expected[7:26, 32 : 32 + 80 : 16] = 1
+    expected[26, 32] = 1
+    np.testing.assert_array_equal(asked, expected)
 
 
 def test_blocks_of_a_fit_the_second_cache() -> None:
