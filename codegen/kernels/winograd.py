@@ -5,8 +5,8 @@ A tile of m x m outputs of a 3 x 3 convolution takes (m + 2)^2 multiplications i
 
     y = A^T [ (G g G^T) * (B^T d B) ] A.
 
-The matrices follow from the m + 1 points at which two polynomials are evaluated (and a
-last one at infinity): S. Winograd, "Arithmetic complexity of computations" (1980);
+The matrices follow from the m + 2 points at which two polynomials are evaluated, one of them
+infinity: S. Winograd, "Arithmetic complexity of computations" (1980);
 A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks" (2016).  They
 are made in exact arithmetic.  The points decide the rounding error: those of F(4 x 4) lose
 less than a third of what 0, 1, -1, 2, -2 lose.
@@ -29,7 +29,7 @@ POINTS = {
     2: (Fraction(0), Fraction(1), Fraction(-1)),
     4: (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2)),
 }
-"""Points of evaluation by the number m of outputs; infinity comes last by itself."""
+"""Points of evaluation by the number m of outputs, after infinity, which comes first."""
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 Vectors = Sequence[Reg | None]
@@ -49,26 +49,35 @@ class Matrices:
 
 
 @functools.cache
-def matrices(outputs: int) -> Matrices:
-    """The matrices for one of ``POINTS``.
+def matrices(outputs: int, part: int | None = None) -> Matrices:
+    """The matrices for one of ``POINTS``, or for a ``part`` of its outputs.
 
     ``A^T`` evaluates at the points, ``G`` too and divides by what keeps the rows of
-    ``B^T``, the coefficients of Lagrange's polynomials, free of fractions.
+    ``B^T``, the coefficients of Lagrange's polynomials, free of fractions.  A part of the
+    outputs takes the first of the points, with the filter as it is transformed for all of
+    them: ``B^T`` makes good for what ``G`` divides by on behalf of the others.
     """
-    points = POINTS[outputs]
+    part = outputs if part is None else part
+    points, left_out = POINTS[outputs][: part + 1], POINTS[outputs][part + 1 :]
     zero, one = Fraction(0), Fraction(1)
     others = [[q for q in points if q != p] for p in points]
-    divisors = [prod((p - q for q in o), start=one) for p, o in zip(points, others, strict=True)]
+    surplus = [prod((p - q for q in left_out), start=one) for p in points]
+    divisors = [
+        prod((p - q for q in o), start=s) for p, o, s in zip(points, others, surplus, strict=True)
+    ]
     filters = [
         tuple(p**power / divisor for power in range(TAPS))
         for p, divisor in zip(points, divisors, strict=True)
     ]
+    polynomials = [
+        (*(s * c for c in _with_roots(o)), zero) for o, s in zip(others, surplus, strict=True)
+    ]
     return Matrices(
-        input=(*((*_with_roots(o), zero) for o in others), _with_roots(points)),
-        filter=(*filters, (*(zero,) * (TAPS - 1), one)),
+        input=(_with_roots(points), *polynomials),
+        filter=((*(zero,) * (TAPS - 1), one), *filters),
         output=tuple(
-            (*(p**power for p in points), one if power == outputs - 1 else zero)
-            for power in range(outputs)
+            (one if power == part - 1 else zero, *(p**power for p in points))
+            for power in range(part)
         ),
     )
 
@@ -91,11 +100,13 @@ def _with_roots(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:
 # -- code ------------------------------------------------------------------
 
 
-def apply_2d(k: Emitter, matrix: Matrix, tile: Sequence[Vectors]) -> list[list[Reg]]:
-    """``M d M^T`` for a tile of registers."""
+def apply_2d(
+    k: Emitter, matrix: Matrix, tile: Sequence[Vectors], across: Matrix | None = None
+) -> list[list[Reg]]:
+    """``M d N^T`` for a tile of registers, N being M unless given."""
     columns = [apply(k, matrix, column) for column in zip(*tile, strict=True)]
     return [
-        [k.zero(_type_of(tile)) if x is None else x for x in apply(k, matrix, row)]
+        [k.zero(_type_of(tile)) if x is None else x for x in apply(k, across or matrix, row)]
         for row in zip(*columns, strict=True)
     ]
 

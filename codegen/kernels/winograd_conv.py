@@ -154,7 +154,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                 )
                 m_at = k.add(k.mul(point, m_plane), k.mul(group, shape.group * row))
                 _products(
-                    k, name, shape, count,
+                    k, name, shape, _needed(k, shape, point, first, count),
                     (k.gep(v, v_at, scalar), k.gep(u, u_at, scalar), k.gep(m, m_at, scalar)),
                     conv.in_blocks, 1,
                 )  # fmt: skip
@@ -164,19 +164,26 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                 k.call(f"{name}_output", "void", [from_, *place, y_base, *operands])
 
 
+def _needed(k: Emitter, shape: Shape, point: Int, first: Int, count: Int) -> tuple[Int, Int]:
+    """Which of ``count`` tiles from ``first`` on need a point, from a whole register tile on."""
+    tiles = shape.tiling.tiles
+    low, high = (k.sub(end, first) for end in shape.spec.cut.range(k, point))
+    return k.mul(k.udiv(k.max(low, 0), tiles), tiles), k.min(high, count)
+
+
 def _products(
     k: Emitter,
     name: str,
     shape: Shape,
-    count: Int,
+    needed: tuple[Int, Int],
     bases: tuple[Reg, Reg, Reg],
     blocks: Int,
     fresh: Int,
 ) -> None:
-    """One element of ``count`` transformed tiles times one group's filters."""
+    """One element of the ``needed`` transformed tiles times one group's filters."""
     v, u, m = bases
     tiles = shape.tiling.tiles
-    with k.loop(0, count, tiles) as tile, k.loop(0, shape.slices) as part:
+    with k.loop(*needed, tiles) as tile, k.loop(0, shape.slices) as part:
         lane = k.mul(part, shape.channels)
         k.call(
             f"{name}_product",
@@ -273,7 +280,8 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                         k.gep(u, k.mul(point, u_plane), scalar),
                         k.gep(m, k.mul(point, m_plane), scalar),
                     )
-                    _products(k, name, shape, count, bases, depth, fresh)
+                    needed = _needed(k, shape, point, first, count)
+                    _products(k, name, shape, needed, bases, depth, fresh)
             with k.loop(0, shape.group) as number, k.loop(0, count) as tile:
                 from_ = k.gep(m, k.add(k.mul(number, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), k.as_reg(k.add(out_block, number))]

@@ -22,6 +22,7 @@ from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
 from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
 from symgrad.codegen.kernels.winograd import TAPS, apply_2d, matrices, transposed
+from symgrad.codegen.kernels.winograd_regions import Cut
 from symgrad.codegen.kernels.winograd_transform import (
     PAD,
     Tiles,
@@ -61,26 +62,24 @@ class WinogradGradSpec:
         return self.size**2
 
     @property
-    def grid(self) -> Pair:
-        """Tiles of a plane, down and across."""
-        return -(-self.dy.shape[2] // self.outputs), -(-self.dy.shape[3] // self.outputs)
+    def cut(self) -> Cut:
+        """How the output falls into tiles."""
+        return Cut(self.dy.shape[0], (self.dy.shape[2], self.dy.shape[3]), self.outputs)
 
     @property
     def x_tiles(self) -> Tiles:
         """The input's tiles."""
-        matrix = matrices(self.outputs).input
-        return Tiles(self.x, self.grid, self.outputs, self.size, self.padding, matrix)
+        return Tiles(self.x, self.cut, self.padding)
 
     @property
     def dy_tiles(self) -> Tiles:
         """The cotangent's tiles."""
-        matrix = transposed(matrices(self.outputs).output)
-        return Tiles(self.dy, self.grid, self.outputs, self.outputs, (0, 0), matrix)
+        return Tiles(self.dy, self.cut, is_cotangent=True)
 
     @property
     def tiles(self) -> int:
         """Tiles of all images."""
-        return self.x_tiles.count
+        return self.cut.tiles
 
     @property
     def in_blocks(self) -> int:
@@ -187,12 +186,15 @@ def _products(
     name: str,
     spec: GradKernelSpec,
     bases: tuple[Reg, Reg, Reg],
-    tiles: Int,
+    needed: tuple[Int, Int],
     fresh: Int,
 ) -> None:
-    """The sums of one element for a block of input channels and a group of outputs."""
+    """The sums of one element over the ``needed`` tiles, for a block of input channels and a
+    group of outputs."""
     v, z, sums = bases
     scalar = spec.grad.x.scalar
+    low, high = needed
+    v, z = k.gep(v, k.mul(low, BLOCK), scalar), k.gep(z, k.mul(low, spec.pitch), scalar)
     _, lanes = vector_of(k, scalar)
     with (
         k.loop(0, BLOCK, spec.channels) as channel,
@@ -205,7 +207,7 @@ def _products(
                 k.gep(v, channel, scalar),
                 k.gep(z, lane, scalar),
                 k.gep(sums, k.add(k.mul(channel, spec.pitch), lane), scalar),
-                k.as_reg(tiles),
+                k.as_reg(k.sub(high, low)),
                 k.as_reg(fresh),
             ],
         )
@@ -270,7 +272,7 @@ def emit_filters_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
                     k.gep(sums, k.mul(point, plane), scalar),
                 )
                 _prefetch_part(k, spec, operands, point, (out_block, in_block))
-                _products(k, name, spec, bases, grad.tiles, 1)
+                _products(k, name, spec, bases, grad.cut.range(k, point), 1)
             with k.loop(0, spec.group) as number:
                 at = k.gep(sums, k.mul(number, BLOCK), scalar)
                 k.call(f"{name}_back", "void", [at, pair])
@@ -395,7 +397,9 @@ def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
                     at = k.add(k.mul(point, plane), k.mul(pairs, BLOCK * spec.pitch))
                     bases = (k.gep(v, v_at, scalar), k.gep(z, z_at, scalar))
                     bases3 = (*bases, k.gep(sums, at, scalar))
-                    _products(k, name, spec, bases3, count, fresh)
+                    ends = [k.sub(end, first) for end in grad.cut.range(k, point)]
+                    needed = k.max(ends[0], 0), k.min(ends[1], count)
+                    _products(k, name, spec, bases3, needed, fresh)
 
 
 def emit_filters_back(k: Emitter, name: str, spec: GradKernelSpec) -> None:

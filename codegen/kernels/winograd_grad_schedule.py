@@ -89,6 +89,7 @@ def _products(kernel: GradKernelSpec, target: Target, tiles: float) -> float:
     calls = BLOCK // kernel.channels * (kernel.pitch // span)
     pairs, ports = kernel.channels * kernel.vectors, target.vector_ports
     step = 0.3 + max(pairs / ports, (kernel.channels + kernel.vectors) / ports, 4)
+    tiles *= kernel.grad.cut.needed
     return kernel.grad.points * calls * (tiles * step + 20 + pairs / ports)
 
 
@@ -118,7 +119,7 @@ def _filters_first(
     task += read * target.cycles_per_byte(area) / 4  # the rest is prefetched
     task += _transforms(kernel, target, BLOCK * kernel.group)
     task += _stores(kernel, target, kernel.group)
-    transforms = _transforms(kernel, target, grad.tiles * blocks)
+    transforms = _transforms(kernel, target, grad.tiles * blocks * grad.cut.needed)
     written = 2 * area * target.cycles_per_byte(area)  # a line comes before it can be written
     return (transforms + written) / threads, tasks * task
 
@@ -136,4 +137,5 @@ def _tiles_first(kernel: GradKernelSpec, target: Target, threads: int) -> tuple[
     back = _transforms(kernel, target, pairs * kernel.group * BLOCK * (1 + kernel.shares / 4))
     back += _stores(kernel, target, pairs * kernel.group)
     back += kernel.shares * sums * target.cycles_per_byte(kernel.shares * sums)
-    return moved + products + _transforms(kernel, target, share * blocks), back / threads
+    transforms = _transforms(kernel, target, share * blocks * grad.cut.needed)
+    return moved + products + transforms, back / threads

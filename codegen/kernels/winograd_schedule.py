@@ -89,7 +89,7 @@ def _products(
     stream = shape.group * BLOCK * bytes_of(shape.scalar) / filters
     per_channel = max(calls * step, stream)
     moves = calls * chunks * (20 + 3 * pairs / ports)
-    return spec.points * (spec.in_blocks * BLOCK * per_channel + moves)
+    return spec.cut.needed * spec.points * (spec.in_blocks * BLOCK * per_channel + moves)
 
 
 def _transforms(spec: WinogradSpec, shape: Shape, target: Target, count: float) -> float:
@@ -126,7 +126,8 @@ def tiles_first_cost(
         for tiles in [tiling.block] * (rounds - 1) + [share - (rounds - 1) * tiling.block]
     )
     moved = 2 * share * area / tiling.block * target.cycles_per_byte(area)
-    return filters, products + _transforms(spec, shape, target, share * blocks) + moved
+    transforms = _transforms(spec, shape, target, share * blocks * spec.cut.needed)
+    return filters, products + transforms + moved
 
 
 def filter_parts(pairs: int, threads: int) -> int:
@@ -148,7 +149,8 @@ def filters_first_cost(
     m_bytes = spec.points * shape.group * tiles * BLOCK * size
     u_bytes = spec.points * shape.group * tiling.depth * BLOCK * BLOCK * size
     v_part = v_bytes * tiles // spec.tiles // spec.groups
-    inputs = _transforms(spec, shape, target, spec.tiles * spec.x.blocks / threads)
+    needed = spec.cut.needed
+    inputs = _transforms(spec, shape, target, needed * spec.tiles * spec.x.blocks / threads)
     inputs += v_bytes / threads * target.cycles_per_byte(v_bytes)
     pairs = spec.in_blocks * shape.group
     filters = _filters(spec, shape, target, pairs)
@@ -160,5 +162,5 @@ def filters_first_cost(
     products = _products(spec, shape, target, tiles, chunks, stream)
     products += (2 * chunks - 1) * m_bytes * target.cycles_per_byte(u_bytes + m_bytes) / 2
     products += v_part * target.cycles_per_byte(v_bytes + u_bytes + m_bytes) / 2
-    outputs = _transforms(spec, shape, target, tiles * shape.group)
+    outputs = _transforms(spec, shape, target, needed * tiles * shape.group)
     return inputs, tasks * (filters + products + outputs)

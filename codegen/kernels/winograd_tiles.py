@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 
 from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, bytes_of, vec
@@ -24,11 +25,12 @@ from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair, weight_block
 from symgrad.codegen.kernels.tally import Finish
 from symgrad.codegen.kernels.winograd import TAPS, apply_2d, matrices
+from symgrad.codegen.kernels.winograd_regions import Cut, Region
 from symgrad.codegen.kernels.winograd_transform import (
     PAD,
     Tiles,
+    for_regions,
     load_tile,
-    position,
     store_tile,
 )
 from symgrad.codegen.target import Target
@@ -57,20 +59,19 @@ class WinogradSpec:
         return self.size**2
 
     @property
-    def grid(self) -> Pair:
-        """Tiles of a plane, down and across."""
-        return -(-self.y.shape[2] // self.outputs), -(-self.y.shape[3] // self.outputs)
+    def cut(self) -> Cut:
+        """How the output falls into tiles."""
+        return Cut(self.y.shape[0], (self.y.shape[2], self.y.shape[3]), self.outputs)
 
     @property
     def tiles(self) -> int:
         """Tiles of all images."""
-        return self.x.shape[0] * self.grid[0] * self.grid[1]
+        return self.cut.tiles
 
     @property
     def x_tiles(self) -> Tiles:
         """The input's tiles."""
-        matrix = matrices(self.outputs).input
-        return Tiles(self.x, self.grid, self.outputs, self.size, self.padding, matrix)
+        return Tiles(self.x, self.cut, self.padding)
 
     @property
     def in_blocks(self) -> int:
@@ -228,23 +229,38 @@ def emit_product(
 def emit_output(k: Emitter, name: str, shape: Shape, m_plane: int) -> None:
     """Emits ``void name(ptr m, i64 tile, i64 block, ptr y, operands...)``.
 
-    Transforms 16 channels of one tile back, runs the epilogue and stores what lies in
-    the plane; ``y`` is the first pixel of the whole tensor.
+    Transforms 16 channels of one tile back, runs the epilogue and stores; ``y`` is the
+    first pixel of the whole tensor.
     """
+    epilogue = shape.spec.epilogue
+    extra = 0 if epilogue is None else len(epilogue.operands)
+    params = ["ptr", "i64", "i64", "ptr", *["ptr"] * extra]
+    emit = partial(_emit_output, params=params, shape=shape, m_plane=m_plane)
+    for_regions(k, name, params, shape.spec.cut, emit)
+
+
+def _emit_output(
+    k: Emitter,
+    name: str,
+    region: Region,
+    *,
+    params: Sequence[str],
+    shape: Shape,
+    m_plane: int,
+) -> None:
+    """Emits the same for a region's tiles."""
     spec, scalar, y = shape.spec, shape.scalar, shape.spec.y
-    count = spec.outputs
     extra = () if spec.epilogue is None else spec.epilogue.operands
-    params = ["ptr", "i64", "i64", "ptr", *["ptr"] * len(extra)]
-    whole = [size % count == 0 for size in y.shape[2:]]
+    down, across = (matrices(spec.outputs, n).output for n in region.outputs)
     with (
         k.function(name, params, internal=True, attributes="noinline") as regs,
         k.loop(0, BLOCK, shape.lanes) as lane,
     ):
         m, tile, block, base, *operands = regs
         source = k.gep(m, lane, scalar)
-        values = load_tile(k, shape.vector, spec.size, source, m_plane)
-        result = apply_2d(k, matrices(count).output, values)
-        image, (row, column) = position(k, tile, spec.grid, count)
+        values = load_tile(k, shape.vector, spec.size, source, m_plane, region.points)
+        result = apply_2d(k, down, values, across)
+        image, (row, column) = region.position(k, tile, spec.outputs)
         origin = (image, block, row, column, lane)
         place = k.gep(base, dot(k, origin, (*y.strides, 1)), y.scalar)
         # The epilogue's accesses count from the tile.
@@ -252,27 +268,10 @@ def emit_output(k: Emitter, name: str, shape: Shape, m_plane: int) -> None:
             replace(access, offset=0).address(k, operand, origin)
             for access, operand in zip(extra, operands, strict=True)
         ]
-
         finish = Finish(k, spec.epilogue, moved, shape.vector)
-
-        def store(r: int, c: int) -> None:
+        for r, c in product(*map(range, region.outputs)):
             value = finish(result[r][c], (0, 0, r, c, 0))
             k.store(value, k.gep(place, r * y.strides[2] + c * y.strides[3], y.scalar))
-
-        def store_row(r: int) -> None:
-            for c in range(count):
-                if c == 0 or whole[1]:
-                    store(r, c)
-                else:
-                    with k.if_(k.icmp("slt", k.as_reg(k.add(column, c)), y.shape[3])):
-                        store(r, c)
-
-        for r in range(count):
-            if r == 0 or whole[0]:
-                store_row(r)
-            else:
-                with k.if_(k.icmp("slt", k.as_reg(k.add(row, r)), y.shape[2])):
-                    store_row(r)
         finish.close((0, 0, 0, 0, 0))
 
 

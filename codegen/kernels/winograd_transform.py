@@ -7,12 +7,14 @@ a stage of zeros.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
-from symgrad.codegen.kernels.winograd import Matrix, apply_2d
+from symgrad.codegen.kernels.winograd import Matrix, apply_2d, matrices, transposed
+from symgrad.codegen.kernels.winograd_regions import Cut, Region
 
 PAD = BLOCK
 """Elements between the planes of transformed tiles, lest they all fall in one cache set."""
@@ -21,35 +23,23 @@ PAD = BLOCK
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """Tiles of a tensor's planes, one per tile of a convolution's output, as they are
-    transformed by a matrix."""
+    transformed: the input's, or those of the output's cotangent."""
 
     tensor: Blocked
-    grid: Pair
-    """Tiles of a plane, down and across."""
-    outputs: int
-    """Rows and columns from one tile to the next."""
-    size: int
-    """Height and width of a tile."""
-    padding: Pair
+    cut: Cut
+    padding: Pair = (0, 0)
     """Rows and columns by which the first tile begins before the plane."""
-    matrix: Matrix
+    is_cotangent: bool = False
 
-    @property
-    def count(self) -> int:
-        """Tiles of all images."""
-        return self.tensor.shape[0] * self.grid[0] * self.grid[1]
+    def matrix(self, outputs: int) -> Matrix:
+        """What transforms a tile along an axis on which it has so many outputs."""
+        found = matrices(self.cut.outputs, outputs)
+        return transposed(found.output) if self.is_cotangent else found.input
 
     @property
     def stage(self) -> int:
         """Elements of a tile with zeros for what lies outside the plane."""
-        return self.size**2 * self.tensor.strides[3]
-
-
-def position(k: Emitter, tile: Int, grid: Pair, outputs: int) -> tuple[Int, tuple[Int, Int]]:
-    """Image, and first row and column in the output, of a tile."""
-    rest, across = k.divmod(tile, grid[1])
-    image, down = k.divmod(rest, grid[0])
-    return image, (k.mul(down, outputs), k.mul(across, outputs))
+        return len(self.matrix(self.cut.outputs)[0]) ** 2 * self.tensor.strides[3]
 
 
 def emit_transform(k: Emitter, name: str, tiles: Tiles, plane: int) -> None:
@@ -58,16 +48,51 @@ def emit_transform(k: Emitter, name: str, tiles: Tiles, plane: int) -> None:
     Transforms 16 channels of one tile; ``x`` is the first pixel of the whole tensor,
     ``v`` where the tile's first element goes, ``plane`` the distance to the next.
     """
-    x, size, scalar = tiles.tensor, tiles.size, tiles.tensor.scalar
+    params = ["ptr", "i64", "i64", "ptr", "ptr"]
+    for_regions(k, name, params, tiles.cut, partial(_emit_region, tiles=tiles, plane=plane))
+
+
+EmitRegion = Callable[[Emitter, str, Region], None]
+
+
+def for_regions(
+    k: Emitter, name: str, params: Sequence[str], cut: Cut, emit: EmitRegion
+) -> None:
+    """Emits a function for tiles of every kind from one for each region.
+
+    The tile's number is the second parameter of all of them.
+    """
+    regions = [region for region in cut.regions if region.count]
+    if len(regions) == 1:
+        emit(k, name, regions[0])
+        return
+    names = [f"{name}{number}" for number in range(len(regions))]
+    for part, region in zip(names, regions, strict=True):
+        emit(k, part, region)
+    with k.function(name, params, internal=True, attributes="noinline") as args:
+        for part, region in zip(names, regions, strict=True):
+            begun = k.icmp("sge", args[1], region.first)
+            within = k.icmp("slt", args[1], region.first + region.count)
+            with k.if_(k.bits("and", begun, within)):
+                k.call(part, "void", args)
+
+
+def _emit_region(k: Emitter, name: str, region: Region, *, tiles: Tiles, plane: int) -> None:
+    """Emits the transform of a region's tiles."""
+    x, scalar, step = tiles.tensor, tiles.tensor.scalar, tiles.cut.outputs
     row, pixel = x.strides[2], x.strides[3]
-    _emit_tile(k, f"{name}_tile", tiles, plane)
-    ends = [(count - 1) * tiles.outputs for count in tiles.grid]
-    reach = [(-p, end - p) for p, end in zip(tiles.padding, ends, strict=True)]
-    bounds = [(-x.halo[a][0], x.shape[2 + a] + x.halo[a][1] - size) for a in (0, 1)]
+    size = [len(tiles.matrix(n)[0]) for n in region.outputs]
+    _emit_tile(k, f"{name}_tile", tiles, region, plane)
+    ends = [o + (count - 1) * step for o, count in zip(region.origin, region.grid, strict=True)]
+    reach = [
+        (begin - p, end - p)
+        for begin, end, p in zip(region.origin, ends, tiles.padding, strict=True)
+    ]
+    bounds = [(-x.halo[a][0], x.shape[2 + a] + x.halo[a][1] - size[a]) for a in (0, 1)]
     params = ["ptr", "i64", "i64", "ptr", "ptr"]
     with k.function(name, params, internal=True, attributes="noinline") as regs:
         base, tile, block, v, stage = regs
-        image, at = position(k, tile, tiles.grid, tiles.outputs)
+        image, at = region.position(k, tile, step)
         corner = [k.sub(a, p) for a, p in zip(at, tiles.padding, strict=True)]
         source = k.add(k.mul(image, x.strides[0]), k.mul(block, x.strides[1]))
         place = k.add(k.mul(corner[0], row), k.mul(corner[1], pixel))
@@ -89,45 +114,51 @@ def emit_transform(k: Emitter, name: str, tiles: Tiles, plane: int) -> None:
                 k.call(f"{name}_tile", "void", direct)
             with other:
                 plane_at = k.gep(base, source, scalar)
-                _stage_tile(k, tiles, plane_at, corner, stage)
-                k.call(f"{name}_tile", "void", [stage, k.as_reg(size * pixel), v])
+                _stage_tile(k, x, size, plane_at, corner, stage)
+                k.call(f"{name}_tile", "void", [stage, k.as_reg(size[1] * pixel), v])
 
 
 def _stage_tile(
-    k: Emitter, tiles: Tiles, plane: Reg, corner: Sequence[Int], stage: Reg
+    k: Emitter, x: Blocked, size: Sequence[int], plane: Reg, corner: Sequence[Int], stage: Reg
 ) -> None:
     """Copies what a tile has of a plane into a stage of zeros."""
-    x, size, scalar = tiles.tensor, tiles.size, tiles.tensor.scalar
+    scalar = x.scalar
     row, pixel = x.strides[2], x.strides[3]
     vector, lanes = vector_of(k, scalar)
-    with k.loop(0, tiles.stage, lanes) as at:
+    with k.loop(0, size[0] * size[1] * pixel, lanes) as at:
         k.store(k.zero(vector), k.gep(stage, at, scalar))
     first = [k.max(k.sub(0, c), 0) for c in corner]
-    last = [k.min(k.sub(n, c), size) for n, c in zip(x.shape[2:], corner, strict=True)]
+    last = [
+        k.min(k.sub(n, c), s) for n, c, s in zip(x.shape[2:], corner, size, strict=True)
+    ]
     with k.loop(first[0], last[0]) as r, k.loop(first[1], last[1]) as c:
         down, across = k.add(corner[0], r), k.add(corner[1], c)
         from_ = k.gep(plane, k.add(k.mul(down, row), k.mul(across, pixel)), scalar)
-        to = k.gep(stage, k.mul(k.add(k.mul(r, size), c), pixel), scalar)
+        to = k.gep(stage, k.mul(k.add(k.mul(r, size[1]), c), pixel), scalar)
         for lane in range(0, BLOCK, lanes):
             k.store(k.load(vector, k.gep(from_, lane, scalar)), k.gep(to, lane, scalar))
 
 
-def _emit_tile(k: Emitter, name: str, tiles: Tiles, plane: int) -> None:
+def _emit_tile(k: Emitter, name: str, tiles: Tiles, region: Region, plane: int) -> None:
     """Emits ``void name(ptr tile, i64 row, ptr v)``, ``row`` the stride of the tile's rows."""
     scalar, pixel = tiles.tensor.scalar, tiles.tensor.strides[3]
     vector, lanes = vector_of(k, scalar)
+    down, across = (tiles.matrix(n) for n in region.outputs)
     params = ["ptr", "i64", "ptr"]
     with (
         k.function(name, params, internal=True, attributes="noinline") as (tile, row, v),
         k.loop(0, BLOCK, lanes) as lane,
     ):
         first = k.gep(tile, lane, scalar)
-        rows = [k.gep(first, k.mul(row, r), scalar) for r in range(tiles.size)]
+        rows = [k.gep(first, k.mul(row, r), scalar) for r in range(len(down[0]))]
         values = [
-            [k.load(vector, k.gep(start, c * pixel, scalar)) for c in range(tiles.size)]
+            [k.load(vector, k.gep(start, c * pixel, scalar)) for c in range(len(across[0]))]
             for start in rows
         ]
-        store_tile(k, apply_2d(k, tiles.matrix, values), k.gep(v, lane, scalar), plane, scalar)
+        to, pitch = k.gep(v, lane, scalar), tiles.cut.size
+        for r, elements in enumerate(apply_2d(k, down, values, across)):
+            for c, value in enumerate(elements):
+                k.store(value, k.gep(to, (r * pitch + c) * plane, scalar))
 
 
 def vector_of(k: Emitter, scalar: str) -> tuple[str, int]:
@@ -136,12 +167,16 @@ def vector_of(k: Emitter, scalar: str) -> tuple[str, int]:
     return vec(scalar, lanes), lanes
 
 
-def load_tile(k: Emitter, type: str, size: int, at: Reg, plane: int) -> list[list[Reg]]:
-    """A transformed tile of size x size elements, ``plane`` apart."""
+def load_tile(
+    k: Emitter, type: str, size: int, at: Reg, plane: int, part: Pair | None = None
+) -> list[list[Reg]]:
+    """A transformed tile of size x size elements, or its first rows and columns; ``plane`` is
+    from one element to the next."""
     scalar = scalar_of(type)
+    rows, columns = part or (size, size)
     return [
-        [k.load(type, k.gep(at, (r * size + c) * plane, scalar)) for c in range(size)]
-        for r in range(size)
+        [k.load(type, k.gep(at, (r * size + c) * plane, scalar)) for c in range(columns)]
+        for r in range(rows)
     ]
 
 
@@ -179,8 +214,8 @@ def emit_transforms(k: Emitter, name: str, spec: TransformSpec) -> None:
         x, v, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(3))
         x = k.gep(x, tiles.tensor.offset, scalar)
         stage = k.gep(scratch, k.mul(tid, tiles.stage), scalar)
-        with k.loop(*k.slice(tiles.tensor.blocks * tiles.count, tid, nth)) as task:
-            block, tile = k.divmod(task, tiles.count)
+        with k.loop(*k.slice(tiles.tensor.blocks * tiles.cut.tiles, tid, nth)) as task:
+            block, tile = k.divmod(task, tiles.cut.tiles)
             number, rest = k.divmod(block, group)
             at = k.mul(k.add(k.mul(number, spec.room), tile), group * BLOCK)
             to = k.gep(v, k.add(at, k.mul(rest, BLOCK)), scalar)

@@ -22,6 +22,7 @@ from symgrad.codegen.kernels.winograd_conv import (
     lower_tiles_first,
     lower_winograd,
 )
+from symgrad.codegen.kernels.winograd_regions import Cut
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.kernels.winograd_tiles import Tiling, WinogradSpec
 from symgrad.codegen.lower import kernel_text
@@ -58,12 +59,33 @@ FORMS = {"tiles": lower_tiles_first, "filters": lower_filters_first}
 
 @pytest.mark.parametrize("outputs", POINTS)
 def test_matrices_compute_the_correlation_exactly(outputs: int) -> None:
-    """``A^T[(G g) * (B^T d)]`` is sum over t of ``g[t] d[i + t]``, coefficient by coefficient."""
-    m = matrices(outputs)
-    size = outputs + TAPS - 1
-    for i, t, at in itertools.product(range(outputs), range(TAPS), range(size)):
-        total = sum(m.output[i][j] * m.filter[j][t] * m.input[j][at] for j in range(size))
-        assert total == (at == i + t)
+    """``A^T[(G g) * (B^T d)]`` is sum over t of ``g[t] d[i + t]``, coefficient by coefficient,
+    and so it is for the first outputs with the first elements of the same ``G g``."""
+    filters = matrices(outputs).filter
+    for part in range(1, outputs + 1):
+        m, size = matrices(outputs, part), part + TAPS - 1
+        assert m.filter == filters[:size]
+        for i, t, at in itertools.product(range(part), range(TAPS), range(size)):
+            total = sum(m.output[i][j] * m.filter[j][t] * m.input[j][at] for j in range(size))
+            assert total == (at == i + t)
+
+
+PLANES = [(8, 12), (5, 7), (6, 8), (4, 9), (3, 9), (9, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("plane", PLANES, ids=str)
+def test_regions_cover_the_plane_once(plane: tuple[int, int]) -> None:
+    cut, seen = Cut(2, plane, 4), np.zeros((2, *plane), int)
+    numbers = []
+    for region in cut.regions:
+        numbers += range(region.first, region.first + region.count)
+        axes = zip(region.origin, region.grid, strict=True)
+        for row, column in itertools.product(*(range(o, o + 4 * n, 4) for o, n in axes)):
+            seen[:, row : row + region.outputs[0], column : column + region.outputs[1]] += 1
+    assert numbers == list(range(cut.tiles))
+    assert (seen == 1).all()
+    whole = all(size % 4 == 0 for size in plane)
+    assert cut.needed == 1 if whole else cut.needed < 1
 
 
 def build(
