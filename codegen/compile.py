@@ -13,6 +13,7 @@ from symgrad.codegen.jit import compile_modules, load_compiled, symbol_of
 from symgrad.codegen.precision import get_conv_precision
 from symgrad.codegen.runtime import threadpool
 from symgrad.codegen.runtime.memory import give_back
+from symgrad.codegen.runtime.program import load_ahead
 from symgrad.codegen.runtime.resident import STATELESS, State
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.target import Target
@@ -66,6 +67,7 @@ def compile_func(
     addresses = load_compiled(image.kernels, target) if image else None
     if image and addresses is not None:
         return Executable(image, addresses, functools.cache(lowered))
+    load_ahead()
     give_back()  # before compiling takes more, and then what it leaves
     executable = _build(lowered())
     if not executable.is_bound:

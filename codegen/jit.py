@@ -60,7 +60,7 @@ def compile_modules(modules: Mapping[str, str], target: Target) -> dict[str, int
             if symbols[name] not in _addresses:
                 missing[symbols[name]] = _rename(name, symbols[name], text)
         if missing:
-            _addresses.update(_load(_build(missing, target), target))
+            _addresses.update(_load(build(missing, target), target))
         return {name: _addresses[symbol] for name, symbol in symbols.items()}
 
 
@@ -78,12 +78,8 @@ def load_compiled(symbols: Sequence[str], target: Target) -> dict[str, int] | No
 
 def objects_of(modules: Mapping[str, str], target: Target) -> dict[str, bytes]:
     """The object file of each module by its symbol, from the cache or compiled."""
-    renamed = {}
-    for name, text in modules.items():
-        symbol = symbol_of(name, text, target)
-        renamed[symbol] = _rename(name, symbol, text)
     with _lock:
-        return _build(renamed, target)
+        return build(renamed(modules, target), target)
 
 
 def stored_objects(symbols: Sequence[str]) -> dict[str, bytes] | None:
@@ -140,6 +136,12 @@ def linked(texts: Sequence[str], entry: str) -> str:
 # -- naming ----------------------------------------------------------------
 
 
+def renamed(modules: Mapping[str, str], target: Target) -> dict[str, str]:
+    """The modules by symbol, with their functions called by these."""
+    symbols = {name: symbol_of(name, text, target) for name, text in modules.items()}
+    return {symbols[name]: _rename(name, symbols[name], text) for name, text in modules.items()}
+
+
 def _rename(name: str, new: str, text: str) -> str:
     """``text`` with the function ``name`` called ``new``."""
     return re.sub(rf"@{re.escape(name)}(?![\w.$-])", f"@{new}", text)
@@ -163,8 +165,11 @@ def symbol_of(name: str, text: str, target: Target) -> str:
 # -- text to object --------------------------------------------------------
 
 
-def _build(modules: Mapping[str, str], target: Target) -> dict[str, bytes]:
-    """One object file per module, from the disk cache or compiled and put there."""
+def build(modules: Mapping[str, str], target: Target) -> dict[str, bytes]:
+    """One object file per module, from the disk cache or compiled and put there.
+
+    Several threads may build at once; a fork must wait until they are done.
+    """
     stored = {symbol: _objects.get(symbol) for symbol in modules}
     built = {symbol: blob for symbol, blob in stored.items() if blob is not None}
     # The longest first, so that no thread ends with a long one alone.

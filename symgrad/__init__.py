@@ -39,12 +39,20 @@ def __getattr__(name: str) -> object:
         return value
     if name in _MODULES:
         return import_module(f"symgrad.{name}")
-    if not name.startswith("__"):  # torch's names, for `import symgrad as torch`
+    if not (name.startswith("__") or _is_submodule(name)):
+        # torch's names, for `import symgrad as torch`
         names = import_module("symgrad.tensors").NAMES
         if name in names:
             globals()[name] = names[name]
             return names[name]
     raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
+
+
+def _is_submodule(name: str) -> bool:
+    """Whether ``from symgrad import name`` will find a module, though first it asks for a name."""
+    from importlib.machinery import PathFinder
+
+    return PathFinder.find_spec(f"symgrad.{name}", __path__) is not None
 
 
 def __dir__() -> list[str]:

@@ -25,7 +25,7 @@ from symgrad.codegen.jit import CompileError
 from symgrad.codegen.runtime import cpython, vectorcall
 from symgrad.codegen.runtime.calltable import BLOCK, DESK, Table, desk_of, entry_table
 from symgrad.codegen.runtime.cpython import NULL, get, python
-from symgrad.codegen.runtime.native import load_entries
+from symgrad.codegen.runtime.native import load_entries, loaded_once
 from symgrad.codegen.runtime.serve import (
     FALSE,
     TRUE,
@@ -229,7 +229,7 @@ def supported() -> bool:
     return cpython.supported() and bool(_methods())
 
 
-@functools.cache
+@loaded_once
 def _entries() -> tuple[int, ...]:
     """Addresses of the three functions; none where the C API lacks what they call."""
     try:

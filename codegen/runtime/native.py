@@ -8,13 +8,16 @@ protocols of ``threads`` rely on.
 from __future__ import annotations
 
 import ctypes
+import functools
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter, Int, Reg
-from symgrad.codegen.jit import compile_modules
+from symgrad.codegen.jit import build, load_objects, renamed
 from symgrad.codegen.target import Target
 
 if TYPE_CHECKING:  # numpy.typing takes milliseconds to import
@@ -67,6 +70,28 @@ def field(k: Emitter, block: Reg, offset: int) -> Reg:
     return k.gep(block, offset, "i8")
 
 
+_loading = threading.RLock()
+"""Held while entries are compiled: who wants the same ones waits, and so does a fork."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release
+    )
+
+R = TypeVar("R")
+
+
+def loaded_once(load: Callable[[], R]) -> Callable[[], R]:
+    """Decorator of a function that loads entries: the first caller does, others wait for it."""
+    cached = functools.cache(load)
+
+    @functools.wraps(load)
+    def get() -> R:
+        with _loading:
+            return cached()
+
+    return get
+
+
 def load_entries(
     name: str, emit: Callable[[Emitter], Sequence[str]], target: Target | None = None
 ) -> list[int]:
@@ -78,7 +103,9 @@ def load_entries(
     entries = emit(k)
     with k.function(name, (), "ptr"):
         k.line(f"ret ptr {k.constant_table('entries', 'ptr', [f'@{entry}' for entry in entries])}")
-    address = compile_modules({name: k.module()}, k.target)[name]
+    with _loading:
+        objects = build(renamed({name: k.module()}, k.target), k.target)
+        (address,) = load_objects(objects, k.target).values()
     table: int = ctypes.CFUNCTYPE(ctypes.c_size_t)(address)()
     return list((ctypes.c_size_t * len(entries)).from_address(table))
 

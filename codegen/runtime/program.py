@@ -7,9 +7,11 @@ once; the rest is patched at the start of each run, in native code as well.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.jit import available_cpus
 from symgrad.codegen.runtime import fastcall
 from symgrad.codegen.runtime import threads as team_words
 from symgrad.codegen.runtime.calltable import Interface, Table, call_table
-from symgrad.codegen.runtime.native import LINE, aligned_bytes, atomic_load, field, load_entries
+from symgrad.codegen.runtime.native import (
+    LINE,
+    aligned_bytes,
+    atomic_load,
+    field,
+    load_entries,
+    loaded_once,
+)
 from symgrad.codegen.runtime.threads import process_team
 
 if TYPE_CHECKING:
@@ -166,11 +176,28 @@ def _emit_clock(k: Emitter) -> Reg:
     return k.op("i64", f"call i64 @{name}()")
 
 
-@functools.cache
+@loaded_once
 def _driver() -> tuple[int, int]:
     """Addresses of ``run`` and ``ticks``."""
     run, ticks = load_entries("symgrad_driver", _emit_driver)
     return run, ticks
+
+
+@functools.cache
+def load_ahead() -> None:
+    """Begins to load what all programs need, on a thread of its own.
+
+    On a machine that never ran one it must be compiled first: LLVM does that while Python
+    brings a program through passes and lowering, if there is a second CPU.
+    """
+
+    def load() -> None:
+        with contextlib.suppress(Exception):  # which it raises again for who needs it
+            _driver()
+            fastcall.supported()
+
+    if available_cpus() > 1:
+        threading.Thread(target=load, name="symgrad runtime").start()
 
 
 @functools.cache
