@@ -38,7 +38,7 @@ def user_location() -> Loc | None:
 
 @functools.cache
 def _is_own(module: str) -> bool:
-    return module in ("symgrad", "contextlib") or module.startswith("symgrad.")
+    return module in ("symgrad", "contextlib", "functools") or module.startswith("symgrad.")
 
 
 @functools.lru_cache(maxsize=4096)

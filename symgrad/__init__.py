@@ -18,6 +18,7 @@ _EXPORTS = {
     "symgrad.api_batch": "hessian jacfwd jacobian jacrev vmap",
     "symgrad.api_loops": "fori_loop scan",
     "symgrad.api_vjp": "vjp",
+    "symgrad.symbolic.formulas": "from_sympy",
     "symgrad.gradcheck": "check_grads",
     "symgrad.io": "load save",
     "symgrad.api_backend": "profile set_conv_precision set_num_threads",

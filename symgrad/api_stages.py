@@ -30,6 +30,8 @@ class Stages:
     def source(self) -> str:
         """The user's source text."""
         target = inspect.unwrap(self._function)
+        if (text := getattr(target, "source_text", None)) is not None:  # it was no Python
+            return str(text)
         try:
             return inspect.getsource(target)
         except (OSError, TypeError):

@@ -33,12 +33,14 @@ def _less(x: Value, limit: float) -> Value:
 
 
 _ARRAYS = SimpleNamespace(
-    log=np.log, exp=np.exp, sqrt=np.sqrt, sin=np.sin, cos=np.cos, abs=np.abs, round=np.rint,
-    sign=np.sign, erf=ew._erf, erfc=ew._erfc, less=np.less, where=np.where, isnan=np.isnan,
+    log=np.log, exp=np.exp, pow=np.power, sqrt=np.sqrt, sin=np.sin, cos=np.cos, abs=np.abs,
+    round=np.rint, sign=np.sign, erf=ew._erf, erfc=ew._erfc, less=np.less, where=np.where,
+    isnan=np.isnan,
 )  # fmt: skip
 _OPS = SimpleNamespace(
-    log=ew.log, exp=ew.exp, sqrt=ew.sqrt, sin=ew.sin, cos=ew.cos, abs=ew.abs, round=ew.round,
-    sign=ew.sign, erf=ew.erf, erfc=ew.erfc, less=_less, where=ew.where, isnan=ew.isnan,
+    log=ew.log, exp=ew.exp, pow=ew.pow, sqrt=ew.sqrt, sin=ew.sin, cos=ew.cos, abs=ew.abs,
+    round=ew.round, sign=ew.sign, erf=ew.erf, erfc=ew.erfc, less=_less, where=ew.where,
+    isnan=ew.isnan,
 )  # fmt: skip
 
 
@@ -81,6 +83,29 @@ def _log_gamma(m: Any, x: Any) -> Any:
     value = m.where(mirrored, math.log(math.pi) - m.log(sine) - value, value)
     # Infinite and huge arguments: the series has inf - inf, the angle is nan.
     return m.where(m.less(m.abs(x), 1e305), value, m.where(m.isnan(x), x, math.inf))
+
+
+def _gamma(m: Any, x: Any) -> Any:
+    mirrored = m.less(x, 0.5)
+    z = m.where(mirrored, 1.0 - x, x)
+    small = m.less(z, float(_SHIFT))
+    low = m.where(small, z, 1.0)
+    product: Any = low
+    for k in range(1, _SHIFT):
+        product = product * (low + float(k))
+    w = m.where(small, z + float(_SHIFT), z)
+    series = [b / (2 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI, 1)]
+    inverse = 1.0 / w
+    tail = m.exp(inverse * _polynomial(inverse * inverse, series))
+    # Half the power at a time: the whole one is infinite before the result is.
+    half = m.pow(w, 0.5 * w - 0.25)
+    value = half * m.exp(-w) * half * (tail * math.sqrt(2 * math.pi))
+    value = m.where(m.less(w, 200.0), m.where(small, value / product, value), math.inf)
+    nearest = m.round(x)
+    odd = m.abs(nearest - 2.0 * m.round(0.5 * nearest))
+    sine = _turn(m, x)[0] * (1.0 - 2.0 * odd)
+    value = m.where(mirrored, math.pi / (sine * value), value)
+    return m.where(m.isnan(x), x, value)
 
 
 def _poly_gamma(m: Any, x: Any, order: int) -> Any:
@@ -161,6 +186,11 @@ lgamma: OpDef = elementwise(
     adjoint=lambda ct, y, x: (ew.scale(ct, insertion.builder.emit("polygamma", x, order=0)),),
     doc="The logarithm of the absolute value of the gamma function.",
 )  # fmt: skip
+gamma: OpDef = elementwise(
+    "gamma", "x", "f", _reference(_gamma), sympy="gamma(x)", sample=(0.5, 2.5),
+    adjoint=lambda ct, y, x: (ew.scale(ct, y * insertion.builder.emit("polygamma", x, order=0)),),
+    doc="The gamma function.",
+)  # fmt: skip
 erfinv = elementwise(
     "erfinv", "x", "f", _reference(_inverse_erf), sympy="erfinv(x)", sample=(-0.8, 0.8),
     adjoint=lambda ct, y, x: (ew.scale(ct, ew.exp(y * y) * HALF_ROOT_PI),),
@@ -188,5 +218,7 @@ def _polygamma_adjoint(ct: Value, y: Value, x: Value, *, order: int) -> tuple[Va
     return (ew.scale(ct, polygamma(x, order=order + 1)),)
 
 
-for _opdef, _formula in ((lgamma, _log_gamma), (erfinv, _inverse_erf), (polygamma, _poly_gamma)):
+for _opdef, _formula in (
+    (lgamma, _log_gamma), (gamma, _gamma), (erfinv, _inverse_erf), (polygamma, _poly_gamma)
+):  # fmt: skip
     _expansion(_opdef, _formula)

@@ -1,9 +1,10 @@
 """What a command works on: TARGET and its arguments, as an IR function.
 
-TARGET is ``file.py:func``, ``module:func``, a lambda given by ``-c``, or IR text in a
-``.sgir`` file or on stdin (``-``).  An argument is ``NAME:TYPE`` (``x:f64[3,4]``, filled with
-random numbers when values are needed), ``NAME=@file.npy`` or ``NAME=VALUE``, where VALUE is a
-Python literal: whole numbers, truth values and texts are static, floats and lists are arrays.
+TARGET is ``file.py:func``, ``module:func``, a lambda or other function given by ``-c``, or IR
+text in a ``.sgir`` file or on stdin (``-``).  An argument is ``NAME:TYPE`` (``x:f64[3,4]``,
+filled with random numbers when values are needed), ``NAME=@file.npy`` or ``NAME=VALUE``, where
+VALUE is a Python literal: whole numbers, truth values and texts are static, floats and lists are
+arrays.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def _lambda(code: str) -> Callback:
     import symgrad
 
     names = {"np": np, "numpy": np, "sg": symgrad, "symgrad": symgrad}
+    if "sympy" in code:
+        names["sympy"] = importlib.import_module("sympy")
     try:
         function = eval(compile(code, "<-c>", "eval"), names)
     except SyntaxError as error:

@@ -44,6 +44,18 @@ def test_lgamma() -> None:
     np.testing.assert_array_equal(special, [np.inf, np.inf, np.inf, np.inf, np.nan])
 
 
+def test_gamma() -> None:
+    """To some units in the last place, up to where it overflows."""
+    x = np.array([*REAL[:-3], -20.5, -100.3, 33.3, 100.25, 170, 171.6])
+    expected = np.array([float(mpmath.gamma(mpmath.mpf(v))) for v in x.tolist()])
+    np.testing.assert_allclose(_run("gamma", x), expected, 4e-15)
+    small = x[np.abs(np.log10(np.abs(expected))) < 30].astype(np.float32)
+    rounded = [float(mpmath.gamma(mpmath.mpf(v))) for v in small.tolist()]
+    np.testing.assert_allclose(_run("gamma", small), rounded, 1e-7)
+    special = _run("gamma", np.array([0.0, 172.0, 1e5, 1e300, np.inf, -np.inf, np.nan]))
+    np.testing.assert_array_equal(special, [*[np.inf] * 5, np.nan, np.nan])
+
+
 @pytest.mark.parametrize("order", range(5))
 def test_polygamma(order: int) -> None:
     _check("polygamma", REAL, lambda v: mpmath.polygamma(order, v), order=order)
