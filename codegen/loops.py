@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels import Lowering, Phase
@@ -85,7 +86,11 @@ def scan(scope: Scope, op: Op) -> None:
     steps = tuple(
         Step(call.phase.emit, call.phase.spec, tuple(map(argument, call.buffers))) for call in calls
     )
-    spec = RepeatSpec(length, attrs["reverse"], state, steps, _shared(calls, state, steps))
+    shared = _shared(calls, state, steps)
+    if shared is None:
+        width = scope.target.vector_bytes
+        state = tuple(replace(carry, is_local=carry.bytes <= width) for carry in state)
+    spec = RepeatSpec(length, attrs["reverse"], state, steps, shared)
     position = {id(s.buffer): i for i, s in enumerate((*given, *made))}
     phase = Phase(
         "scan", emit_repeat, spec, tuple(position[key] for key in numbers),

@@ -14,6 +14,7 @@ from symgrad.api_staging import Callback, this_trace
 from symgrad.ir import TensorType, Value
 from symgrad.ir.errors import ShapeError, UsageError
 from symgrad.ir.graph import TAME, Region
+from symgrad.ir.hoist import hoist
 from symgrad.tracing import Trace, Tracer, current_trace
 
 Body = Callable[[Any, Any], tuple[Any, Any]]
@@ -44,13 +45,14 @@ def scan(
     body = _Body(f, state, each, makers, tame=True)
     if not body.is_as_tame_as_assumed:
         body = _Body(f, state, each, makers, tame=False)
-    consts = [outer.value if outer.trace is trace else trace.lift(outer) for outer in body.outer]
+    outer = [x.value if x.trace is trace else trace.lift(x) for x in body.outer]
+    region, consts = hoist(trace.builder, body.region, outer)
     made = trace.builder.emit(
-        "scan", *consts, *state, *each, regions=(body.region,), consts=len(consts),
+        "scan", *consts, *state, *each, regions=(region,), consts=len(consts),
         carries=len(state), length=length, reverse=reverse,
     )  # fmt: skip
     values = made if isinstance(made, tuple) else (made,)
-    results = [Tracer(trace, v) for v in values[: len(body.region.results)]]
+    results = [Tracer(trace, v) for v in values[: len(region.results)]]
     last, ys = results[: len(state)], results[len(state) :]
     return tree.unflatten(state_spec, last), tree.unflatten(body.given_spec, ys)
 

@@ -7,7 +7,8 @@ body runs on thread 0.
 The body is lowered like a program of its own.  Its kernels are internal functions of the
 loop's module; what they get as arguments moves along with the steps.  State that a derivative
 will ask for is written where it is kept; other state alternates between two places, so that
-its last value lands where it belongs.  Nothing is copied from step to step.
+its last value lands where it belongs.  No array is copied from step to step.  State that fits
+into a register stays in one: then the kernels that see it become parts of the loop.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Carry:
     """Where one part of the state lies: ``first`` before the loop and ``last`` after it.
 
     In between: at each step's element of ``kept``, if the states are kept; else in ``other``
-    and ``last`` by turns.
+    and ``last`` by turns.  With ``is_local`` in a register, from where it is put into ``kept``.
     """
 
     bytes: int
@@ -43,6 +44,7 @@ class Carry:
     last: Place
     other: Place
     kept: Place | None = None
+    is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,13 @@ class _Loop:
         shared = spec.shared
         self.widths = shared.widths if shared else ()
         self.state_widths = shared.state if shared else (0,) * len(spec.carries)
-        self.tables = [k.alloca("ptr", len(step.arguments)) for step in spec.steps]
+        self.tables = [k.alloca(f"[{len(step.arguments)} x ptr]") for step in spec.steps]
+        self.local = {
+            State(i, after): k.alloca(f"[{carry.bytes} x i8]")
+            for i, carry in enumerate(spec.carries)
+            if carry.is_local
+            for after in (False, True)
+        }
 
     def address(self, place: Place, time: Int = 0, width: int = 0) -> Reg:
         """Where a place lies at a step, for the first of our points."""
@@ -145,10 +153,12 @@ class _Loop:
             size = k.alloca("i64")
             k.store(k.as_reg(self.count), size)
             self._set(0, len(spec.shared.widths), size)
-        for carry, width in zip(spec.carries, self.state_widths, strict=True):
+        for i, (carry, width) in enumerate(zip(spec.carries, self.state_widths, strict=True)):
             bytes = k.mul(self.count, width) if spec.shared else carry.bytes
             first, last = (self.address(place, 0, width) for place in (carry.first, carry.last))
-            if not spec.length:
+            if carry.is_local:
+                _copy(k, self.local[State(i, after=False)], first, bytes)
+            elif not spec.length:
                 _copy(k, last, first, bytes)
             elif carry.kept is not None:
                 begin = spec.length - 1 if spec.reverse else 0
@@ -156,6 +166,10 @@ class _Loop:
         if spec.length:
             with k.loop(0, spec.length) as count:
                 self._one_step(count)
+        for i, carry in enumerate(spec.carries):
+            if carry.is_local:
+                last = self.address(carry.last)
+                _copy(k, last, self.local[State(i, after=False)], carry.bytes)
 
     def _set(self, step: int, argument: int, address: Reg) -> None:
         self.k.store(address, self.k.gep(self.tables[step], argument, "ptr"))
@@ -169,9 +183,14 @@ class _Loop:
         time, following = (left, k.sub(left, 1)) if spec.reverse else (count, k.add(count, 1))
         is_first, is_last = k.icmp("eq", count, 0), k.icmp("eq", left, 0)
         ends_here = k.icmp("eq", k.bits("and", left, 1), 0)
-        states: dict[State, Reg] = {}
+        states = dict(self.local)
         for i, (carry, width) in enumerate(zip(spec.carries, self.state_widths, strict=True)):
             last = self.address(carry.last, 0, width)
+            if carry.is_local:
+                if carry.kept is not None:
+                    before = self.local[State(i, after=False)]
+                    _copy(k, self.address(carry.kept, time), before, carry.bytes)
+                continue
             if carry.kept is not None:
                 before = self.address(carry.kept, time, width)
                 after = k.select(is_last, last, self.address(carry.kept, following, width))
@@ -186,7 +205,13 @@ class _Loop:
                     self._set(number, i, states[argument])
                 elif argument.stride:
                     self._set(number, i, self.address(argument, time, self._width(i)))
-            k.line(f"call void @{self.names[step.emit, step.spec]}(ptr {table}, i64 0, i64 1)")
+            inlined = "alwaysinline" if any(a in self.local for a in step.arguments) else ""
+            kernel = self.names[step.emit, step.spec]
+            k.line(f"call void @{kernel}(ptr {table}, i64 0, i64 1) {inlined}")
+        for i, carry in enumerate(spec.carries):
+            if carry.is_local:
+                before, after = (self.local[State(i, after)] for after in (False, True))
+                _copy(k, before, after, carry.bytes)
 
 
 def _bases(spec: RepeatSpec) -> set[int]:

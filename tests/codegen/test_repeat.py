@@ -123,3 +123,62 @@ def test_a_body_that_mixes_points_runs_on_one_thread(step: str) -> None:
     args = inputs(func)
     (got,) = compile_func(optimize(func), threads=3)(args)
     np.testing.assert_allclose(got, interpret(func, args)[0], rtol=1e-12, atol=1e-12)
+
+
+SMALL = """
+func @f(%x: {t}[{n}], %s: {t}[], %i: i64[], %m: bool[{n}], %c: {t}[2], %z: {t}[{l}]) -> ({results}) {{
+  {names} = scan %c, %x, %s, %i, %m, %z {{consts=1, carries=4, length={l}, reverse={reverse}}} {{
+    (%c: {t}[2], %a: {t}[{n}], %s: {t}[], %i: i64[], %m: bool[{n}], %e: {t}[]):
+    %0: {t}[1] = slice %c {{start=(1,), stop=(2,), step=(1,)}}
+    %1: {t}[] = reshape %0 {{shape=()}}
+    %2: {t}[{n}] = reverse %a {{axes=(0,)}}
+    %3: {t}[{n}] = sin %2
+    %4: {t}[{n}] = broadcast_to %s {{shape=({n},), axes=()}}
+    %5: {t}[{n}] = add %3, %4
+    %6: {t}[{n}] = select %m, %5, %a
+    %7: {t}[] = reduce_sum %6 {{axes=(0,)}}
+    %8: {t}[] = mul %7, %1
+    %9: {t}[] = add %8, %e
+    %10: {t}[] = tanh %9
+    %11: i64[] = constant 3
+    %12: i64[] = add %i, %11
+    %13: bool[{n}] = lt %6, %4
+    yield %6, %10, %12, %13, %10
+  }}
+  return {returned}
+}}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("points", [1, 3, 5, 8, 17])
+@pytest.mark.parametrize("length", [0, 1, 2, 7])
+@pytest.mark.parametrize("kept", [False, True])
+def test_small_state_in_registers(points: int, length: int, kept: bool) -> None:
+    """A state of four parts, the wider of which is in memory where a vector is too short."""
+    for dtype, reverse in (("f64", False), ("f32", True), ("f16", False)):
+        array = f"{dtype}[{points}]"
+        state = [array, f"{dtype}[]", "i64[]", f"bool[{points}]"]
+        types = [*state, f"{dtype}[{length}]"]
+        types += [t.replace("[", f"[{length},").replace(",]", "]") for t in state]
+        count = 9 if kept else 5
+        func = parse(
+            SMALL.format(
+                t=dtype, n=points, l=length, reverse=reverse,
+                names=", ".join(f"%r{i}: {t}" for i, t in enumerate(types)),
+                results=", ".join(types[:count]),
+                returned=", ".join(f"%r{i}" for i in range(count)),
+            )
+        )  # fmt: skip
+        call = loop_of(func, 2)
+        local = [carry.is_local for carry in call.phase.spec.carries]
+        width = lower(optimize(func)).target.vector_bytes
+        assert local == [carry.bytes <= width for carry in call.phase.spec.carries]
+        args = [np.array(7) if p.type.dtype.name == "i64" else x
+                for p, x in zip(func.params, inputs(func), strict=True)]  # fmt: skip
+        executable = compile_func(optimize(func), threads=2)
+        rtol = {"f64": 1e-13, "f32": 1e-5, "f16": 1e-2}[dtype]
+        for _ in range(2):
+            for got, expected in zip(executable(args), interpret(func, args), strict=True):
+                np.testing.assert_allclose(
+                    np.asarray(got, "f8"), np.asarray(expected, "f8"), rtol=rtol, atol=rtol
+                )
