@@ -147,7 +147,7 @@ class Tracer:
                     f"{describe(self)} is a read-only view (a broadcast or a diagonal); "
                     "write to a copy: x = x.copy()"
                 )
-            view.base.rebind(view.write(view.base, new))
+            view.base.rebind(self.trace.distinct(view.write(view.base, new), new))
             view.version = view.base.version
         self._value = new.value
         self.version += 1

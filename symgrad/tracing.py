@@ -151,6 +151,10 @@ class Trace:
             return tuple(Tracer(self, v) for v in result)
         return Tracer(self, result)
 
+    def distinct(self, x: Tracer, other: Tracer) -> Tracer:
+        """``x`` with another value than ``other``, where values tell one thing from another."""
+        return x
+
     def lift(self, x: Any, dtype: np.dtype[Any] | None = None) -> Value:
         """The value of a tracer, array or number in this trace.
 

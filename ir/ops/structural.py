@@ -58,6 +58,24 @@ stop_gradient.evaluate(lambda x: x)
 stop_gradient.batch(lambda size, operands, batched: stop_gradient(*operands))
 
 
+@op("straight_through", differentiable=(True, False))
+def straight_through(x: TensorType, contents: TensorType) -> TensorType:
+    """The second operand with the derivative of the first: what is left of a value whose memory
+    was written to behind the graph's back.
+
+    Y. Bengio, N. Léonard, A. Courville, "Estimating or propagating gradients through stochastic
+    neurons" (2013).
+    """
+    if x != contents:
+        raise ShapeError(f"straight_through: contents {contents} in place of {x}")
+    return x
+
+
+straight_through.evaluate(lambda x, contents: contents)
+straight_through.adjoint(lambda ct, y, x, contents: (ct, None))
+straight_through.expand(lambda x, contents: identity(contents))
+
+
 Pullback = Callable[[Sequence[Value | None]], Sequence[Value | None]]
 """From the cotangents of results to those of inputs."""
 PULLBACKS: MutableMapping[Value, Pullback] = WeakKeyDictionary()

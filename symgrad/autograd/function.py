@@ -18,6 +18,7 @@ from symgrad.ir import Value
 from symgrad.ir.errors import UsageError
 from symgrad.ir.ops.structural import PULLBACKS, Pullback
 from symgrad.tensors import anomaly
+from symgrad.tensors.apply import write
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import make_node, saved
@@ -36,6 +37,7 @@ class FunctionCtx:
         self._saved: tuple[Tensor | None, ...] = ()
         self._call: Callable[[], _Call | None] = lambda: None
         self._constant: tuple[Tensor, ...] = ()
+        self._dirty: tuple[Tensor, ...] = ()
         self._materialises = True
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
@@ -65,10 +67,8 @@ class FunctionCtx:
         self._materialises = value
 
     def mark_dirty(self, *args: Tensor) -> None:
-        """Not supported: ``forward`` must not write into its arguments."""
-        raise UsageError(
-            "ctx.mark_dirty: a Function cannot write into its arguments here; return a new tensor"
-        )
+        """Says that ``forward`` wrote into these arguments; it must return them."""
+        self._dirty = args
 
 
 class Function:
@@ -111,6 +111,7 @@ class Function:
             )
         needs = tuple([isinstance(x, Tensor) and x.requires_grad for x in args])
         ctx = FunctionCtx(needs)
+        origins = _Origins(args, needs) if any(needs) else None
         with no_grad():
             if cls.setup_context is Function.setup_context:
                 output = cls.forward(ctx, *args, **kwargs)
@@ -118,8 +119,25 @@ class Function:
                 output = cls.forward(*args, **kwargs)
                 cls.setup_context(ctx, args, output)
         results = output if isinstance(output, tuple) else (output,)
-        shown = _Call(cls, ctx, args, results).results() if any(needs) else results
+        if any(not any(x is r for r in results) for x in ctx._dirty):
+            raise RuntimeError(
+                "Some elements marked as dirty during the forward method were not returned as "
+                "output. The inputs that are modified inplace must all be outputs of the Function."
+            )
+        shown = results if origins is None else _Call(cls, ctx, origins, results).results()
         return shown if isinstance(output, tuple) else shown[0]
+
+
+class _Origins:
+    """Where the arguments of a function come from, noted before ``forward`` may change them."""
+
+    def __init__(self, args: Sequence[Any], needs: Sequence[bool]) -> None:
+        self.count = len(args)
+        self.edges = [x._edge() for x in args if isinstance(x, Tensor)]
+        needed = [(i, x) for i, x in enumerate(args) if needs[i]]
+        self.inputs = [(i, x.shape, x.dtype) for i, x in needed]
+        """Places, shapes and types of the arguments that a derivative is wanted by."""
+        self.values = [x._value() for _, x in needed]
 
 
 class _Call:
@@ -129,18 +147,16 @@ class _Call:
         self,
         function: type[Function],
         ctx: FunctionCtx,
-        args: Sequence[Any],
+        origins: _Origins,
         results: Sequence[Any],
     ) -> None:
         self.name = f"{function.__name__}Backward"
         overridden = function.backward is not Function.backward
         self._backward: Callable[..., Any] = function.backward if overridden else function.vjp
         self._ctx, self._raw = ctx, results
-        needed = [(i, x) for i, x in enumerate(args) if ctx.needs_input_grad[i]]
-        self._inputs = [(i, x.shape, x.dtype) for i, x in needed]
-        self._count = len(args)
-        self._args = args
-        self.sources: list[Value] = []
+        self._inputs, self._count = origins.inputs, origins.count
+        self._edges = origins.edges
+        self.sources: list[Value] = origins.values
         """The values of the arguments that a derivative is wanted by."""
         self._tracked = [i for i, x in enumerate(results) if self._differentiable(x)]
         self._types = {i: (results[i].shape, results[i].dtype) for i in self._tracked}
@@ -155,16 +171,15 @@ class _Call:
         if not is_grad_enabled() or not self._tracked:
             return tuple(results)
         self._ctx._call = weakref.ref(self)
-        tensors = [x for x in self._args if isinstance(x, Tensor)]
-        node = make_node(self.name, [x._edge() for x in tensors], saves=True)
+        node = make_node(self.name, self._edges, saves=True)
+        for i, value in zip(self._tracked, self._linked(), strict=True):
+            made = Tensor.of_value(value)
+            made._node = node
+            anomaly.note(node, made)
+            is_dirty = any(results[i] is x for x in self._ctx._dirty)
+            results[i] = write(results[i], made) if is_dirty else made
         kept = [x for x in self._ctx._saved if x is not None]
         node.saved = tuple(map(saved, kept))
-        self.sources = [self._args[i]._value() for i, _, _ in self._inputs]
-        self._args = ()
-        for i, value in zip(self._tracked, self._linked(), strict=True):
-            results[i] = Tensor(Handle(value))
-            results[i]._node = node
-            anomaly.note(node, results[i])
         return tuple(results)
 
     def _linked(self) -> Sequence[Value]:

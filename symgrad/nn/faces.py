@@ -27,15 +27,17 @@ Name = str | Callable[[dict[str, Any]], str]
 
 
 def for_tensors(
-    name: Name, *, saves: str | tuple[str, ...] = INPUTS, state: tuple[str, ...] = ()
+    name: Name, *, saves: str | tuple[str, ...] = INPUTS, state: tuple[str, ...] = (),
+    views: bool = False,
 ) -> Callable[[F], F]:
     """Makes a function on arrays and traced values one on tensors too, ``grad_fn`` ``name``.
 
     Where torch's name depends on the arguments, ``name`` is a function of them.  ``saves``
     says which operands the derivative reads, as in ``tensors.apply``, or names them: writing
     to one of these before the backward pass is an error.  Of several results the first is
-    differentiable; the others are state, and tensors named in ``state`` take them over.  An
-    argument ``inplace`` of the function asks that the result be written into its first operand.
+    differentiable; the others are state, and tensors named in ``state`` take them over.  For
+    ``views`` see ``tensors.apply``.  An argument ``inplace`` of the function asks that the result
+    be written into its first operand.
     """
 
     def declare(function: F) -> F:
@@ -56,7 +58,7 @@ def for_tensors(
                 shown = name if isinstance(name, str) else name(_named(names, given))
                 read = saves if isinstance(saves, str) else _chosen(given, names, saves)
                 takers = [given[names.index(n)] for n in state]
-                result = apply(shown, recorded, given, saves=read, state=takers)
+                result = apply(shown, recorded, given, saves=read, state=takers, views=views)
             if place is not None:
                 if args[place] if len(args) > place else kwargs.get("inplace", False):
                     return _written(args[0] if args else kwargs[names[0]], result)

@@ -16,14 +16,16 @@ Array = np.ndarray[Any, Any]
 class Parameter(Tensor):
     """A tensor that a module trains: assigned to an attribute of one, it is registered there.
 
-    ``data`` is a tensor or an array.  The parameter has memory of its own: unlike torch's, it
-    does not share that of ``data``.
+    ``data`` is a tensor, whose memory it shares outside the graph, or an array, which is copied.
     """
 
-    __slots__ = ()
-
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
-        super().__init__(Handle(Leaf(_contents(data))))
+        if isinstance(data, Tensor):
+            plain = data.detach()
+            super().__init__(plain._tracer)
+            self._layout = plain._layout
+        else:
+            super().__init__(Handle(Leaf(_contents(data))))
         self.requires_grad = requires_grad
 
     @classmethod
@@ -44,11 +46,9 @@ class Parameter(Tensor):
 
 
 def _contents(data: Any) -> Array:
-    """The array of a new parameter; what is recorded is never written to, so may be shared."""
+    """The array of a new parameter."""
     if data is None:
         return np.empty(0, np.float32)
-    if isinstance(data, Tensor):
-        data = data._array()
     if not isinstance(data, np.ndarray | np.generic):
         raise TypeError(f"cannot make a parameter of {type(data).__name__}; give a tensor")
     return np.array(data, order="C")

@@ -12,7 +12,7 @@ from symgrad.tensors import dtypes
 from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.arithmetic import add, clamp, div, mul, sub
 from symgrad.tensors.axes import one_axis
-from symgrad.tensors.elementwise import FUNCTIONS, binary, declared
+from symgrad.tensors.elementwise import FUNCTIONS, binary, cast, declared
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.joining import cat
 from symgrad.tensors.parts import narrow
@@ -37,6 +37,8 @@ def diff(
     axis = one_axis(dim, input.ndim)
     parts = [p for p in (prepend, input, append) if p is not None]
     x = cat(parts, axis) if len(parts) > 1 else input
+    if n == 0:
+        return FUNCTIONS["clone"](x)  # type: ignore[no-any-return]
     for _ in range(n):
         after, before = _neighbours(x, axis)
         x = FUNCTIONS["logical_xor"](after, before) if x._dtype.kind == "b" else sub(after, before)
@@ -105,8 +107,10 @@ def gradient(
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of the difference."""
 
+    dtype = dtypes.promote((input, other))
+
     def compute(x: Tracer, y: Tracer) -> Any:
-        gap = x - y
+        gap = cast(x, dtype) - cast(y, dtype)
         return vector_norm(gap, p, tuple(range(gap.ndim)), False)
 
     made: Tensor = apply("DistBackward0", compute, (input, other))
@@ -216,8 +220,10 @@ def trace(input: Tensor) -> Tensor:
 
 def kron(input: Tensor, other: Tensor) -> Tensor:
     """The Kronecker product."""
+    dtype = dtypes.promote((input, other))
 
     def compute(a: Tracer, b: Tracer) -> Any:
+        a, b = cast(a, dtype), cast(b, dtype)
         rank = max(a.ndim, b.ndim)
         sa, sb = ((1,) * (rank - v.ndim) + v.shape for v in (a, b))
         wide = core.reshape(a, [n for s in sa for n in (s, 1)])

@@ -6,13 +6,12 @@ saying what it was.  ``write`` is where every in-place operation ends.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from symgrad.ir import Value
 from symgrad.tensors import anomaly, templates
-from symgrad.tensors.contents import Handle, alias
+from symgrad.tensors.contents import Handle, alias, unseen_write
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import Node, kind_of_node, make_node, saved
 from symgrad.tensors.plans import OTHERS, Plan, note
@@ -36,17 +35,19 @@ def apply(
     saves: Saves = INPUTS,
     parents: Sequence[Any] | None = None,
     state: Sequence[Any] | None = None,
+    views: bool = False,
 ) -> Any:
     """The result of ``function`` on the operands' values, with ``grad_fn`` ``name``.
 
     Operands that are tensors arrive as tracers, others as they are.  ``function`` must depend
     on nothing else that can change: it is run once for operands alike, see ``templates``.
+    Results share the memory of an operand that they show only if they are ``views``.
     ``parents`` are the operands that ``next_functions`` shows (all tensors unless given).
     Where ``state`` is given, results after the first, such as the statistics of a batch, are
     not differentiable; the next program computes them with whatever else it does.  ``state``
     has the operands that take them over, in order.
     """
-    operation = _Operation(name, operands, saves, parents, state)
+    operation = _Operation(name, operands, saves, parents, state, views)
     template = operation.template(function)
     plan = None
     if template is None:
@@ -81,14 +82,15 @@ def update_state(target: Tensor, value: Value) -> None:
     """
     target._take(value)
     target._publish()
-    Tensor._ends.append(weakref.ref(target))
+    Tensor._await((target,))
 
 
 class _Operation:
     """One operation on tensors: its operands, and the node its results will have."""
 
     __slots__ = (
-        "_name", "_node", "_saves", "_shown", "_state", "_tracked", "_wanted", "inputs", "tensors",
+        "_name", "_node", "_saves", "_shown", "_state", "_tracked", "_views", "_wanted", "inputs",
+        "tensors",
     )  # fmt: skip
 
     def __init__(
@@ -98,7 +100,9 @@ class _Operation:
         saves: Saves,
         shown: Sequence[Any] | None,
         state: Sequence[Any] | None,
+        views: bool,
     ) -> None:
+        self._views = views
         self._name, self._saves, self._shown, self._state = name, saves, shown, state
         self.tensors = [x for x in operands if isinstance(x, Tensor)]
         self.inputs = [x._tracer if isinstance(x, Tensor) else x for x in operands]
@@ -178,19 +182,21 @@ class _Operation:
                 update_state(taker, new._value())
                 results[place] = taker
             else:
-                Tensor._ends.append(weakref.ref(new))
+                Tensor._await((new,))
 
     def _is_state(self, place: int) -> bool:
         return self._state is not None and place > 0
 
     def _output(self, output: Output, place: int, values: Sequence[Value]) -> Any:
-        if isinstance(output, Fresh):
+        if isinstance(output, Fresh) or (isinstance(output, View) and not self._views):
             return self._finished(Tensor(Handle(values[output.index])), place)
         if isinstance(output, View):
             base = self.inputs[output.operand]
-            read = output.read if self._tracked or not self._wanted else _detached(output.read)
+            read, write = output.read, output.write
+            if self._wanted and not self._tracked:
+                read, write = _detached(read), unseen_write(write)
             made = Tracer(RECORDER, values[output.index])
-            made.as_view_of(base, read, output.write, output.key)
+            made.as_view_of(base, read, write, output.key)
             return self._finished(self._view(made), place)
         if output.operand is None:
             return output.value
@@ -205,12 +211,12 @@ class _Operation:
                     return tensor
         tracked = self._tracked and made.dtype.kind in "fc" and not self._is_state(place)
         with recording():
-            if any(made is x for x in self.inputs):
+            if self._views and any(made is x for x in self.inputs):
                 made = alias(made)
-            view = made._view
+            view = made._view if self._views else None
             if view is not None:
                 if self._wanted and not tracked:
-                    view.read = _detached(view.read)
+                    view.read, view.write = _detached(view.read), unseen_write(view.write)
                     made._value = view.read(view.base)._value
                 return self._finished(self._view(made), place)
             value = made.value
@@ -227,7 +233,6 @@ class _Operation:
         shown = made._view.base if made._view is not None else None
         base = next((t for t in self.tensors if t._tracer is shown), None)
         if base is not None:
-            result._origin = base._origin
             if self._tracked or not self._wanted:  # else the view stays outside the graph
                 result._base = base if base._base is None else base._base
                 result._seen = base._version
@@ -276,14 +281,16 @@ def write(target: Tensor, new: Tensor, name: str = "") -> Tensor:
     tracked = is_grad_enabled() and (new.requires_grad or target.requires_grad)
     base, node = target._base, new._node
     before = target._edge() if base is None else base._edge()
-    target._replace(new)
-    if tracked:
-        if node is None or name:
-            node = make_node(name or "CopyBackwards", (before, new._edge()))
-        if base is None:
-            target._node = node
-        else:
-            base._node = make_node("CopySlices", (before, node))
-            target._node = make_node("AsStridedBackward0", (base._node,))
-            target._seen = base._version
+    target._replace(new, seen=tracked)
+    if not tracked:
+        Tensor._await((target,) if base is None else (target, base))
+        return target
+    if node is None or name:
+        node = make_node(name or "CopyBackwards", (before, new._edge()))
+    if base is None:
+        target._node = node
+    else:
+        base._node = make_node("CopySlices", (before, node))
+        target._node = make_node("AsStridedBackward0", (base._node,))
+        target._seen = base._version
     return target

@@ -1,8 +1,15 @@
-"""What a tensor holds: a tracer of the recorder, whose memory an array outside may share."""
+"""What a tensor holds: a tracer of the recorder, whose memory others may share.
+
+Memory is written to in two ways.  What the graph sees is an operation like any other.  Writes
+that it does not see (through ``detach()`` or ``data``, under ``no_grad``, by an array outside)
+are ``unseen``: they change what is computed from now on, and derivatives pass as if nothing had
+happened.  Tensors that share memory never share a value, which derivatives are told by.
+"""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,8 +17,31 @@ from symgrad.ir import Value
 from symgrad.ir.opdef import Array
 from symgrad.tensors.layout import WHOLE
 from symgrad.tensors.record import RECORDER, materialise, recording
-from symgrad.tensors.recorded import Leaf
+from symgrad.tensors.recorded import Leaf, ends_a_graph, memory_of, references
 from symgrad.tracer import Tracer
+
+
+class _Loan:
+    """A copy of a tensor's contents in the hands of somebody outside.
+
+    Arrays outside are views of ``lent``.  That is gone with the last of them; what was written
+    to it by then is still in ``array``, which is the same memory.
+    """
+
+    def __init__(self, contents: Array) -> None:
+        memory = np.empty(max(contents.nbytes, 1), np.uint8)
+        self.array: Array = np.ndarray(contents.shape, contents.dtype, memory)
+        self.array[...] = contents
+        # A view of this array ends at it, and not at the memory: that is no array here.
+        lent: Array = np.ndarray(contents.shape, contents.dtype, memoryview(memory))  # type: ignore[arg-type]
+        self._lent = weakref.ref(lent)
+        self.hold: Array | None = lent
+        """Until it is handed out."""
+
+    @property
+    def lent(self) -> Array | None:
+        """The array outside, while anybody has it."""
+        return self._lent()
 
 
 class Handle(Tracer):
@@ -23,28 +53,39 @@ class Handle(Tracer):
         self.trace, self.weak, self.version = RECORDER, None, 0
         self._value, self._view = value, None
         self._is_published = True
-        self._shared: Array | weakref.ref[Array] | None = None
+        self._shared: Array | _Loan | None = None
 
-    @property
-    def shared(self) -> Array | None:
-        """An array outside that sees and makes changes; what is recorded uses copies."""
-        return self._shared() if isinstance(self._shared, weakref.ref) else self._shared
-
-    @shared.setter
-    def shared(self, array: Array) -> None:
+    def share(self, array: Array) -> None:
+        """Shares an array outside, which sees and makes changes; what is recorded uses copies."""
         self._shared = array
 
-    def lend(self, array: Array) -> None:
-        """Shares an array of its own as long as somebody outside keeps it, or a view of it."""
-        self._shared = weakref.ref(array)
+    def lend(self) -> Array:
+        """An array outside that sees and makes changes, as long as somebody has it."""
+        shared = self._shared
+        if isinstance(shared, np.ndarray):
+            return shared
+        lent = None if shared is None else shared.lent
+        if lent is None:
+            with recording():
+                self._shared = loan = _Loan(materialise([self.value])[0])
+            lent, loan.hold = loan.hold, None
+        assert lent is not None
+        return lent
+
+    def _outside(self) -> Array | None:
+        """The memory that an array outside has or had."""
+        return self._shared.array if isinstance(self._shared, _Loan) else self._shared
 
     def _refresh(self) -> None:
-        if self._shared is None or not self._is_published:
+        shared = self._outside()
+        if shared is None or not self._is_published:
             return
-        shared = self.shared
-        if shared is not None and not _same(shared, materialise([self._value])[0]):
-            self._value = Leaf(np.array(shared, order="C"))
+        is_over = isinstance(self._shared, _Loan) and self._shared.lent is None
+        if not _same(shared, materialise([self._value])[0]):
+            self._value = unseen(self._value, Leaf(np.array(shared, order="C")))
             self.version += 1
+        if is_over:
+            self._shared = None
 
     def rebind(self, new: Tracer) -> None:
         """Replaces the contents, those of the array outside included."""
@@ -59,7 +100,8 @@ class Handle(Tracer):
     def publish(self) -> None:
         """Makes the contents seen by the array outside."""
         self._is_published = True
-        if self._shared is not None and (shared := self.shared) is not None:
+        shared = self._outside()
+        if shared is not None:
             shared[...] = materialise([self._value])[0]
 
 
@@ -67,17 +109,69 @@ def _same(a: Array, b: Array) -> bool:
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def distinct(x: Tracer) -> Tracer:
-    """A handle of its own on a value of its own, which a derivative can be taken by."""
-    return Tracer(RECORDER, RECORDER.builder.emit("identity", x.value))
+def cut_off(value: Value) -> Value:
+    """The same contents as a value of its own that comes from nowhere."""
+    memory = memory_of(value)
+    if memory is not None:
+        return Leaf(memory, value.type)
+    return RECORDER.builder.emit("stop_gradient", value)  # type: ignore[no-any-return]
+
+
+def unseen(old: Value, new: Value) -> Value:
+    """What a write of ``new`` leaves of the value ``old`` that no derivative notices."""
+    if old.type.dtype.kind not in "fc" or ends_a_graph(old):
+        return cut_off(new)
+    return RECORDER.builder.emit("straight_through", old, new)  # type: ignore[no-any-return]
+
+
+def unseen_write(
+    write: Callable[[Tracer, Tracer], Tracer] | None,
+) -> Callable[[Tracer, Tracer], Tracer] | None:
+    """A way to write to a view, such that derivatives by its base do not notice."""
+    if write is None:
+        return None
+    return lambda base, new: Tracer(RECORDER, unseen(base.value, write(base, new).value))
 
 
 def alias(x: Tracer, *, detached: bool = False) -> Tracer:
-    """A handle that shares the memory of ``x``."""
-    op = "stop_gradient" if detached else "identity"
+    """A handle that shares the memory of ``x``; writes to a detached one are ``unseen``."""
 
     def read(base: Tracer) -> Tracer:
-        return Tracer(RECORDER, RECORDER.builder.emit(op, base.value))
+        value = base.value
+        made = cut_off(value) if detached else RECORDER.builder.emit("identity", value)
+        return Tracer(RECORDER, made)
+
+    def write(base: Tracer, new: Tracer) -> Tracer:
+        return new
 
     with recording():
-        return read(x).as_view_of(x, read, lambda base, new: new, WHOLE)
+        return read(x).as_view_of(x, read, unseen_write(write) if detached else write, WHOLE)
+
+
+def stands_for(x: Tracer, old: Value) -> Tracer:
+    """A handle that shares the memory of ``x``, which takes the place of the value ``old`` behind
+    the graph's back."""
+    made = Tracer(RECORDER, unseen(old, x.value))
+    itself = weakref.ref(made)
+
+    def read(base: Tracer) -> Tracer:
+        present = itself()
+        return Tracer(RECORDER, unseen(old if present is None else present._value, base.value))
+
+    return made.as_view_of(x, read, unseen_write(lambda base, new: new), WHOLE)
+
+
+def is_unshared_alias(held: Sequence[Tracer]) -> bool:
+    """Whether the tracer in ``held`` is an alias of memory that nothing else knows any more.
+
+    It must be referred to from one other place: the attribute of a tensor.
+    """
+    view = held[0]._view
+    if view is None or view.key != WHOLE or not isinstance(view.base, Handle):
+        return False
+    is_shared = view.base._shared is not None
+    return not is_shared and references(held[0]) == _HERE and references(view.base) == 1
+
+
+_HERE = 2
+"""References to a tracer from the tensor and from a container."""

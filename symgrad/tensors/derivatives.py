@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from symgrad.bounded import Bounded
 from symgrad.ir import Builder, Func, Value
@@ -17,7 +16,7 @@ from symgrad.ir.adjoint import pull_back
 from symgrad.ir.graph import Region
 from symgrad.tensors.graphs import Recording, ancestors
 from symgrad.tensors.record import RECORDER, SweptBuilder
-from symgrad.tensors.recorded import is_known, memory_of
+from symgrad.tensors.recorded import ends_a_graph, is_known, memory_of
 
 LIMIT = 512
 """Derivatives kept."""
@@ -84,16 +83,7 @@ def cotangents(
 
 def graph_behind(outputs: Sequence[Value], also: Sequence[Value] = ()) -> Recording:
     """All that a derivative of ``outputs`` may need to know."""
-    return Recording(ancestors(outputs, _leads_on), also)
-
-
-def _leads_on(value: Value) -> bool:
-    """Whether a derivative may want to know where a value comes from."""
-    op: Any = value.op
-    if not is_known(value):
-        return True
-    ends = op.region.results[value.index].op
-    return ends is None or ends.name != "stop_gradient"
+    return Recording(ancestors(outputs, lambda value: not ends_a_graph(value)), also)
 
 
 def _differentiate(

@@ -15,7 +15,9 @@ from symgrad.tensors import dtypes
 from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.creation import tensor
 from symgrad.tensors.handle import Tensor
+from symgrad.tensors.nodes import make_node
 from symgrad.tensors.plans import remembered
+from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import HANDLERS, NUMBERS, Tracer
 from symgrad.tracing import constant, stage
 
@@ -56,6 +58,8 @@ _COMPARISONS = "eq ne lt le gt ge".split()
 
 
 NO_DERIVATIVE = "NotImplemented"
+
+
 """The ``grad_fn`` of what torch does not differentiate, though it would be 0 nearly everywhere:
 followed by the name of the operation."""
 _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "** or pow()"}
@@ -204,6 +208,14 @@ def _declare_comparison(name: str) -> None:
         return binary(name, name, input, other, NOTHING)
 
     enter(remembered(function), name, f"Where ``input {name} other``, as booleans.")
+
+
+def without_derivative(result: Tensor, operation: str, *operands: Tensor) -> Tensor:
+    """Marks a result such that a backward pass which comes to it raises."""
+    if is_grad_enabled() and any(x.requires_grad for x in operands) and result._dtype.kind == "f":
+        edges = [x._edge() for x in operands]
+        result._node = make_node(f"{NO_DERIVATIVE} {operation}", edges)
+    return result
 
 
 def enter(function: Callable[..., Any], name: str, doc: str = "") -> None:

@@ -33,8 +33,8 @@ def backward(
 ) -> None:
     """Adds derivatives of ``tensors``, weighted by ``grad_tensors``, to the ``grad`` of leaves.
 
-    Only the leaves in ``inputs``, where these are given.  Unless ``retain_graph``, the graph
-    can be used once; with ``create_graph`` the gradients can be differentiated in turn.
+    Only that of ``inputs``, where these are given: leaves or not.  Unless ``retain_graph``, the
+    graph can be used once; with ``create_graph`` the gradients can be differentiated in turn.
     Raises ``RuntimeError`` as torch does.
     """
     outputs = _listed(tensors)
@@ -42,8 +42,11 @@ def backward(
         raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
     weights = grad_tensors if grad_tensors is not None else grad_variables
     ends = None if inputs is None else _listed(inputs)
+    computed = [t for t in ends or () if t.grad_fn is not None]
+    for tensor in computed:
+        tensor.retain_grad()
     sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph, ends)
-    chosen = None if inputs is None else {id(t) for t in _listed(inputs)}
+    chosen = None if ends is None else {id(t) for t in ends}
     pairs = [
         (e.variable, value)
         for e in sweep.leaves
@@ -51,9 +54,9 @@ def backward(
         and (chosen is None or id(e.variable) in chosen)
         and (value := e.value) is not None
     ]
-    found = sweep.run([value for _, value in pairs])
+    found = sweep.run([*[value for _, value in pairs], *[t._value() for t in computed]])
     totals: dict[int, tuple[Tensor, Tensor]] = {}
-    for (leaf, value), derivative in zip(pairs, found, strict=True):
+    for (leaf, value), derivative in zip(pairs, found, strict=False):
         if derivative is None and sweep.is_by_hand:
             continue  # a function of the user's own may say that there is no derivative
         new = _zeros(value) if derivative is None else derivative
@@ -73,8 +76,10 @@ def backward(
     mates = [weakref.ref(t) for t in made]
     for tensor in (*made, *outputs):  # a loss looked at next costs no second forward pass
         tensor._mates = mates
-    still_there = [ref for ref in Tensor._ends if ref() is not None]
-    Tensor._ends[:] = [*still_there, *(weakref.ref(t) for t in outputs)]
+    Tensor._await(outputs)
+    for leaf, _ in totals.values():
+        for hook in list(leaf._accumulated.values()) if leaf._accumulated else ():
+            hook(leaf)
 
 
 def backward_from(

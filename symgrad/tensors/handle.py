@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,11 +17,19 @@ import numpy as np
 from symgrad.ir import Value
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
-from symgrad.tensors.contents import Handle, alias, distinct
+from symgrad.tensors.contents import (
+    Handle,
+    alias,
+    cut_off,
+    is_unshared_alias,
+    stands_for,
+    unseen,
+)
+from symgrad.tensors.hooks import Hooks, Removable, registered
 from symgrad.tensors.layout import Layout
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
 from symgrad.tensors.record import RECORDER, compute, recording
-from symgrad.tensors.recorded import Leaf, is_known, memory_of
+from symgrad.tensors.recorded import Leaf, ends_a_graph, is_known, memory_of
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 
@@ -47,18 +55,33 @@ _OVERLAP = (
 class Tensor:
     """A multi-dimensional array that remembers how it was computed; torch's interface."""
 
-    __slots__ = (
-        "__weakref__", "_accumulate", "_base", "_foreseen", "_grad", "_hooks", "_layout", "_mates",
-        "_node", "_origin", "_requires_grad", "_retains", "_seen", "_spent", "_tracer",
-    )  # fmt: skip
+    # Most tensors are results that soon are gone: what they do not have costs them nothing.
+    _tracer: Tracer
+    _requires_grad = False
+    _node: Node | None = None
+    _accumulate: AccumulateGrad | None = None
+    _foreseen: Any = None
+    """The leaves a loss depends on and its derivatives by them, made when it was looked at."""
+    _grad: Tensor | None = None
+    _base: Tensor | None = None
+    _seen = 0
+    _layout: Layout | None = None
+    """Where the elements of a view lie; ``None`` for memory in row-major order."""
+    _retains = False
+    _spent = False
+    """Whether a backward pass has used up the graph behind this."""
+    _hooks: Hooks | None = None
+    _accumulated: Hooks | None = None
+    """Hooks for a leaf that has got its gradient."""
+    _mates: Sequence[weakref.ref[Tensor]] = ()
+    """Tensors made by the same backward pass: whoever looks at one wants all."""
 
     _construct: ClassVar[Callable[[Any, Sequence[int]], Tracer]]
     """Set by ``creation``: the memory of ``Tensor(data)`` or ``Tensor(2, 3)``."""
     _foresee: ClassVar[Callable[[Tensor], Sequence[Value]]]
     """Set by ``engine``: what to compute together with a loss that is looked at."""
-    _ends: ClassVar[list[weakref.ref[Tensor]]] = []
-    """What backward passes started from since the last look: computed with the next program,
-    so that a loss costs no second one and lets go of its graph."""
+    _awaiting: ClassVar[dict[int, weakref.ref[Tensor]]] = {}
+    """What the next program computes beside its own, by identity: see ``_await``."""
 
     if TYPE_CHECKING:  # the methods that symgrad.tensors.methods adds
         T: Tensor
@@ -78,25 +101,9 @@ class Tensor:
         """Of a handle; users give data or sizes, for a tensor of the default type."""
         if not isinstance(tracer, Tracer):
             tracer = Tensor._construct(tracer, sizes)
-        self._tracer: Tracer = tracer
-        self._requires_grad = requires_grad
-        self._node: Node | None = None
-        self._accumulate: AccumulateGrad | None = None
-        self._foreseen: Any = None
-        """The leaves a loss depends on and its derivatives by them, made when it was looked at."""
-        self._grad: Tensor | None = None
-        self._base: Tensor | None = None
-        self._layout: Layout | None = None
-        """Where the elements of a view lie; ``None`` for memory in row-major order."""
-        self._origin: Tensor | None = None
-        """What ``detach`` and ``data`` were asked of: it shares the memory, not the graph."""
-        self._seen = 0
-        self._retains = False
-        self._spent = False
-        """Whether a backward pass has used up the graph behind this."""
-        self._hooks: dict[int, Callable[[Tensor], Any]] | None = None
-        self._mates: Sequence[weakref.ref[Tensor]] = ()
-        """Tensors made by the same backward pass: whoever looks at one wants all."""
+        self._tracer = tracer
+        if requires_grad:
+            self._requires_grad = True
 
     @classmethod
     def of_array(cls, array: Array, *, requires_grad: bool = False) -> Tensor:
@@ -106,7 +113,9 @@ class Tensor:
     @classmethod
     def of_value(cls, value: Value) -> Tensor:
         """A tensor of a recorded value."""
-        return cls(Handle(value))
+        made = cls.__new__(cls)
+        made._tracer = Handle(value)
+        return made
 
     # -- contents --------------------------------------------------------------------------
 
@@ -116,7 +125,11 @@ class Tensor:
         if type(tracer) is Handle and tracer._shared is None:  # nobody else can have changed it
             return tracer._value
         with recording():
-            return tracer.value
+            value = tracer.value
+        del tracer
+        if is_unshared_alias([self._tracer]):
+            self._tracer = Handle(value)
+        return value
 
     def _array(self) -> Array:
         """The present contents, not to be written to."""
@@ -136,25 +149,47 @@ class Tensor:
 
         For ``spent`` see ``compute``.
         """
-        ends = [t for ref in Tensor._ends if (t := ref()) is not None]
-        Tensor._ends.clear()
-        compute([*[t._value() for t in (*tensors, *ends)], *also], spent)
-        for tensor in (*tensors, *ends):
+        waiting = [t for ref in Tensor._awaiting.values() if (t := ref()) is not None]
+        Tensor._awaiting.clear()
+        wanted = (*tensors, *waiting)
+        values = [t._value() for t in wanted]
+        shared = [t._root()._value for t in wanted if t._tracer._view is not None]
+        compute([*values, *shared, *also], spent)
+        for tensor in wanted:
             tensor._settle()
+
+    @staticmethod
+    def _await(tensors: Iterable[Tensor]) -> None:
+        """Has the next program compute these, if they are there by then.
+
+        So a loss costs no second program, and neither it nor memory that was written to holds
+        on to what it came from.
+        """
+        for tensor in tensors:
+            Tensor._awaiting[id(tensor)] = weakref.ref(tensor)
 
     def _settle(self) -> None:
         """Lets go of the graph of a value that is known and needs no derivative."""
-        tracer = self._tracer
-        value = tracer._value
-        if tracer._view is None and (self._node is None or self._spent):
-            memory = memory_of(value)
-            if memory is not None and type(value) is not Leaf:
-                tracer._value = Leaf(memory, value.type)
+        if self._node is None or self._spent:
+            _let_go(self._tracer)
+        if self._tracer._view is not None and ends_a_graph((root := self._root())._value):
+            _let_go(root)
 
-    def _replace(self, new: Tensor) -> None:
-        """Puts a value of the same type into the memory, unseen by the graph."""
+    def _root(self) -> Tracer:
+        """The memory that this is a view of."""
+        tracer = self._tracer
+        while tracer._view is not None:
+            tracer = tracer._view.base
+        return tracer
+
+    def _replace(self, new: Tensor, *, seen: bool = False) -> None:
+        """Puts a value of the same type into the memory: as part of the graph, if that is ``seen``
+        to by the caller, or unseen by it."""
         with recording():
-            self._tracer.rebind(distinct(new._tracer))
+            value, old = new._value(), self._value()
+            emit = RECORDER.builder.emit
+            made = emit("identity", value) if seen else unseen(old, value)
+            self._tracer.rebind(Tracer(RECORDER, made))
 
     def _take(self, value: Value) -> None:
         """As ``_replace``, by a value that is nobody else's; ``_publish`` must follow."""
@@ -172,7 +207,7 @@ class Tensor:
     def _set_array(self, array: Array) -> None:
         """Takes over an array that nobody else writes to, of any type; unseen by the graph."""
         value = Leaf(array)
-        if self._tracer._view is None and value.type is not self._tracer._value.type:
+        if value.type is not self._tracer._value.type:
             self._tracer, self._layout = Handle(value), None
         else:
             self._take(value)
@@ -253,14 +288,9 @@ class Tensor:
                 "Only Tensors of floating point and complex dtype can require gradients"
             )
         if self._node is None and bool(wanted) != self._requires_grad:
-            if wanted and self._tracer._view is None:
+            if wanted:
                 # What was recorded before does not depend on this leaf.
-                value = self._value()
-                self._tracer._value = (
-                    Leaf(value.memory, value.type)
-                    if isinstance(value, Leaf)
-                    else RECORDER.builder.emit("stop_gradient", value)
-                )
+                self._tracer._value = cut_off(self._value())
             self._requires_grad = bool(wanted)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -307,6 +337,12 @@ class Tensor:
                 f"assigned grad has data of a different size: {list(new.shape)} for a tensor of "
                 f"{list(self.shape)}"
             )
+        if new is not None and new._dtype != self._dtype:
+            raise RuntimeError(
+                f"attempting to assign a gradient with dtype '{new.dtype.scalar_name.lower()}' to "
+                f"a tensor with grad_dtype '{self.dtype.scalar_name}'. The gradient must match the "
+                "tensor's dtype"
+            )
         self._grad = new
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Removable:
@@ -314,11 +350,8 @@ class Tensor:
         if not self.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
         if self._node is None:
-            if self._hooks is None:
-                self._hooks = {}
-            hooks = self._hooks
-            hooks[id(hook)] = hook
-            return Removable(lambda: hooks.pop(id(hook), None))
+            self._hooks = {} if self._hooks is None else self._hooks
+            return registered(self._hooks, hook)
 
         def visit(cotangent: Value) -> Value:
             result = hook(Tensor.of_value(cotangent))
@@ -328,6 +361,17 @@ class Tensor:
         watchers = self._node.watchers
         watchers.append(entry)
         return Removable(lambda: watchers.remove(entry) if entry in watchers else None)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], Any]) -> Removable:
+        """Calls ``hook(tensor)`` whenever a backward pass has added to the leaf's ``grad``."""
+        if not self.requires_grad:
+            raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+        if self._node is not None:
+            raise RuntimeError(
+                "post accumulate grad hooks cannot be registered on non-leaf tensors"
+            )
+        self._accumulated = {} if self._accumulated is None else self._accumulated
+        return registered(self._accumulated, hook)
 
     def retain_grad(self) -> None:
         """Makes backward passes fill ``grad`` though this is no leaf."""
@@ -355,7 +399,6 @@ class Tensor:
         """The same memory outside the graph."""
         result = Tensor(alias(self._tracer, detached=True))
         result._layout = self._layout
-        result._origin = self if self._origin is None else self._origin
         return result
 
     @property
@@ -365,10 +408,24 @@ class Tensor:
 
     @data.setter
     def data(self, new: Tensor) -> None:
-        if self._tracer._view is None and (new.shape, new._dtype) != (self.shape, self._dtype):
-            self._tracer, self._layout = Handle(new.detach()._value()), None
+        if not isinstance(new, Tensor):
+            raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
+        if self._node is None:
+            tracer = alias(new._tracer, detached=True)
+        elif new._value().type is self._value().type:
+            tracer = stands_for(new._tracer, self._value())
         else:
-            self._replace(new.detach())
+            raise RuntimeError(
+                f"the data of a tensor that {self._node.name()} computed cannot become that of a "
+                f"tensor of another type: {new._value().type} in place of {self._value().type}"
+            )
+        self._tracer, self._layout, self._base = tracer, new._layout, None
+
+    def set_(self, source: Tensor | None = None) -> Tensor:
+        """Shows the memory of another tensor from now on, or none."""
+        self._check_leaf()
+        self.data = Tensor.of_array(np.empty(0, self._dtype)) if source is None else source
+        return self
 
     # -- Python values ---------------------------------------------------------------------
 
@@ -457,24 +514,21 @@ class Tensor:
         memo[id(self)] = copy
         return copy
 
-    def _check_writable(self, operand_tracked: bool) -> None:
-        """Refuses in-place writes that the graph could not follow."""
-        view = self._tracer._view
-        if view is not None and view.write is None:
-            raise RuntimeError(_OVERLAP)
-        origin = self._origin
-        if origin is not None and origin._node is not None:
-            raise RuntimeError(
-                "a tensor obtained with .detach() or .data shares its memory with one that "
-                f"{origin._node.name()} computed, which the graph may still need; write to a "
-                "copy: x.detach().clone()"
-            )
-        if not is_grad_enabled() or not (self.requires_grad or operand_tracked):
-            return
-        if self._requires_grad and self._node is None:
+    def _check_leaf(self) -> None:
+        """Refuses to turn a leaf into something else."""
+        if self._requires_grad and self._node is None and is_grad_enabled():
             raise RuntimeError(
                 "a leaf Variable that requires grad is being used in an in-place operation."
             )
+
+    def _check_writable(self, operand_tracked: bool) -> None:
+        """Refuses in-place writes that the graph could not follow."""
+        view = self._tracer._view
+        if view is not None and view.write is None and self.numel():
+            raise RuntimeError(_OVERLAP)
+        if not is_grad_enabled() or not (self.requires_grad or operand_tracked):
+            return
+        self._check_leaf()
         if self._base is not None and self._base._requires_grad and self._base.is_leaf:
             raise RuntimeError(
                 "a view of a leaf Variable that requires grad is being used in an in-place "
@@ -482,12 +536,8 @@ class Tensor:
             )
 
 
-class Removable:
-    """What ``register_hook`` returns."""
-
-    def __init__(self, remove: Callable[[], Any]) -> None:
-        self._remove = remove
-
-    def remove(self) -> None:
-        """Takes the hook away."""
-        self._remove()
+def _let_go(tracer: Tracer) -> None:
+    """Forgets where a known value comes from."""
+    memory = memory_of(tracer._value)
+    if memory is not None and type(tracer._value) is not Leaf:
+        tracer._value = Leaf(memory, tracer._value.type)

@@ -11,7 +11,6 @@ from symgrad.tensors import dtypes
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.layout import Layout, layout_of
-from symgrad.tensors.record import materialise, recording
 from symgrad.tensors.recorded import Leaf
 
 
@@ -27,7 +26,7 @@ def from_numpy(array: Array) -> Tensor:
         )
     dtypes.named(array.dtype)  # raises for types that tensors do not have
     handle = Handle(Leaf(np.array(array, order="C")))
-    handle.shared = array
+    handle.share(array)
     tensor = Tensor(handle)
     if not array.flags.c_contiguous:
         tensor._layout = Layout.whole(
@@ -67,13 +66,8 @@ def shared_array(tensor: Tensor) -> Array:
         root = root._view.base
     if not isinstance(root, Handle):
         return tensor._array().copy()
-    memory = root.shared
-    if memory is None:
-        with recording():
-            memory = materialise([root.value])[0].copy()
-        root.lend(memory)
     layout = layout_of(tensor)
-    return layout.on(memory) if layout.root.is_known else tensor._array().copy()
+    return layout.on(root.lend()) if layout.root.is_known else tensor._array().copy()
 
 
 def reinterpreted(input: Tensor, dtype: Any) -> Tensor:

@@ -210,7 +210,7 @@ def triangular_solve(
     """As ``solve_triangular``, with its operands exchanged; also gives a copy of ``A``."""
     structure = ("unit_" if unitriangular else "") + ("upper" if upper else "lower")
     m, kind = (A.mT, _flip(structure)) if transpose else (A, structure)
-    return Triangular(_solved("TriangularSolveBackward0", m, input, kind), A.detach().clone())
+    return Triangular(_solved("TriangularSolveBackward0", m, input, kind), A.clone())
 
 
 # -- factorisations ------------------------------------------------------------------------
@@ -400,10 +400,12 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     if input.ndim < 2 or input.shape[-1] != input.shape[-2]:
         _check("linalg.matrix_power", input)  # raises
     if n < 0:
-        return matrix_power(inverse(input), -n)
+        return inverse(input) if n == -1 else matrix_power(inverse(input), -n)
     if n == 0:
         made: Tensor = apply("CopyBackwards", lambda a: cast(_eye(a) + 0 * a, a.dtype), (input,))
         return made
+    if n == 1:
+        return FUNCTIONS["clone"](input)  # type: ignore[no-any-return]
     result, square = None, input
     while n:
         if n % 2:

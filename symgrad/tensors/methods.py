@@ -32,7 +32,7 @@ from symgrad.tensors.handle import Tensor
 from symgrad.tensors.indexing import getitem, setitem
 from symgrad.tensors.interchange import numpy
 from symgrad.tensors.nodes import Saved, make_node, storage_version
-from symgrad.tensors.state import no_grad
+from symgrad.tensors.state import is_grad_enabled, set_grad_enabled
 
 _INPLACE = """add sub mul div pow remainder fmod floor_divide clamp clip clamp_min clamp_max exp
 exp2 expm1 log log2 log10 log1p sqrt rsqrt neg negative abs absolute sin cos tan asin acos atan sinh
@@ -137,9 +137,11 @@ def _rearranged(name: str) -> Callable[..., Tensor]:
     function = FUNCTIONS[name]
 
     def method(self: Tensor, *args: Any) -> Tensor:
-        new = function(self, *args)
-        self._tracer, self._layout = new._tracer, new._layout
-        self._node, self._base, self._seen = new._node, new._base, new._seen
+        self._check_leaf()
+        with set_grad_enabled(is_grad_enabled() or self._node is not None):  # no new contents
+            new = function(self, *args)
+        self._tracer, self._layout, self._node = new._tracer, new._layout, new._node
+        self._base, self._seen = None if new._base is self else new._base, new._seen
         if new._node is not None:
             name = _OWN_NODES.get(new._node.name(), new._node.name())
             self._node = make_node(name, new._node.parents)
@@ -195,8 +197,7 @@ def _random(draw: Callable[..., Any]) -> Callable[..., Tensor]:
         self._check_writable(False)
         with drawing(generator) as source:
             drawn = np.asarray(draw(source, self, *args, **kwargs)).astype(self._dtype)
-        with no_grad():
-            return write(self, Tensor.of_array(drawn))
+        return write(self, Tensor.of_array(drawn))
 
     return method
 
@@ -210,6 +211,8 @@ def _fill_diagonal(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
 
 def _resize(self: Tensor, *sizes: Any) -> Tensor:
     """Gives the tensor another shape: its first elements, then zeros."""
+    if self.requires_grad:
+        raise RuntimeError("cannot resize variables that require grad")
     shape = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
     old, count = self._array().reshape(-1), int(np.prod(shape))
     new = np.zeros(count, self._dtype)
@@ -259,9 +262,11 @@ for _name in ("lt", "le", "gt", "ge"):
 
 def _detached(self: Tensor) -> Tensor:
     """Takes the tensor itself out of the graph."""
+    if self._base is not None:
+        raise RuntimeError("Can't detach views in-place. Use detach() instead.")
     plain = self.detach()
     self._tracer, self._node, self._requires_grad = plain._tracer, None, False
-    self._base, self._origin = None, plain._origin
+    self._base = None
     return self
 
 

@@ -14,7 +14,7 @@ from symgrad.tensors import dtypes
 from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.creation import tensor
-from symgrad.tensors.elementwise import cast, declared, is_number
+from symgrad.tensors.elementwise import cast, declared, is_number, without_derivative
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.positions import along, flat, iota, pick_one
 from symgrad.tensors.reductions import reduction, returned
@@ -396,6 +396,7 @@ def unique(
     )  # fmt: skip
     arrays = found if isinstance(found, tuple) else (found,)
     made = tuple(Tensor.of_array(np.ascontiguousarray(a)) for a in arrays)
+    without_derivative(made[0], "aten::_unique2" if dim is None else "aten::unique_dim", input)
     return made if len(made) > 1 else made[0]
 
 
@@ -416,6 +417,7 @@ def unique_consecutive(
     if return_counts:
         results.append(np.diff([*starts, len(rows)]))
     made = tuple(Tensor.of_array(np.ascontiguousarray(a)) for a in results)
+    without_derivative(made[0], "aten::unique_consecutive", input)
     return made if len(made) > 1 else made[0]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.methods import in_place
+from symgrad.tensors.state import is_grad_enabled
 
 _WITHOUT = frozenset({"clone", "detach", "unbind", "split", "chunk", "equal", "allclose"})
 
@@ -34,7 +35,7 @@ def with_out(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _put(name: str, target: Tensor, new: Tensor) -> None:
-    if target.requires_grad or new.requires_grad:
+    if is_grad_enabled() and (target.requires_grad or new.requires_grad):
         raise RuntimeError(
             f"{name}(): functions with out=... arguments don't support automatic differentiation, "
             "but one of the arguments requires grad."

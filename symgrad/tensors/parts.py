@@ -48,8 +48,13 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     i, j = one_axis(dim1, input.ndim), one_axis(dim2, input.ndim)
     if i == j:
         raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
-    pick = _positions(input, lambda a: a.diagonal(offset, i, j))
-    made: Tensor = viewed("Diagonal", pick, input)
+
+    def pick(a: Array) -> Array:
+        found = a.diagonal(offset, i, j)
+        found.flags.writeable = a.flags.writeable  # NumPy's own is for reading
+        return found
+
+    made: Tensor = viewed("Diagonal", _positions(input, pick), input)
     return made
 
 
@@ -99,7 +104,7 @@ def as_strided(
 
     made: Tensor = apply(
         "AsStridedBackward0", _positions(input, lambda a: a.reshape(-1)[chosen]), (input,),
-        saves=NOTHING,
+        saves=NOTHING, views=True,
     )  # fmt: skip
 
     def on(memory: Array) -> Array:
@@ -146,9 +151,10 @@ def select(input: Tensor, dim: int, index: Any) -> Tensor:
 
 def element(x: Any, key: Any) -> Any:
     """``x[key]`` for a basic index, as a view even where no axis is left."""
-    if not isinstance(x, Tracer):
-        return x[(*key, ...)] if isinstance(key, tuple) and Ellipsis not in key else x[key]
     items = key if isinstance(key, tuple) else (key,)
+    if not isinstance(x, Tracer):
+        return x[items if Ellipsis in items else (*items, ...)]
+    items = tuple([i for i in items if i is not Ellipsis])
     places = [i % max(n, 1) for i, n in zip(items, x.shape, strict=False) if isinstance(i, int)]
     if len(places) < len(items) or len(places) != x.ndim:
         return x[key]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -75,7 +74,7 @@ class Plan:
             if taker is not None:
                 state._take(value)
                 state._publish()
-            Tensor._ends.append(weakref.ref(state))  # the next program computes it
+            Tensor._await((state,))
             results.append(state)
         return tuple(results)
 

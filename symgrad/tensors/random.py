@@ -17,6 +17,8 @@ from symgrad.tensors.arithmetic import mul, where
 from symgrad.tensors.creation import default_type, like, made, sizes
 from symgrad.tensors.elementwise import FUNCTIONS
 from symgrad.tensors.handle import Tensor
+from symgrad.tensors.nodes import make_node
+from symgrad.tensors.state import is_grad_enabled
 
 
 def rand(
@@ -99,7 +101,10 @@ def bernoulli(input: Tensor, p: Any = None, *, generator: Generator | None = Non
         raise RuntimeError("Expected p_in >= 0 && p_in <= 1 to be true, but got false.")
     with drawing(generator) as source:
         drawn = source.random(tuple(input.shape)) < odds
-    return made(np.asarray(drawn), input.dtype, False)
+    result = made(np.asarray(drawn), input.dtype, False)
+    if input.requires_grad and is_grad_enabled():  # what was drawn does not move with it
+        result._node = make_node("BernoulliBackward0", (input._edge(),))
+    return result
 
 
 def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:

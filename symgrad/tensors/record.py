@@ -119,6 +119,11 @@ class LazyTrace(Trace):
     def guard(self, array: Array) -> None:
         """Nothing to note: what is recorded is used once."""
 
+    def distinct(self, x: Tracer, other: Tracer) -> Tracer:
+        """``x``, of which a derivative can be taken that is not by ``other``."""
+        value = x.value
+        return x if value is not other.value else Tracer(self, self.builder.emit("identity", value))
+
     def _capture(self, array: Array) -> Value:
         return Leaf(array.copy())
 

@@ -122,6 +122,14 @@ def is_known(value: Value) -> bool:
     return value.memory is not None  # type: ignore[attr-defined]
 
 
+def ends_a_graph(value: Value) -> bool:
+    """Whether no derivative passes through a value of the recorder."""
+    if value.op is None:
+        return True
+    maker = value.op.region.results[value.index].op  # type: ignore[attr-defined]
+    return maker is not None and maker.name == "stop_gradient"
+
+
 CALL = OpDef("call", lambda *operands, region: tuple(v.type for v in region.results))
 """What a recorded op is called that has several ops in its region.
 

@@ -27,7 +27,7 @@ _NO_VIEW = (
 def viewed(name: str, compute: Callable[[Any], Any], input: Tensor) -> Any:
     """A view; ``compute`` makes it of a traced value and of a NumPy array alike."""
     label = name if name.endswith(("0", "1", "2", "3", "4")) else f"{name}Backward0"
-    made = apply(label, compute, (input,), saves=NOTHING)
+    made = apply(label, compute, (input,), saves=NOTHING, views=True)
     if isinstance(made, tuple):
         for number, part in enumerate(made):
             part._layout = Layout(layout_of(input), _one_of(compute, number))
@@ -256,6 +256,8 @@ def expand(input: Tensor, *sizes: Any, implicit: bool = False) -> Tensor:
                 f"{list(input.shape)}"
             )
     shape = tuple(input.shape[i - new] if n == -1 else int(n) for i, n in enumerate(given))
+    if math.prod(shape) == input.numel():  # nothing is stretched, and may be written to
+        return _as_shape(input, shape, "Expand")
     made: Tensor = viewed("Expand", lambda x: np.broadcast_to(x, shape), input)
     return made
 

@@ -28,6 +28,7 @@ from symgrad.tensors.elementwise import (
     in_type,
     is_number,
     matched,
+    without_derivative,
 )
 from symgrad.tensors.handle import Tensor
 from symgrad.tracing import constant, stage
@@ -176,7 +177,8 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
     """The next number of the type in the direction of ``other``."""
     stepped = np.nextafter(input._array(), other._array())
-    return Tensor.of_array(np.ascontiguousarray(stepped))
+    made = Tensor.of_array(np.ascontiguousarray(stepped))
+    return without_derivative(made, "aten::nextafter", input, other)
 
 
 @declared

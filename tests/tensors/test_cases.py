@@ -137,7 +137,9 @@ def test_errors(case: str) -> None:
 
 EXEMPT_NAMES = set("""no_grad enable_grad inference_mode set_grad_enabled from_numpy from_dlpack
 frombuffer dtype""".split())
-EXEMPT_METHODS = set("""backward grad_fn of_array of_value""".split())
+EXEMPT_METHODS = set(
+    "backward grad_fn of_array of_value register_post_accumulate_grad_hook set_".split()
+)
 
 
 def _used() -> tuple[set[str], set[str]]:

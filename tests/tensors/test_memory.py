@@ -60,8 +60,6 @@ def test_detached_handles_share_memory_but_not_the_graph() -> None:
     y = x * 1.5
     (y * y).sum().backward()
     assert x.grad.tolist() == [27, 27]
-    with pytest.raises(RuntimeError, match="shares its memory"):
-        y.detach().zero_()
 
 
 def test_in_place_operations_are_differentiated() -> None:

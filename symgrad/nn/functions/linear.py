@@ -23,8 +23,8 @@ def _linear_name(given: dict[str, Any]) -> str:
 
 @for_tensors(_linear_name)
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
-    """``x @ weight.T + bias`` for ``x[..., in]`` and ``weight[out, in]``."""
-    if input.ndim < 1 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+    """``x @ weight.T + bias`` for ``x[..., in]`` and ``weight[out, in]`` or ``weight[in]``."""
+    if input.ndim < 1 or weight.ndim not in (1, 2) or input.shape[-1] != weight.shape[-1]:
         rows = math.prod(input.shape[:-1])
         columns = input.shape[-1] if input.ndim else 1
         transposed = "x".join(map(str, weight.shape[::-1]))
@@ -35,7 +35,8 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
         raise _DTypeError(
             f"mat1 and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}"
         )
-    y = emit("dot_general", input, weight, lhs_contract=(input.ndim - 1,), rhs_contract=(1,))
+    inner = {"lhs_contract": (input.ndim - 1,), "rhs_contract": (weight.ndim - 1,)}
+    y = emit("dot_general", input, weight, **inner)
     return y if bias is None else y + bias
 
 

@@ -15,6 +15,7 @@ import symgrad.numpy as snp
 from symgrad.ir.errors import ShapeError, UsageError
 from symgrad.nn.faces import FitError, for_tensors, kind_of, known_array
 from symgrad.nn.functions.activations import log_softmax_of
+from symgrad.tensors import Tensor, dtypes
 from symgrad.tracing import emit
 
 Array = Any
@@ -27,7 +28,7 @@ def _reduced(losses: Array, reduction: str, count: Array | float | None = None) 
     if reduction == "sum":
         return snp.sum(losses)
     if reduction == "mean":
-        return snp.sum(losses) / (max(1, math.prod(losses.shape)) if count is None else count)
+        return snp.sum(losses) / ((math.prod(losses.shape) or math.nan) if count is None else count)
     raise UsageError(f"{reduction} is not a valid value for reduction")
 
 
@@ -177,7 +178,8 @@ def nll_loss(
 # -- differences ---------------------------------------------------------------------------
 
 
-def _check_alike(input: Array, target: Array) -> None:
+def _alike(input: Array, target: Array) -> tuple[Array, Array]:
+    """Both, tensors in the type that torch promotes them to; warns unless the shapes agree."""
     if tuple(input.shape) != tuple(target.shape):
         warnings.warn(
             f"Using a target size (torch.Size({list(target.shape)})) that is different to the "
@@ -185,6 +187,10 @@ def _check_alike(input: Array, target: Array) -> None:
             "results due to broadcasting. Please ensure they have the same size.",
             stacklevel=3,
         )
+    if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dtype != target.dtype:
+        dtype = dtypes.named(dtypes.promote((input, target)))
+        return input.to(dtype), target.to(dtype)
+    return input, target
 
 
 @for_tensors("MseLossBackward0")
@@ -194,7 +200,7 @@ def _mse(input: Array, target: Array, reduction: str) -> Array:
 
 def mse_loss(input: Array, target: Array, *, reduction: str = "mean") -> Array:
     """Squared difference."""
-    _check_alike(input, target)
+    input, target = _alike(input, target)
     return _mse(input, target, reduction)
 
 
@@ -205,7 +211,7 @@ def _l1(input: Array, target: Array, reduction: str) -> Array:
 
 def l1_loss(input: Array, target: Array, *, reduction: str = "mean") -> Array:
     """Absolute difference."""
-    _check_alike(input, target)
+    input, target = _alike(input, target)
     return _l1(input, target, reduction)
 
 
@@ -223,7 +229,7 @@ def smooth_l1_loss(
     input: Array, target: Array, *, reduction: str = "mean", beta: float = 1.0
 ) -> Array:
     """Absolute difference less ``beta / 2``; below ``beta``, squared and divided by that."""
-    _check_alike(input, target)
+    input, target = _alike(input, target)
     if beta < 0:
         raise UsageError("smooth_l1_loss does not support negative values for beta.")
     return _smooth_l1(input, target, reduction, beta)
@@ -238,7 +244,7 @@ def _huber(input: Array, target: Array, reduction: str, delta: float) -> Array:
 
 def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0) -> Array:
     """Half the squared difference up to ``delta``, linear beyond.  P. Huber (1964)."""
-    _check_alike(input, target)
+    input, target = _alike(input, target)
     if delta <= 0:
         raise UsageError("huber_loss does not support non-positive values for delta.")
     return _huber(input, target, reduction, delta)

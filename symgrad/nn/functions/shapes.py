@@ -55,7 +55,7 @@ def pad(
     return snp.pad(input, widths, mode=_PAD_MODES[mode])
 
 
-@for_tensors("ViewBackward0")
+@for_tensors("ViewBackward0", views=True)
 def flatten(input: Array, start_dim: int = 0, end_dim: int = -1) -> Array:
     """Joins the axes from ``start_dim`` to ``end_dim``."""
     if not input.ndim:
@@ -65,7 +65,7 @@ def flatten(input: Array, start_dim: int = 0, end_dim: int = -1) -> Array:
     return snp.reshape(input, (*input.shape[:first], joined, *input.shape[last + 1 :]))
 
 
-@for_tensors("ViewBackward0")
+@for_tensors("ViewBackward0", views=True)
 def unflatten(input: Array, dim: int, sizes: Sequence[int]) -> Array:
     """Splits an axis into several."""
     axis = dim % input.ndim
