@@ -88,6 +88,8 @@ LAYERS = (
     Layer("resnet50", 8, 256, 256, (14, 14), 3),
     Layer("resnet50", 8, 128, 128, (56, 56), 3, 2),
     Layer("resnext", 8, 128, 128, (28, 28), 3, groups=32),
+    Layer("resnext", 8, 256, 256, (28, 28), 3, groups=32),
+    Layer("efficient", 8, 240, 240, (28, 28), 5, 2, groups=240),
     Layer("mobilenet", 8, 32, 32, (112, 112), 3, groups=32),
     Layer("mobilenet", 8, 96, 96, (112, 112), 3, 2, groups=96),
     Layer("mobilenet", 8, 384, 384, (14, 14), 3, groups=384),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from symgrad.codegen.kernels.blocked import BLOCK, channel_tiling, weight_tiling
+from symgrad.codegen.kernels.blocked import BLOCK, channel_tiling, lane_group, weight_tiling
 from symgrad.codegen.runtime.resident import STATELESS, Form, State, TiledForm
 from symgrad.codegen.storage import (
     Buffer,
@@ -193,14 +193,16 @@ def refusal(op: Op) -> str | None:
         return f"the direct kernels compute in f32 or f64, not {x.type.dtype}"
     if any(d != 1 for d in op.attrs["lhs_dilation"]):
         return "the direct kernels do not take a dilated input"
+    if 0 in (v.type.size for v in (*op.operands, op.result)):
+        return "the operands are empty"
+    if lane_group(inputs, outputs, groups):
+        return None
     if outputs // groups % BLOCK:
         return f"{outputs // groups} output channels per group do not fill blocks of {BLOCK}"
     if inputs // groups % BLOCK and not (
         groups == 1 and inputs < BLOCK and op.name != "conv_input_grad"
     ):
         return f"{inputs // groups} input channels per group do not fill blocks of {BLOCK}"
-    if 0 in (v.type.size for v in (*op.operands, op.result)):
-        return "the operands are empty"
     return None
 
 

@@ -29,6 +29,14 @@ def channel_block(channels: int) -> int:
     return channels if channels < BLOCK else BLOCK
 
 
+def lane_group(inputs: int, outputs: int, groups: int) -> int | None:
+    """Channels of one group where groups are runs of lanes: a block of outputs then sees
+    the block of inputs of the same number only.  None where they are not."""
+    size = outputs // groups
+    fits = inputs == outputs and outputs % BLOCK == 0 and size < BLOCK
+    return size if fits and BLOCK % size == 0 else None
+
+
 def channel_tiling(shape: Sequence[int]) -> Tiling:
     """The dimensions (N, C/b, H, W, b) of activations [N, C, H, W]."""
     spatial = [(axis, 1) for axis in range(2, len(shape))]

@@ -85,6 +85,10 @@ class ConvSpec:
             return f"{self.y.shape[1]} output channels do not fill a block of {BLOCK}"
         if self.groups > 1 and any(t.shape[1] % (BLOCK * self.groups) for t in (self.x, self.y)):
             return f"{self.groups} groups do not have whole blocks of {BLOCK} channels each"
+        return self.beyond_halo()
+
+    def beyond_halo(self) -> str | None:
+        """How windows reach over the edges of x's halo, if they do."""
         for axis, name in enumerate(("rows", "columns")):
             low = max((-p.first[axis] for p in self.parts if prod(p.taps)), default=0)
             high = max((self._last(p, axis) for p in self.parts if prod(p.taps)), default=0)
@@ -196,7 +200,7 @@ class Schedule:
     """Estimated time of the whole convolution on one thread."""
 
 
-def _segments(size: int, tile: int) -> list[tuple[int, int, int]]:
+def segments(size: int, tile: int) -> list[tuple[int, int, int]]:
     """(start, count, width) of the whole tiles of an axis and of what remains."""
     whole, rest = divmod(size, tile)
     segments = [(0, whole, tile), (whole * tile, 1, rest)]
@@ -241,7 +245,7 @@ def schedule(spec: ConvSpec, target: Target) -> Schedule:
         """(width, tiles, taps) of each kind of tile."""
         return [
             (width, n, sum(_visited(spec, part, 1, at + i * width, width) for i in range(n)))
-            for at, n, width in _segments(part.size[1], columns)
+            for at, n, width in segments(part.size[1], columns)
         ]
 
     def cost(tile: Schedule, ports: int = 2) -> float:
@@ -436,7 +440,7 @@ def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
         raise ValueError(f"convolution: {reason}")
     shape = _Shape(spec, k.target)
     x, y, tile, scalar = spec.x, spec.y, shape.tile, spec.x.scalar
-    widths = {width for p in spec.parts for _, _, width in _segments(p.size[1], tile.columns)}
+    widths = {width for p in spec.parts for _, _, width in segments(p.size[1], tile.columns)}
     for width in sorted(widths):
         _emit_tile(k, f"{name}_tile{width}", spec, shape, width)
     if spec.pack is not None:
@@ -483,7 +487,7 @@ def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
             span = (tile.rows - 1) * spec.stride[0]
             top, rows = reach(k, h_in, span, spec.dilation[0], part.taps[0], x.shape[2])
             h_in = k.add(h_in, k.mul(top, spec.dilation[0]))
-            for begin, count, width in _segments(part.size[1], tile.columns):
+            for begin, count, width in segments(part.size[1], tile.columns):
                 with k.loop(0, count) as index:
                     column = k.add(k.mul(index, width), begin)
                     w_in = k.add(k.mul(column, spec.stride[1]), part.first[1])
@@ -497,7 +501,7 @@ def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
                     call = [
                         k.gep(x_base, k.add(x_image, x_at), scalar),
                         k.gep(weights, k.mul(tap, x.block * BLOCK), scalar),
-                        k.gep(y_base, _dot(k, origin, (*y.strides, 1)), y.scalar),
+                        k.gep(y_base, dot(k, origin, (*y.strides, 1)), y.scalar),
                         k.as_reg(rows),
                         k.as_reg(taps),
                         k.as_reg(part.taps[1] * x.block * BLOCK),
@@ -524,7 +528,8 @@ def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
                     compute(panel, task, weights)
 
 
-def _dot(k: Emitter, point: Sequence[Int], strides: Sequence[int]) -> Int:
+def dot(k: Emitter, point: Sequence[Int], strides: Sequence[int]) -> Int:
+    """The element at a point."""
     total: Int = 0
     for position, stride in zip(point, strides, strict=True):
         total = k.add(total, k.mul(position, stride))

@@ -370,14 +370,23 @@ def emit_sum_partials(k: Emitter, name: str, spec: SumPartialsSpec) -> None:
 
 
 def lower_weight_grad(spec: WeightGradSpec, target: Target, threads: int) -> Lowering:
-    """The kernels of a weight gradient with operands x, dy and result dw.
+    """The kernels of a weight gradient with operands x, dy and result dw."""
+    shape = _Shape(spec, target)
+    tasks = shape.panels * spec.dw.blocks[1]
+    chunks = shape.chunks[0] * shape.chunks[1]
+    phase = Phase(
+        "conv_weight_grad", emit_weight_grad, spec, (),
+        weight_grad_scratch_bytes(spec, target, threads),
+    )  # fmt: skip
+    return lower_in_parts(phase, tasks, chunks, target, threads)
+
+
+def lower_in_parts(phase: Phase, tasks: int, chunks: int, target: Target, threads: int) -> Lowering:
+    """A kernel of weight gradients, of so many ``tasks`` over so many ``chunks`` of pixels.
 
     Splits the pixels where whole tasks would leave threads idle.
     """
-    shape = _Shape(spec, target)
-    tasks = shape.panels * spec.dw.blocks[1]
-
-    chunks = shape.chunks[0] * shape.chunks[1]
+    spec: WeightGradSpec = phase.spec  # type: ignore[assignment]
 
     def busy(splits: int) -> float:
         busiest = -(-tasks * splits // threads) * -(-chunks // splits)
@@ -385,21 +394,18 @@ def lower_weight_grad(spec: WeightGradSpec, target: Target, threads: int) -> Low
 
     found = range(1, min(chunks, threads) + 1)
     splits = next((s for s in found if busy(s) >= BUSY), None) or max(found, key=busy)
-    spec = replace(spec, splits=splits)
-    scratch = weight_grad_scratch_bytes(spec, target, threads)
     operands = len(spec.epilogue.operands) if spec.epilogue else 0
     result = 2 + operands
     extra = tuple(range(2, result))
     if splits == 1:
-        buffers = (0, 1, *extra, result)
-        return Lowering((Phase("conv_weight_grad", emit_weight_grad, spec, buffers, scratch),))
+        return Lowering((replace(phase, buffers=(0, 1, *extra, result)),))
     total = SumPartialsSpec(spec.dw, splits, spec.epilogue)
-    spec = replace(spec, epilogue=None)
+    spec = replace(spec, splits=splits, epilogue=None)
     room = sum_partials_scratch_bytes(total, target, threads)
     partials = result + 1
     return Lowering(
         (
-            Phase("conv_weight_grad", emit_weight_grad, spec, (0, 1, partials), scratch),
+            replace(phase, spec=spec, buffers=(0, 1, partials)),
             Phase(
                 "sum_partials", emit_sum_partials, total, (partials, *extra, result), room, weight=0
             ),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of, vec
 from symgrad.codegen.kernels.blocked import BLOCK, Weights
 from symgrad.codegen.target import Target
 
@@ -30,15 +30,16 @@ def _lanes(k: Emitter, scalar: str) -> int:
 
 
 def transpose(k: Emitter, rows: Sequence[Reg]) -> list[Reg]:
-    """The transposed square matrix: n vectors of n lanes, n a power of two.
+    """Transposes squares of n x n lanes: the n vectors are one of them, or several in a row.
 
-    Swaps off-diagonal blocks of half the size, then of a quarter, and so on.
+    n is a power of two.  Swaps off-diagonal blocks of half the size, then of a quarter, and
+    so on.
     """
-    rows, n = list(rows), len(rows)
+    rows, n, lanes = list(rows), len(rows), range(lanes_of(rows[0].type))
     distance = n // 2
     while distance:
-        low = [n + lane - distance if lane & distance else lane for lane in range(n)]
-        high = [n + lane if lane & distance else lane + distance for lane in range(n)]
+        low = [len(lanes) + i - distance if i & distance else i for i in lanes]
+        high = [len(lanes) + i if i & distance else i + distance for i in lanes]
         for i in range(n):
             if not i & distance:
                 a, b = rows[i], rows[i + distance]

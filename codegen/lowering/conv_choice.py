@@ -17,10 +17,12 @@ from symgrad.codegen.kernels import (
     Lowering,
     conv_direct,
     conv_direct_grad,
+    conv_lanes,
+    conv_lanes_grad,
     conv_small,
     winograd_conv,
 )
-from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights, lane_group
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.winograd import POINTS, TAPS
 from symgrad.codegen.kernels.winograd_grad import WinogradGradSpec
@@ -31,6 +33,9 @@ from symgrad.codegen.lowering.conv_fit import Problem, halos
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.target import Target
 from symgrad.ir.graph import Op
+
+LANES = "groups in lanes"
+"""The algorithm for groups that are runs of lanes of a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,11 @@ def candidates(
     to_input = op.name == "conv_input_grad"
     build = conv_direct.input_grad if to_input else _direct_forward
     direct, packing = build(source, result, weights, epilogue=epilogue, **geometry(op))
+    if group := lane_group(*channels(op), op.attrs["groups"]):
+        lanes = conv_lanes.LanesSpec(direct, packing)
+        cycles = conv_lanes.cycles(lanes, target, threads)
+        lower_lanes = partial(conv_lanes.lower_conv_lanes, lanes, threads)
+        return [Candidate(LANES, cycles, lower_lanes)], [_only_lanes(group)]
     found = [
         Candidate(
             "direct blocked",
@@ -164,6 +174,10 @@ def gradient_candidates(
     """The algorithms for a gradient to the weights; why others are none."""
     target, threads = setting.target, setting.threads
     direct = conv_direct_grad.WeightGradSpec(x, dy, dw, epilogue=epilogue, **geometry(op))
+    if group := lane_group(*channels(op), op.attrs["groups"]):
+        cycles = conv_lanes_grad.cycles(direct, target, threads)
+        lower_lanes = partial(conv_lanes_grad.lower_lanes_grad, direct, target, threads)
+        return [Candidate(LANES, cycles, lower_lanes)], [_only_lanes(group)]
     found = [
         Candidate(
             "direct blocked",
@@ -190,6 +204,10 @@ def _direct_forward(
 ) -> tuple[conv_direct.ConvSpec, PackWeightsSpec]:
     packing = PackWeightsSpec(weights, options["groups"])
     return conv_direct.forward(x, y, weights.kernel, **options), packing
+
+
+def _only_lanes(group: int) -> str:
+    return f"others: groups of {group} channels do not fill blocks of {BLOCK}"
 
 
 def _name(outputs: int) -> str:
