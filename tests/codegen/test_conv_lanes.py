@@ -26,6 +26,8 @@ from symgrad.ir.builder import Builder
 from symgrad.ir.passes import optimize
 from symgrad.ir.types import TensorType, f32
 
+import symgrad as sg
+import symgrad.nn.functional as F
 from tests.codegen.harness import TARGETS, Array, Kernel, run_lowering, target_named
 from tests.codegen.test_conv_choice import PASSES, chosen, convolution
 from tests.codegen.test_conv_direct import (
@@ -241,3 +243,37 @@ def test_refusals() -> None:
     assert refusal(grad) == over
     wide = replace(spec, conv=replace(spec.conv, groups=2))
     assert wide.refusal() == "2 groups of 32 -> 32 channels are not runs of lanes"
+
+
+@pytest.mark.parametrize("group", [1, 8])
+def test_training_is_that_of_separate_groups(group: int) -> None:
+    """Batch norm's sums, and weights and momentum updated where they lie blocked."""
+
+    def trained(whole: bool) -> list[Array]:
+        rng = np.random.default_rng(1)
+        first, last = sg.nn.Conv2d(3, 16, 1), sg.nn.Conv2d(16, 32, 1)
+        middle = sg.nn.Conv2d(16, 16, 3, 2, 1, groups=16 // group, bias=False)
+        norm = sg.nn.BatchNorm2d(16)
+        net = sg.nn.Sequential(first, middle, norm, last).double()
+        with sg.no_grad():
+            for p in net.parameters():
+                p.copy_(sg.tensor(rng.standard_normal(p.shape)))
+        x = sg.tensor(rng.standard_normal((2, 3, 8, 7)))
+        optimizer = sg.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+
+        def convolve(value: sg.Tensor) -> sg.Tensor:
+            if whole:
+                return middle(value)
+            runs = [slice(i, i + group) for i in range(0, 16, group)]
+            weights = middle.weight
+            parts = [F.conv2d(value[:, run], weights[run], None, 2, 1) for run in runs]
+            return sg.cat(parts, 1)
+
+        for _ in range(3):
+            optimizer.zero_grad()
+            last(norm(convolve(first(x)))).square().mean().backward()
+            optimizer.step()
+        return [p.detach().numpy() for p in net.parameters()]
+
+    for actual, expected in zip(trained(True), trained(False), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
