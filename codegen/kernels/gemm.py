@@ -17,7 +17,7 @@ from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm_emit import Plan, emit_combine, emit_gemm
 from symgrad.codegen.kernels.gemm_pairs import in_pairs
-from symgrad.codegen.kernels.gemm_schedule import vectors_beside
+from symgrad.codegen.kernels.gemm_schedule import DEEPEST, vectors_beside
 from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums, runs_down, transposed
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS
 from symgrad.codegen.target import Target
@@ -30,6 +30,9 @@ __all__ = [
     "lower_gemm",
     "stores_once",
 ]
+
+TRANSPOSING, TURNING = 6, 5
+"""Cycles to transpose a vector of B while it is packed, and to store one that is turned."""
 
 
 def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
@@ -46,7 +49,7 @@ def lower_gemm(spec: GemmSpec, target: Target, threads: int) -> Lowering:
     if paired := in_pairs(spec, target, 3 + extra):
         spec, order = paired.spec, paired.operands
         before, temporaries = paired.phases, paired.temporaries
-    if runs_down(spec):
+    if runs_down(spec) or (not _streams_down(spec, target) and _turns(spec, target)):
         spec, order = transposed(spec), order[::-1]
     splits = _splits(spec, target)
     if splits == 1 and _streams_down(spec, target):
@@ -96,6 +99,31 @@ def _streams_down(spec: GemmSpec, target: Target) -> bool:
         and rows > 8 * lanes
         and rows * depth * bytes > target.l2
     )
+
+
+def _turns(spec: GemmSpec, target: Target) -> bool:
+    """Whether vectors should run down C though its rows are contiguous.
+
+    Where A's columns are contiguous they can.  Tiles are then turned before they are stored,
+    but B need not be transposed, and vectors may have fewer idle lanes.
+    """
+    a, b, c = spec.a, spec.b, spec.c
+    if not (isinstance(a, Access) and isinstance(b, Access)) or spec.epilogue:
+        return False
+    if not (spec.m and spec.n and spec.k) or prod(spec.batch) * prod(spec.k) == 0:
+        return False
+    if a.strides[-1 - len(spec.k)] != 1 or c.strides[-1] != 1 or len(spec.m) + len(spec.n) > 2:
+        return False
+    rows, cols, depth = prod(spec.m), prod(spec.n), prod(spec.k)
+    lanes = target.lanes(bytes_of(MEMORY_TYPES[spec.accumulator]))
+    if min(rows, cols) == 1 or a.strides[-1] == 1:
+        return False
+    across, down = ceil(cols / lanes), ceil(rows / lanes)
+    blocks = ceil(depth / DEEPEST)
+    straight = rows * across * (depth + blocks)
+    if b.strides[-1] != 1:
+        straight += TRANSPOSING * across * depth
+    return cols * down * (depth + TURNING * blocks) < straight
 
 
 def stores_once(spec: GemmSpec, target: Target, threads: int) -> bool:

@@ -9,10 +9,10 @@ from itertools import product
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of
 from symgrad.codegen.kernels.gemm_schedule import Problem, schedule
 from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums
-from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
+from symgrad.codegen.kernels.lanes import columns_of, load_lanes, store_lanes
 from symgrad.codegen.kernels.matrix import Matrix, Operand, Source, permuted
 from symgrad.codegen.kernels.microkernel import (
     Accumulators,
@@ -137,6 +137,9 @@ class _Result:
         self.partial = plan.spec.accumulator
         self.plain = plan.spec.epilogue is None and plan.spec.c.dtype == self.partial
         self.stride = plan.c.cols.strides[0]
+        rows = plan.c.rows
+        self.turned = self.stride != 1 and rows.strides == (1,) and plan.spec.epilogue is None
+        """Whether C is contiguous down its tiles' columns, which are then what is stored."""
 
     def at(self, batch: Int, split: Int = 0) -> None:
         """Turns to one matrix of the batch, of a part of the contraction."""
@@ -154,9 +157,10 @@ class _Result:
 
     def prefetch(self, at: tuple[Int, Int], height: int, width: int) -> None:
         """Asks for the memory of a tile that will be stored once its sums are there."""
-        if self.stride == 1:
+        if self.stride == 1 or self.turned:
             step = CACHE_LINE // bytes_of(MEMORY_TYPES[self.plan.c.dtype])
-            for i, j in product(range(height), range(0, width, step)):
+            steps = (step, 1) if self.turned else (1, step)
+            for i, j in product(range(0, height, steps[0]), range(0, width, steps[1])):
                 address = self.address(self.k.add(at[0], i), self.k.add(at[1], j))
                 self.k.prefetch(address, write=True)
 
@@ -185,6 +189,46 @@ class _Result:
             point = [*self.head[:batch], *rows, *self.head[batch:], *inner]
             value = spec.epilogue.emit(k, value, self.operands, point, mask)
         store_lanes(k, value, self.address(row, col), spec.c.dtype, self.stride, mask)
+
+    def store_columns(
+        self, at: tuple[Int, Int], line: Sequence[Piece], sums: Sequence[Sequence[Reg]]
+    ) -> None:
+        """Stores a whole tile of complete sums column by column."""
+        self._each_column(at, line, sums, self._store_column)
+
+    def add_columns(
+        self, at: tuple[Int, Int], line: Sequence[Piece], sums: Sequence[Sequence[Reg]]
+    ) -> None:
+        """Adds a whole tile to what was stored before, column by column."""
+        k, dtype = self.k, self.partial
+
+        def add(start: Reg, value: Reg, mask: Reg | None) -> None:
+            so_far = load_lanes(k, start, dtype, 1, lanes_of(value.type), mask)
+            self._store_column(start, emit_op(k, "add", (so_far, value), (dtype, dtype)), mask)
+
+        self._each_column(at, line, sums, add)
+
+    def _each_column(
+        self,
+        at: tuple[Int, Int],
+        line: Sequence[Piece],
+        sums: Sequence[Sequence[Reg]],
+        write: Callable[[Reg, Reg, Reg | None], None],
+    ) -> None:
+        """Calls ``write`` with the address of each part of a column, its values and lanes."""
+        k = self.k
+        for v, piece in enumerate(line):
+            for top in range(0, len(sums), piece.lanes):
+                rows = [row[v] for row in sums[top : top + piece.lanes]]
+                for j, column in enumerate(columns_of(k, rows)[: piece.count]):
+                    lanes = lanes_of(column.type)
+                    mask = None if len(rows) == lanes else k.lane_mask(len(rows), lanes)
+                    start = self.address(k.add(at[0], top), k.add(at[1], piece.start + j))
+                    write(start, column, mask)
+
+    def _store_column(self, start: Reg, value: Reg, mask: Reg | None) -> None:
+        dtype = self.plan.spec.c.dtype
+        store_lanes(self.k, convert(self.k, value, self.partial, dtype), start, dtype, 1, mask)
 
 
 class _Product:
@@ -367,12 +411,24 @@ class _Product:
             acc.clear()
             result.prefetch(at, height, width)
             outer_tile(k, a, b, acc, height, line, part.depth)
-            if part.first is not None:  # adding block sums rounds less than one long sum
+            # Adding block sums rounds less than one long sum.
+            if part.first is not None and not result.turned:
                 with k.if_(k.bits("xor", part.first, 1)):
                     for i, v in product(range(height), range(len(line))):
                         so_far = result.load(k.add(row, i), k.add(col, line[v].start), line[v])
                         acc[i, v] = emit_op(k, "add", (so_far, acc[i, v]), (dtype, dtype))
             sums = [[acc[i, v] for v in range(len(line))] for i in range(height)]
+
+        if result.turned:
+            if part.first is None:
+                result.store_columns(at, line, sums)
+                return
+            with k.if_else(part.first) as (then, otherwise):
+                with then:
+                    result.store_columns(at, line, sums)
+                with otherwise:
+                    result.add_columns(at, line, sums)
+            return
 
         def store(write: Callable[[Int, Int, Piece, Reg], None]) -> None:
             for i, v in product(range(height), range(len(line))):

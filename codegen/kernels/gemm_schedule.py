@@ -14,7 +14,7 @@ from symgrad.codegen.kernels.matrix import Matrix
 from symgrad.codegen.kernels.pack import CACHE_LINE, packed_dtype, round_up
 from symgrad.codegen.target import Target
 
-L1_WAYS = L2_WAYS = 8
+WAYS = 8
 """Lines that a set of a cache holds, on most processors."""
 STREAMS = 8
 """Sequences of addresses that are fetched ahead side by side."""
@@ -22,6 +22,9 @@ DEEPEST = 1024
 """Contraction steps of a block at most: longer sums would round more."""
 ACROSS_LINES = 1.007
 """What a tile costs relatively whose rows of A do not fill cache lines evenly."""
+
+GATHERED = 1.25
+"""Cycles to gather an element."""
 
 ITEM = {"f64": 8, "i64": 8, "u64": 8}
 """Bytes of an element to compute with, where it is not 4."""
@@ -77,7 +80,8 @@ def schedule(p: Problem, target: Target) -> Schedule:
     m, n = ceil(p.m / grid[1]), ceil(p.n / grid[2])
     form = "dot" if _prefers_dot(p, lanes) else "outer"
     if form == "dot":
-        mr, nr = dot_tile_shape(m, n, target)
+        far = (p.m + p.n) * p.k * p.bytes > target.l1d
+        mr, nr = dot_tile_shape(m, n, target, far)
         pack_a = p.a.strides is None or p.a.strides[1] != 1
         pack_b = p.b.strides is None or p.b.strides[0] != 1
         kc = p.k
@@ -163,13 +167,23 @@ def _tiles_cost(m: int, rows: int, n_vectors: int, vectors: int) -> float:
     )
 
 
-def dot_tile_shape(m: int, n: int, target: Target) -> tuple[int, int]:
-    """Rows and columns of the dot tile that needs the fewest cycles; powers of two."""
+def dot_tile_shape(m: int, n: int, target: Target, far: bool = False) -> tuple[int, int]:
+    """Rows and columns of the dot tile that needs the fewest cycles; powers of two.
+
+    A load takes twice as long where operands come from a cache that is ``far``.
+    """
     best, shape = float("inf"), (1, 1)
+
+    def tile(r: int, c: int) -> float:
+        if not r or not c:
+            return 0.0
+        loads = (r + c) * (2 if far else 1)
+        return max(r * c / target.vector_ports, loads / target.vector_ports, 4.0) + (r + c) / 16
+
     for mr, nr in product((1, 2, 4, 8), repeat=2):
         if mr * nr + mr + 2 <= target.vector_registers:
-            cycles = max(mr * nr / 2, (mr + nr) / 2, 4.0) + (mr + nr) / 16
-            cost = ceil(m / mr) * ceil(n / nr) * cycles
+            (mt, me), (nt, ne) = divmod(m, mr), divmod(n, nr)
+            cost = mt * (nt * tile(mr, nr) + tile(mr, ne)) + nt * tile(me, nr) + tile(me, ne)
             if cost < best:
                 best, shape = cost, (mr, nr)
     return shape
@@ -189,16 +203,20 @@ def _streams_b(p: Problem, n: int, target: Target) -> bool:
 
 
 def _rows_that_fit(p: Problem, target: Target) -> int:
-    """How many rows of A, read in place side by side, L1 holds a line of each of.
-
-    Rows a power of two apart share few of its sets.
-    """
+    """How many rows of A, read in place side by side, L1 holds a line of each of."""
     if p.a.strides is None or p.a.strides[1] != 1 or p.n > 8 * target.lanes(p.bytes):
         return 1 << 30  # or A is packed: see ``_packs_a``
-    sets = max(1, target.l1d // (L1_WAYS * CACHE_LINE))
-    pitch = abs(p.a.strides[0]) * p.bytes
-    apart = pitch // CACHE_LINE if pitch % CACHE_LINE == 0 else 1
-    return max(4, L1_WAYS * sets // gcd(apart, sets) - 2)
+    return max(4, _room(p.a.strides[0] * p.bytes, target.l1d) - 2)
+
+
+def _room(pitch: int, cache: int) -> int:
+    """How many lines that are ``pitch`` bytes apart a cache of so many bytes holds.
+
+    Those a power of two apart share few of its sets.
+    """
+    sets = max(1, cache // (WAYS * CACHE_LINE))
+    apart = abs(pitch) // CACHE_LINE if pitch % CACHE_LINE == 0 else 1
+    return WAYS * sets // gcd(apart, sets)
 
 
 def _prefers_dot(p: Problem, lanes: int) -> bool:
@@ -212,7 +230,11 @@ def _prefers_dot(p: Problem, lanes: int) -> bool:
     # Transposing B takes about six cycles per vector of it, against one for each row of A;
     # a dot tile waits for more loads, and adds up lanes at its end.
     pays = p.m <= 8 or 6 / p.m > 0.1 + 3 * lanes / p.k
-    return (b[0] == 1 and b[1] != 1 and pays) or (a[1] == 1 and p.n <= lanes // 2)
+    if b[0] == 1 and b[1] != 1 and pays:
+        return True
+    # A few columns would leave lanes idle; but those across B's rows are gathered, once.
+    gathering = 0 if b[0] == 1 else GATHERED
+    return a[1] == 1 and p.n <= lanes // 2 and p.n * (p.m / lanes + gathering) < p.m + 1
 
 
 def _row_group(p: Problem) -> int:
@@ -236,17 +258,20 @@ def _packs_a(p: Problem, m: int, n: int, nr: int, target: Target) -> bool:
         return True
     if _has_streams(p) or n < 4 * nr or m * p.k * p.bytes < target.l2 // 2:
         return False
-    pitch = abs(p.a.strides[1]) * p.bytes
-    sets = max(1, target.l2 // (L2_WAYS * CACHE_LINE))
-    apart = pitch // CACHE_LINE if pitch % CACHE_LINE == 0 else 1
-    room = L2_WAYS * sets // gcd(apart, sets)
+    room = _room(p.a.strides[1] * p.bytes, target.l2)
     return p.a.strides[0] != 1 or room < min(2 * p.k, DEEPEST)
 
 
 def _packs_b(p: Problem, m: int, n: int, mr: int, target: Target) -> bool:
+    """Whether B is copied in the order of its use: where that takes less than using it.
+
+    Or where its rows chase each other out of L2 before the next tile needs them.
+    """
     if p.b.strides is None or p.b.strides[1] != 1:
         return True
-    return m >= 12 * mr and n * p.k * p.bytes > target.l1d
+    if m >= 12 * mr:
+        return n * p.k * p.bytes > target.l1d
+    return m > mr and _room(p.b.strides[0] * p.bytes, target.l2) < min(p.k, DEEPEST // 2)
 
 
 def _fetches_ahead(p: Problem, m: int, n: int, kc: int, target: Target) -> bool:

@@ -7,7 +7,7 @@ from math import prod
 
 from symgrad.codegen.access import Access, Epilogue, row_major
 from symgrad.codegen.kernels.matrix import Operand, permuted
-from symgrad.codegen.kernels.pack import packed_dtype
+from symgrad.codegen.kernels.pack import summed_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class GemmSpec:
     @property
     def accumulator(self) -> str:
         """IR dtype of the sums."""
-        return "f32" if self.a.dtype == "bf16x2" else packed_dtype(self.a.dtype)
+        return summed_dtype(self.a.dtype)
 
     @property
     def mergeable(self) -> int:

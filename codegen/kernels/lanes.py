@@ -144,18 +144,35 @@ def _scatter(k: Emitter, value: Reg, addresses: Reg, mask: Reg | None) -> None:
 
 
 def transpose(k: Emitter, rows: Sequence[Reg]) -> list[Reg]:
-    """The transpose of a square tile: as many vectors as each has lanes (a power of 2).
+    """The transposes of square tiles that lie side by side: of one, as a rule.
 
-    Each of log2(n) stages swaps the off-diagonal quadrants of blocks half the size.
+    A tile has as many lanes as there are rows, a power of 2.  Each of log2(n) stages swaps the
+    off-diagonal quadrants of blocks half the size.
     """
-    rows, size = list(rows), len(rows)
+    rows, size, lanes = list(rows), len(rows), lanes_of(rows[0].type)
     half = size // 2
     while half:
-        lower = [i if not i & half else i - half + size for i in range(size)]
-        upper = [i + half if not i & half else i + size for i in range(size)]
+        lower = [i if not i & half else i - half + lanes for i in range(lanes)]
+        upper = [i + half if not i & half else i + lanes for i in range(lanes)]
         for i in range(size):
             if not i & half:
                 a, b = rows[i], rows[i + half]
                 rows[i], rows[i + half] = k.shuffle(a, b, lower), k.shuffle(a, b, upper)
         half //= 2
     return rows
+
+
+def columns_of(k: Emitter, rows: Sequence[Reg]) -> list[Reg]:
+    """The columns of a tile of at most as many rows as each has lanes.
+
+    Their lanes are a power of 2; those beyond the rows are 0.
+    """
+    lanes, size = lanes_of(rows[0].type), 1 << (len(rows) - 1).bit_length()
+    if size == 1:
+        return [k.extract(rows[0], lane) for lane in range(lanes)]
+    padded = [*rows, *[k.zero(rows[0].type)] * (size - len(rows))]
+    turned = transpose(k, padded)
+    if size == lanes:
+        return turned
+    starts = range(0, lanes, size)
+    return [k.shuffle(row, row, range(s, s + size)) for s in starts for row in turned]

@@ -17,7 +17,7 @@ from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES
 from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of, scalar_of, vec
 from symgrad.codegen.kernels.gemm_pairs import multiply_add_pairs
 from symgrad.codegen.kernels.matrix import load_run
-from symgrad.codegen.kernels.pack import packed_dtype, vectors
+from symgrad.codegen.kernels.pack import packed_dtype, summed_dtype, vectors
 from symgrad.codegen.scalar import emit_op
 
 LATENCY_PRODUCTS = 8
@@ -123,30 +123,38 @@ def outer_tile(
 ) -> None:
     """``acc[i, v] += sum over p < depth of A[i, p] * B[p, v]``."""
 
-    def step(index: Int) -> None:
+    unroll = max(1, UNROLLED_PRODUCTS // (rows * len(row)))
+    # A tile of few sums is several, added up at the end: an addition takes its time.
+    chains = [acc]
+    if not isinstance(depth, int) or depth > 4 * unroll:
+        types = [acc[0, v].type for v in range(len(row))]
+        more = LATENCY_PRODUCTS // (rows * len(row)) - 1
+        chains += [Accumulators(k, rows, types) for _ in range(more)]
+    for chain in chains[1:]:
+        chain.clear()
+
+    def step(index: Int, chain: Accumulators = acc) -> None:
         columns = [b.vector(k, piece.start, index, piece.lanes, piece.count) for piece in row]
         for i in range(rows):
             element = a.vector(k, i, index, 1, 1)
             for v, column in enumerate(columns):
                 factor = k.splat(element, row[v].lanes)
-                acc[i, v] = multiply_add(k, factor, column, acc[i, v])
+                chain[i, v] = multiply_add(k, factor, column, chain[i, v])
 
-    unroll = max(1, UNROLLED_PRODUCTS // (rows * len(row)))
     whole = k.mul(k.udiv(depth, unroll), unroll)
+    if not (isinstance(whole, int) and whole <= unroll):
+        with k.loop(0, whole, unroll) as p:
+            for u in range(unroll):
+                step(k.add(p, u), chains[u % len(chains)])
     if isinstance(whole, int) and isinstance(depth, int):
-        if whole > unroll:
-            with k.loop(0, whole, unroll) as p:
-                for u in range(unroll):
-                    step(k.add(p, u))
         for index in range(whole if whole > unroll else 0, depth):
             step(index)
-        return
-    with k.loop(0, whole, unroll) as p:
-        for u in range(unroll):
-            step(k.add(p, u))
-    if unroll > 1:
+    elif unroll > 1:
         with k.loop(whole, depth) as p:
             step(p)
+    for chain in chains[1:]:
+        for i, v in product(range(rows), range(len(row))):
+            acc[i, v] = emit_op(k, "add", (acc[i, v], chain[i, v]), (summed_dtype(a.dtype),) * 2)
 
 
 def dot_tile(

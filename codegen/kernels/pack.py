@@ -26,6 +26,11 @@ def packed_dtype(dtype: str) -> str:
     return "f32" if dtype in ("f16", "bf16") else dtype
 
 
+def summed_dtype(dtype: str) -> str:
+    """IR dtype of sums of products."""
+    return "f32" if dtype == "bf16x2" else packed_dtype(dtype)
+
+
 def round_up(value: int, unit: int) -> int:
     """The smallest multiple of ``unit`` that is not below ``value``."""
     return -(-value // unit) * unit

@@ -138,8 +138,8 @@ def test_dtypes(dtype: str) -> None:
         Case(130, 1300, 2100, threads=2),  # the next panels of B asked for meanwhile
         Case(150, 700, 1101, order="aBc", threads=3),
         Case(90, 700, 1101, "f64", "Abc"),
-        Case(512, 260, 530, order="Abc"),  # A packed, for its lines collide in the caches
-        Case(251, 260, 1101, order="Abc"),  # and read in place, for these do not
+        Case(512, 272, 530, order="Abc"),  # A packed, for its lines collide in the caches
+        Case(251, 256, 1101, order="Abc"),  # and read in place, for these do not
         Case(301, 300, 700, order="AbC", threads=2),
         Case(100, 200, 900, "f64", "aBc", threads=3),
         Case(14, 18, 500, "f16", "aBc"),  # half results hold no partial sums
@@ -155,6 +155,16 @@ def test_dtypes(dtype: str) -> None:
         Case(257, 13, 5000, "f32", "Abc"),
         Case(300, 3, 4001, "f32", "ABc", threads=3),
         Case(250, 9, 3001, "f64", "AbC"),
+        Case(40, 37, 2500, order="ABc", threads=2),  # tiles turned before they are stored
+        Case(200, 10, 1500, "f64", "Abc", threads=3),
+        Case(130, 7, 300, "f16", "Abc"),
+        Case(21, 18, 40, "i32", "ABc", batch=2),
+        Case(50, 23, 1300, "f32", "ABc", target="avx2"),
+        Case(19, 5, 70, "f64", "ABc", target="x86-64"),
+        Case(3, 3, 5001),  # few sums: several chains of them
+        Case(2, 40, 1030, "f64", threads=2),
+        Case(20, 300, 1030, order="aBc", threads=2),
+        Case(17, 1024, 600),  # rows of B that collide are packed for few tiles
         Case(300, 90, 4),  # stores above all: along the rows of the result
         Case(65, 300, 16, "f64", threads=2),
         Case(100, 16, 512),  # rows a power of two apart share sets of L1
@@ -378,6 +388,30 @@ def test_large_factors_are_streamed() -> None:
     assert labels == ["gemm_partial", "gemm_combine"]
     small = replace(spec, k=(100,))
     assert [p.label for p in lower_gemm(small, Target.named("avx512"), 1).phases] == ["gemm"]
+
+
+def test_tiles_are_turned_where_that_saves_lanes_or_transposing() -> None:
+    def rows_of(a: tuple[int, int], b: tuple[int, int], sizes: tuple[int, int, int]) -> int:
+        m, n, k = sizes
+        left, right, c = Access("f32", a), Access("f32", b), Access("f32", (n, 1))
+        spec = GemmSpec((), (m,), (n,), (k,), left, right, c)
+        (phase,) = lower_gemm(spec, Target.named("avx512"), 1).phases
+        (rows,) = phase.spec.m  # type: ignore[attr-defined]
+        return int(rows)
+
+    assert rows_of((1, 1000), (10, 1), (1000, 10, 100)) == 10  # 10 lanes of 16 become 16
+    assert rows_of((1, 500), (300, 1), (500, 300, 100)) == 500
+    assert rows_of((1, 512), (1, 900), (512, 304, 900)) == 304  # B is read as it lies
+    assert rows_of((100, 1), (1, 100), (500, 304, 100)) == 500  # A's rows could not be vectors
+
+
+def test_rows_of_b_that_collide_are_packed_for_a_second_tile() -> None:
+    def cut(rows: int, pitch: int) -> Schedule:
+        return _schedule_of((600, 1), (rows, pitch, 600))
+
+    assert cut(40, 4096).pack_b
+    assert not cut(40, 4000).pack_b
+    assert not cut(4, 4096).pack_b
 
 
 def test_a_is_packed_only_where_its_lines_collide() -> None:
