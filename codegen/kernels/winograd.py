@@ -38,7 +38,7 @@ Vectors = Sequence[Reg | None]
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """The three matrices of F(m, 3), for n = m + 2."""
+    """The three matrices of F(m, 3), for n = m + 2 (with stride 2, n = 2 m + 1)."""
 
     input: Matrix
     """B^T, n x n."""
@@ -49,16 +49,44 @@ class Matrices:
 
 
 @functools.cache
-def matrices(outputs: int, part: int | None = None) -> Matrices:
+def matrices(outputs: int, part: int | None = None, stride: int = 1) -> Matrices:
     """The matrices for one of ``POINTS``, or for a ``part`` of its outputs.
 
-    ``A^T`` evaluates at the points, ``G`` too and divides by what keeps the rows of
-    ``B^T``, the coefficients of Lagrange's polynomials, free of fractions.  A part of the
-    outputs takes the first of the points, with the filter as it is transformed for all of
-    them: ``B^T`` makes good for what ``G`` divides by on behalf of the others.
+    A part of the outputs takes the first of the points, with the filter as it is transformed
+    for all of them.
+
+    With stride 2 the even inputs meet the outer taps and the odd ones the middle tap: two
+    correlations of stride 1, whose products are interleaved so that a part of the outputs
+    takes the first of them, too.
     """
     part = outputs if part is None else part
-    points, left_out = POINTS[outputs][: part + 1], POINTS[outputs][part + 1 :]
+    if stride == 1:
+        return _correlation(POINTS[outputs], TAPS, part)
+    zero, one = Fraction(0), Fraction(1)
+    size = 2 * part + 1
+    outer = _correlation(POINTS[outputs][:outputs], TAPS - 1, part)
+    evens = [
+        ([row[i // 2] if i % 2 == 0 else zero for i in range(size)], (g[0], zero, g[1]), column)
+        for row, g, column in zip(outer.input, outer.filter, transposed(outer.output), strict=True)
+    ]
+    odds = [
+        ([one if i == 2 * n + 1 else zero for i in range(size)], (zero, one, zero), unit)
+        for n, unit in enumerate(_unit_vectors(part))
+    ]
+    products = [evens[0], *(p for pair in zip(evens[1:], odds, strict=True) for p in pair)]
+    rows, filters, columns = zip(*products, strict=True)
+    return Matrices(tuple(map(tuple, rows)), filters, tuple(zip(*columns, strict=True)))
+
+
+def _correlation(points: Sequence[Fraction], taps: int, outputs: int) -> Matrices:
+    """The matrices of F(outputs, taps) from infinity and the first of some points.
+
+    ``A^T`` evaluates at the points, ``G`` too and divides by what keeps the rows of
+    ``B^T``, the coefficients of Lagrange's polynomials, free of fractions.  ``G`` divides for
+    all the points, and ``B^T`` makes good for those that are not taken.
+    """
+    taken = outputs + taps - 2
+    points, left_out = points[:taken], points[taken:]
     zero, one = Fraction(0), Fraction(1)
     others = [[q for q in points if q != p] for p in points]
     surplus = [prod((p - q for q in left_out), start=one) for p in points]
@@ -66,7 +94,7 @@ def matrices(outputs: int, part: int | None = None) -> Matrices:
         prod((p - q for q in o), start=s) for p, o, s in zip(points, others, surplus, strict=True)
     ]
     filters = [
-        tuple(p**power / divisor for power in range(TAPS))
+        tuple(p**power / divisor for power in range(taps))
         for p, divisor in zip(points, divisors, strict=True)
     ]
     polynomials = [
@@ -74,12 +102,17 @@ def matrices(outputs: int, part: int | None = None) -> Matrices:
     ]
     return Matrices(
         input=(_with_roots(points), *polynomials),
-        filter=((*(zero,) * (TAPS - 1), one), *filters),
+        filter=((*(zero,) * (taps - 1), one), *filters),
         output=tuple(
-            (one if power == part - 1 else zero, *(p**power for p in points))
-            for power in range(part)
+            (one if power == outputs - 1 else zero, *(p**power for p in points))
+            for power in range(outputs)
         ),
     )
+
+
+def _unit_vectors(size: int) -> Matrix:
+    """The rows of the identity."""
+    return tuple(tuple(Fraction(int(i == at)) for i in range(size)) for at in range(size))
 
 
 def transposed(matrix: Matrix) -> Matrix:

@@ -1,4 +1,4 @@
-"""Convolutions of stride 1 and their gradients to the input by Winograd's algorithm.
+"""Convolutions, and their gradients to the input with stride 1, by Winograd's algorithm.
 
 There are two forms.  Where tiles are many, filters are transformed once, and each thread
 takes blocks of tiles all the way: transforms them, multiplies them with all filters and
@@ -46,10 +46,11 @@ def forward(
     padding: Pair = (0, 0),
     groups: int = 1,
     epilogue: Epilogue | None = None,
+    stride: int = 1,
 ) -> WinogradSpec:
     """The convolution of x into y; ``padding`` is the one before the first pixel."""
     packing = PackWeightsSpec(weights, groups)
-    return WinogradSpec(x, y, packing, outputs, padding, groups, epilogue)
+    return WinogradSpec(x, y, packing, outputs, padding, groups, epilogue, stride)
 
 
 def input_grad(

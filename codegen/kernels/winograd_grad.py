@@ -1,4 +1,4 @@
-"""Weight gradients of 3 x 3 convolutions of stride 1 by Winograd's algorithm.
+"""Weight gradients of 3 x 3 convolutions of stride 1 or 2 by Winograd's algorithm.
 
 The forward algorithm is bilinear, and so is its transpose: with d a tile of the input and
 e one of the output's cotangent, ``dw = G^T [ sum over tiles of (B^T d B) * (A e A^T) ] G``.
@@ -50,11 +50,12 @@ class WinogradGradSpec:
     padding: Pair = (0, 0)
     groups: int = 1
     epilogue: Epilogue | None = None
+    stride: int = 1
 
     @property
     def size(self) -> int:
         """Height and width n of a transformed tile."""
-        return self.outputs + TAPS - 1
+        return self.cut.size
 
     @property
     def points(self) -> int:
@@ -64,7 +65,8 @@ class WinogradGradSpec:
     @property
     def cut(self) -> Cut:
         """How the output falls into tiles."""
-        return Cut(self.dy.shape[0], (self.dy.shape[2], self.dy.shape[3]), self.outputs)
+        plane = self.dy.shape[2], self.dy.shape[3]
+        return Cut(self.dy.shape[0], plane, self.outputs, self.stride)
 
     @property
     def x_tiles(self) -> Tiles:
@@ -218,7 +220,7 @@ def _emit_back(k: Emitter, name: str, spec: GradKernelSpec, plane: int) -> None:
     transformed back."""
     grad, scalar = spec.grad, spec.grad.x.scalar
     vector, lanes = vector_of(k, scalar)
-    back = transposed(matrices(grad.outputs).filter)
+    back = transposed(matrices(grad.outputs, stride=grad.stride).filter)
     with (
         k.function(name, ["ptr", "ptr"], internal=True, attributes="noinline") as (sums, pair),
         k.loop(0, BLOCK) as row,

@@ -1,14 +1,14 @@
 """How planes are cut into Winograd's tiles.
 
 Tiles of m x m outputs fill a plane up to a rest at its bottom and at its right.  A tile in
-the rest has fewer outputs, reads less of the input, and needs only the first points of
-evaluation down or across (``winograd.py``).  Tiles of one kind make up a region, and regions
+the rest has fewer outputs, reads less of the input, and needs only the first rows or columns
+of a transformed tile (``winograd.py``).  Tiles of one kind make up a region, and regions
 are numbered one after the other,
 
     right, whole, bottom, corner,
 
-so that the tiles that need a point lie side by side: where the rest leaves out a point
-across, they are those of whole and bottom; down, those of right and whole.
+so that the tiles that need an element lie side by side: where the rest leaves out a column,
+they are those of whole and bottom; a row, those of right and whole.
 """
 
 from __future__ import annotations
@@ -35,11 +35,8 @@ class Region:
     """Row and column of the output where they begin."""
     outputs: Pair
     """Rows and columns of outputs of a tile."""
-
-    @property
-    def points(self) -> Pair:
-        """Points of evaluation, down and across."""
-        return self.outputs[0] + TAPS - 1, self.outputs[1] + TAPS - 1
+    points: Pair
+    """Rows and columns of a tile of the input, and of a transformed tile."""
 
     def position(self, k: Emitter, tile: Int, step: int) -> tuple[Int, tuple[Int, Int]]:
         """Image, and first row and column in the output, of a tile by number; ``step`` is
@@ -58,11 +55,16 @@ class Cut:
     plane: Pair
     outputs: int
     """Rows and columns of outputs of a whole tile."""
+    stride: int = 1
+    """That of the convolution."""
 
     @property
     def size(self) -> int:
-        """Points of evaluation of a whole tile, down or across."""
-        return self.outputs + TAPS - 1
+        """Rows and columns of a whole tile of the input, and of a transformed one."""
+        return self._points(self.outputs)
+
+    def _points(self, outputs: int) -> int:
+        return self.stride * (outputs - 1) + TAPS
 
     @property
     def rest(self) -> Pair:
@@ -78,7 +80,8 @@ class Cut:
             grid, origin, outputs = ((a, b) for a, b in zip(*axes, strict=True))
             first = found[-1].first + found[-1].count if found else 0
             count = self.images * grid[0] * grid[1]
-            found.append(Region(first, count, grid, origin, outputs))
+            points = self._points(outputs[0]), self._points(outputs[1])
+            found.append(Region(first, count, grid, origin, outputs, points))
         return tuple(found)
 
     def _axis(self, extent: int, in_rest: bool) -> tuple[int, int, int]:
@@ -100,7 +103,7 @@ class Cut:
     def range(self, k: Emitter, point: Int) -> tuple[Int, Int]:
         """The tiles that need an element of a whole transformed tile."""
         right, whole, bottom, corner = accumulate(region.count for region in self.regions)
-        needed = [rest + TAPS - 1 if rest else self.size for rest in self.rest]
+        needed = [self._points(rest) if rest else self.size for rest in self.rest]
         down, across = k.divmod(point, self.size)
 
         def choose(at: Int, needed: int, all_tiles: Int, others: Int) -> Int:

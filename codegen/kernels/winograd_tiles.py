@@ -38,7 +38,7 @@ from symgrad.codegen.target import Target
 
 @dataclass(frozen=True, slots=True)
 class WinogradSpec:
-    """A 3 x 3 convolution of stride 1, ``x -> y``, by F(outputs x outputs, 3 x 3)."""
+    """A 3 x 3 convolution of stride 1 or 2, ``x -> y``, by F(outputs x outputs, 3 x 3)."""
 
     x: Blocked
     y: Blocked
@@ -47,11 +47,12 @@ class WinogradSpec:
     padding: Pair = (1, 1)
     groups: int = 1
     epilogue: Epilogue | None = None
+    stride: int = 1
 
     @property
     def size(self) -> int:
         """Height and width n of an input tile."""
-        return self.outputs + TAPS - 1
+        return self.cut.size
 
     @property
     def points(self) -> int:
@@ -61,7 +62,8 @@ class WinogradSpec:
     @property
     def cut(self) -> Cut:
         """How the output falls into tiles."""
-        return Cut(self.y.shape[0], (self.y.shape[2], self.y.shape[3]), self.outputs)
+        plane = self.y.shape[2], self.y.shape[3]
+        return Cut(self.y.shape[0], plane, self.outputs, self.stride)
 
     @property
     def tiles(self) -> int:
@@ -154,6 +156,7 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
     spec, packing = shape.spec, shape.spec.weights
     scalar, source = shape.scalar, packing.source
     pitch = shape.group * BLOCK
+    matrix = matrices(spec.outputs, stride=spec.stride).filter
     if not packing.is_ready:
         emit_pack_pair(k, f"{name}_pack", packing)
     params = ["ptr", "i64", "i64", "ptr", "ptr", "i64", "i64"]
@@ -174,7 +177,8 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
                     k.prefetch(k.gep(at, ahead, scalar), locality=2)
             taps = load_tile(k, shape.vector, TAPS, at, BLOCK * BLOCK)
             to = k.gep(u, k.add(k.mul(row, pitch), lane), scalar)
-            store_tile(k, apply_2d(k, matrices(spec.outputs).filter, taps), to, u_plane, scalar)
+            transformed = apply_2d(k, matrix, taps)
+            store_tile(k, transformed, to, u_plane, scalar)
 
 
 def emit_product(
@@ -251,7 +255,7 @@ def _emit_output(
     """Emits the same for a region's tiles."""
     spec, scalar, y = shape.spec, shape.scalar, shape.spec.y
     extra = () if spec.epilogue is None else spec.epilogue.operands
-    down, across = (matrices(spec.outputs, n).output for n in region.outputs)
+    down, across = (matrices(spec.outputs, n, spec.stride).output for n in region.outputs)
     with (
         k.function(name, params, internal=True, attributes="noinline") as regs,
         k.loop(0, BLOCK, shape.lanes) as lane,

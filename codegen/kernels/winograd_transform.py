@@ -33,8 +33,13 @@ class Tiles:
 
     def matrix(self, outputs: int) -> Matrix:
         """What transforms a tile along an axis on which it has so many outputs."""
-        found = matrices(self.cut.outputs, outputs)
+        found = matrices(self.cut.outputs, outputs, self.cut.stride)
         return transposed(found.output) if self.is_cotangent else found.input
+
+    @property
+    def stride(self) -> int:
+        """Rows and columns of the tensor to one of the output."""
+        return 1 if self.is_cotangent else self.cut.stride
 
     @property
     def stage(self) -> int:
@@ -83,17 +88,18 @@ def _emit_region(k: Emitter, name: str, region: Region, *, tiles: Tiles, plane: 
     row, pixel = x.strides[2], x.strides[3]
     size = [len(tiles.matrix(n)[0]) for n in region.outputs]
     _emit_tile(k, f"{name}_tile", tiles, region, plane)
-    ends = [o + (count - 1) * step for o, count in zip(region.origin, region.grid, strict=True)]
     reach = [
-        (begin - p, end - p)
-        for begin, end, p in zip(region.origin, ends, tiles.padding, strict=True)
+        [tiles.stride * at - p for at in (begin, begin + (count - 1) * step)]
+        for begin, count, p in zip(region.origin, region.grid, tiles.padding, strict=True)
     ]
     bounds = [(-x.halo[a][0], x.shape[2 + a] + x.halo[a][1] - size[a]) for a in (0, 1)]
     params = ["ptr", "i64", "i64", "ptr", "ptr"]
     with k.function(name, params, internal=True, attributes="noinline") as regs:
         base, tile, block, v, stage = regs
         image, at = region.position(k, tile, step)
-        corner = [k.sub(a, p) for a, p in zip(at, tiles.padding, strict=True)]
+        corner = [
+            k.sub(k.mul(a, tiles.stride), p) for a, p in zip(at, tiles.padding, strict=True)
+        ]
         source = k.add(k.mul(image, x.strides[0]), k.mul(block, x.strides[1]))
         place = k.add(k.mul(corner[0], row), k.mul(corner[1], pixel))
         inside = [

@@ -148,15 +148,19 @@ def candidates(
         cycles = conv_small.cycles(small, target, threads)
         lower = partial(conv_small.lower_small_conv, small, target, threads)
         found.append(Candidate("small images", cycles, lower))
-    transform = winograd_conv.input_grad if to_input else winograd_conv.forward
     for outputs in POINTS:
         if reason := winograd_refusal(op, weights.kernel, outputs, setting.precision):
             refused.append(f"{_name(outputs)}: {reason}")
             continue
-        spec = transform(
-            source, result, weights, outputs,
-            padding=geometry(op)["padding"], groups=op.attrs["groups"], epilogue=epilogue,
-        )  # fmt: skip
+        common = (source, result, weights, outputs)
+        options = {name: geometry(op)[name] for name in ("padding", "groups")}
+        spec = (
+            winograd_conv.input_grad(*common, **options, epilogue=epilogue)
+            if to_input
+            else winograd_conv.forward(
+                *common, **options, epilogue=epilogue, stride=op.attrs["stride"][0]
+            )
+        )
         cycles = schedule(spec, target, threads).cycles
         lower = partial(winograd_conv.lower_winograd, spec, target, threads)
         found.append(Candidate(_name(outputs), cycles, lower))
@@ -191,8 +195,9 @@ def gradient_candidates(
             refused.append(f"{_name(outputs)}: {reason}")
             continue
         spec = WinogradGradSpec(
-            x, dy, dw, outputs, geometry(op)["padding"], op.attrs["groups"], epilogue
-        )
+            x, dy, dw, outputs, geometry(op)["padding"], op.attrs["groups"], epilogue,
+            op.attrs["stride"][0],
+        )  # fmt: skip
         cycles = grad_schedule(spec, target, threads).cycles
         lower = partial(lower_winograd_grad, spec, target, threads)
         found.append(Candidate(_name(outputs), cycles, lower))
@@ -218,9 +223,12 @@ def winograd_refusal(op: Op, kernel: Sequence[int], outputs: int, precision: str
     """Why F(outputs x outputs, 3 x 3) does not compute a convolution, if so."""
     if tuple(kernel) != (TAPS, TAPS):
         return f"it is for filters of 3 x 3, not {' x '.join(map(str, kernel))}"
-    for name in ("stride", "dilation"):
-        if any(n != 1 for n in op.attrs[name]):
-            return f"it takes no {name}"
+    if set(op.attrs["stride"]) not in ({1}, {2}):
+        return "it takes a stride of 1 or 2 along both axes"
+    if op.name == "conv_input_grad" and set(op.attrs["stride"]) != {1}:
+        return "it takes no stride"
+    if any(n != 1 for n in op.attrs["dilation"]):
+        return "it takes no dilation"
     if any(n % BLOCK for n in channels(op)):
         return f"{min(channels(op))} channels do not fill blocks of {BLOCK}"
     if outputs > min(POINTS):

@@ -112,7 +112,8 @@ def test_small_images_with_weights_in_place(
     ("options", "reason"),
     [
         ({"kernel": (5, 5)}, "it is for filters of 3 x 3, not 5 x 5"),
-        ({"kernel": (3, 3), "stride": (2, 1)}, "it takes no stride"),
+        ({"kernel": (3, 3), "stride": (2, 1)}, "it takes a stride of 1 or 2 along both axes"),
+        ({"kernel": (3, 3), "stride": (3, 3)}, "it takes a stride of 1 or 2 along both axes"),
         ({"kernel": (3, 3), "dilation": (1, 2)}, "it takes no dilation"),
         ({"kernel": (3, 3), "dtype": "f8"}, "it is exact enough for f32 only"),
     ],

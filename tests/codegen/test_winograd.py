@@ -54,20 +54,30 @@ CASES = [
     Case(5, 16, 64, (1, 2)),
     Case(1, 32, 32, (7, 7), dtype="f64"),
 ]
+STRIDED = [
+    Case(2, 32, 48, (9, 11), stride=(2, 2)),
+    Case(1, 64, 32, (16, 14), stride=(2, 2)),
+    Case(3, 16, 32, (7, 10), stride=(2, 2), padding=(0, 2)),
+    Case(2, 64, 32, (12, 9), stride=(2, 2), groups=2),
+    Case(5, 16, 64, (2, 4), stride=(2, 2)),
+    Case(1, 32, 32, (14, 14), stride=(2, 2), dtype="f64"),
+]
 FORMS = {"tiles": lower_tiles_first, "filters": lower_filters_first}
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("outputs", POINTS)
-def test_matrices_compute_the_correlation_exactly(outputs: int) -> None:
-    """``A^T[(G g) * (B^T d)]`` is sum over t of ``g[t] d[i + t]``, coefficient by coefficient,
-    and so it is for the first outputs with the first elements of the same ``G g``."""
-    filters = matrices(outputs).filter
+def test_matrices_compute_the_correlation_exactly(outputs: int, stride: int) -> None:
+    """``A^T[(G g) * (B^T d)]`` is sum over t of ``g[t] d[stride i + t]``, coefficient by
+    coefficient, and so it is for the first outputs with the first elements of the same
+    ``G g``."""
+    filters = matrices(outputs, stride=stride).filter
     for part in range(1, outputs + 1):
-        m, size = matrices(outputs, part), part + TAPS - 1
+        m, size = matrices(outputs, part, stride), stride * (part - 1) + TAPS
         assert m.filter == filters[:size]
         for i, t, at in itertools.product(range(part), range(TAPS), range(size)):
             total = sum(m.output[i][j] * m.filter[j][t] * m.input[j][at] for j in range(size))
-            assert total == (at == i + t)
+            assert total == (at == stride * i + t)
 
 
 PLANES = [(8, 12), (5, 7), (6, 8), (4, 9), (3, 9), (9, 2), (1, 3)]
@@ -96,10 +106,11 @@ def build(
     y, dx, _ = reference(case, x, w, dy)
     x_layout, y_layout = layouts(case)
     options = {"padding": case.padding, "groups": case.groups, "epilogue": epilogue}
-    make, source, result = (
-        (input_grad, y_layout, x_layout) if grad else (forward, x_layout, y_layout)
-    )
-    spec = make(source, result, case.weights(), outputs, **options)  # type: ignore[arg-type]
+    if grad:
+        spec = input_grad(y_layout, x_layout, case.weights(), outputs, **options)  # type: ignore[arg-type]
+    else:
+        options["stride"] = case.stride[0]
+        spec = forward(x_layout, y_layout, case.weights(), outputs, **options)  # type: ignore[arg-type]
     return spec, dy if grad else x, w.astype(DTYPES[case.dtype]), dx if grad else y
 
 
@@ -124,10 +135,12 @@ def check(actual: Array, expected: Array, dtype: str, outputs: int) -> None:
 
 @pytest.mark.parametrize("target_name", TARGETS)
 @pytest.mark.parametrize("outputs", POINTS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *STRIDED], ids=str)
 def test_convolution_and_gradient(case: Case, outputs: int, target_name: str) -> None:
     target = target_named(target_name)
     for grad, threads in ((False, 1), (False, 3), (True, 2)):
+        if grad and case.stride != (1, 1):
+            continue
         spec, x, w, expected = build(case, outputs, grad=grad)
         lowering = lower_winograd(spec, target, threads)
         check(run(spec, lowering, x, [w], threads, target), expected, case.dtype, outputs)
@@ -136,9 +149,11 @@ def test_convolution_and_gradient(case: Case, outputs: int, target_name: str) ->
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("tiling", [Tiling(3, 1, 6, 1), Tiling(5, 2, 5, 2), Tiling(2, 4, 64, 8)])
 @pytest.mark.parametrize("halo", [0, 1, 3])
-def test_every_tiling(form: str, tiling: Tiling, halo: int) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_tiling(form: str, tiling: Tiling, halo: int, stride: int) -> None:
     """Partial blocks of tiles and of input channels, and halos of any width."""
-    case, target = Case(3, 48, 64, (6, 9)), Target.host()
+    size = 6 * stride, 9 * stride
+    case, target = Case(3, 48, 64, size, stride=(stride, stride)), Target.host()
     spec, x, w, expected = build(case, 4, grad=False)
     around = ((halo, halo), (halo, halo))
     spec = replace(spec, x=Blocked.dense("f32", spec.x.shape, around))
@@ -187,6 +202,21 @@ def test_error_of_many_channels(outputs: int) -> None:
     actual = run(spec, lower_winograd(spec, target, 2), x, [w], 2, target)
     worst = np.abs(actual - expected).max() / np.abs(expected).max()
     assert worst < {2: 8e-7, 4: 3e-6}[outputs]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("outputs", POINTS)
+def test_rests_and_strides_err_no_more(outputs: int, stride: int) -> None:
+    """Tiles of fewer outputs and the halves of a strided filter take fewer points."""
+    target = Target.host()
+    for rows in (12, 13, 14, 15):
+        case = Case(1, 256, 32, (stride * rows, stride * 12), stride=(stride, stride))
+        spec, x, w, expected = build(case, outputs, grad=False)
+        actual = run(spec, lower_winograd(spec, target, 2), x, [w], 2, target)
+        error = (actual - expected) / np.abs(expected).max()
+        for part in (error, error[:, :, 12:]):  # all rows, those in the rest
+            if part.size:
+                assert np.sqrt(np.mean(part**2)) < {2: 1.6e-7, 4: 5e-7}[outputs]
 
 
 def test_nonsense_outside_the_plane_does_not_matter() -> None:

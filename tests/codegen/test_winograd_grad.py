@@ -31,7 +31,7 @@ from tests.codegen.test_conv_direct import (
     reference,
     to_blocked,
 )
-from tests.codegen.test_winograd import CASES, check
+from tests.codegen.test_winograd import CASES, STRIDED, check
 
 
 def build(case: Case, outputs: int) -> tuple[WinogradGradSpec, list[Array], Array]:
@@ -40,8 +40,9 @@ def build(case: Case, outputs: int) -> tuple[WinogradGradSpec, list[Array], Arra
     x_layout, y_layout = layouts(case)
     _, _, dw = reference(case, x, w, dy)
     spec = WinogradGradSpec(
-        x_layout, y_layout, case.weights(), outputs, case.padding, case.groups
-    )
+        x_layout, y_layout, case.weights(), outputs, case.padding, case.groups,
+        stride=case.stride[0],
+    )  # fmt: skip
     return spec, [to_blocked(x_layout, x), to_blocked(y_layout, dy)], dw
 
 
@@ -55,7 +56,7 @@ def run(
 
 @pytest.mark.parametrize("target_name", TARGETS)
 @pytest.mark.parametrize("outputs", POINTS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *STRIDED], ids=str)
 def test_gradient(case: Case, outputs: int, target_name: str) -> None:
     target = target_named(target_name)
     spec, operands, dw = build(case, outputs)
