@@ -26,7 +26,7 @@ def pack(executable: Executable) -> bytes:
     objects = stored_objects(image.kernels)
     if executable.is_bound or objects is None:
         lowered = executable.lowered
-        if bound := [c for c in lowered.calls if c.phase.is_bound]:
+        if bound := [c for c in lowered.every_call if c.phase.is_bound]:
             raise UsageError(
                 f"{bound[0].op.split(':')[0]} calls back into Python, so the program of "
                 f"{image.name} cannot be saved"

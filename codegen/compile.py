@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from symgrad.codegen import plan, programs
 from symgrad.codegen.executable import Executable
-from symgrad.codegen.image import Image, lay_out
+from symgrad.codegen.image import Image, Layout, PrologueImage
 from symgrad.codegen.jit import compile_modules, load_compiled, symbol_of
 from symgrad.codegen.precision import get_conv_precision
 from symgrad.codegen.runtime import threadpool
@@ -82,22 +82,30 @@ def _build(lowered: Lowered) -> Executable:
         name: symbol_of(name, text, lowered.target) for name, text in lowered.modules.items()
     }
     loaded = compile_modules(lowered.modules, lowered.target)
-    func, kernels = lowered.func, [symbols[name] for name in lowered.names]
-    steps, constants = lay_out(
-        lowered.calls, kernels, len(func.params) + len(func.results)
-    )
+    func, before = lowered.func, lowered.prologue
+    slots = len(func.params) + len(func.results)
+    layout = Layout(kept=slots, constants=slots + bool(before))
+    steps = layout.steps(lowered.calls, [symbols[name] for name in lowered.names])
+    prologue = None
+    if before is not None:
+        kernels = [symbols[name] for name in before.names]
+        filling = layout.steps(before.calls, kernels)
+        prologue = PrologueImage(
+            before.invariant, filling, before.arena_bytes, before.kept_bytes
+        )
     image = Image(
         name=func.name,
         params=func.param_types,
         results=func.result_types,
         steps=steps,
-        constants=constants,
+        constants=tuple(layout.constants),
         arena_bytes=lowered.arena_bytes,
         threads=lowered.threads,
         brief=plan.is_brief(lowered.calls),
         homes=lowered.homes,
         forms=lowered.forms,
+        prologue=prologue,
     )
     addresses = {symbols[name]: address for name, address in loaded.items()}
-    is_bound = any(call.phase.is_bound for call in lowered.calls)
+    is_bound = any(call.phase.is_bound for call in lowered.every_call)
     return Executable(image, addresses, lambda: lowered, is_bound=is_bound)

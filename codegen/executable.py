@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from symgrad.codegen.image import Image
 from symgrad.codegen.memory_report import memory_of
 from symgrad.codegen.runtime.calltable import Interface, Table
 from symgrad.codegen.runtime.memory import SMALL, empty, give_back
+from symgrad.codegen.runtime.native import aligned_bytes
 from symgrad.codegen.runtime.program import NativeProgram
 from symgrad.codegen.runtime.resident import Form, Resident
 from symgrad.ir.errors import UsageError
@@ -27,6 +30,28 @@ _MAX_RUNS = 1000
 """Of one profile."""
 _SHARED: dict[Form, Form] = {}
 """One object for each form: what a program left is known by identity as what another wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a prologue left."""
+
+    stamp: Sequence[object]
+    """Of the arguments that it was made from."""
+    slots: list[int | None]
+    """Where these lie, by their numbers.  References to them would keep them from being
+    donated to other programs."""
+    open: list[int]
+    """Numbers of all other arguments."""
+    memory: list[Array]
+    """What the prologue filled."""
+
+    def holds(self, stamp: Sequence[object]) -> bool:
+        """Whether a stamp says that the arguments are unchanged."""
+        return len(stamp) == len(self.stamp) and all(map(operator.is_, stamp, self.stamp))
+
+
+_NOTHING_KEPT = _Kept((), [], [], [])
 
 
 class Executable:
@@ -54,16 +79,27 @@ class Executable:
         self._state = [(i, f) for i, f in enumerate(self.forms[: len(image.params)]) if f]
         self._params = [(t.dtype.numpy, t.shape) for t in image.params]
         self._results = [(t.shape, t.dtype.numpy) for t in image.results]
-        slots = len(image.params) + len(image.results)
+        before = image.prologue
+        slots = len(image.params) + len(image.results) + bool(before)
+        fixed = {slots + i: array.ctypes.data for i, array in enumerate(image.constants)}
         self._program = NativeProgram(
             image.steps,
             addresses,
             slots,
             arena_bytes=image.arena_bytes,
-            fixed={slots + i: array.ctypes.data for i, array in enumerate(image.constants)},
+            fixed=fixed,
             threads=image.threads,
             release_gil=not image.brief,
         )
+        self._prologue: NativeProgram | None = None
+        if before is not None:
+            self._prologue = NativeProgram(
+                before.steps, addresses, slots,
+                arena_bytes=before.arena_bytes, fixed=fixed, threads=image.threads,
+            )  # fmt: skip
+        self.invariant = before.invariant if before else ()
+        """Arguments of which something is kept from run to run, see ``codegen.prologue``."""
+        self._kept: _Kept | None = None
         interface = self.interface()
         self._direct = None if interface is None else self._program.bind(interface)
 
@@ -81,11 +117,11 @@ class Executable:
         """How native code may call the program without going through here; ``None`` if not.
 
         It may not where results are large or overwrite donated arrays, or where anything
-        is resident.  ``details`` are further fields of an ``Interface``.
+        is resident or kept.  ``details`` are further fields of an ``Interface``.
         """
         # Large results come from recycled memory, which the direct call does not know.
         large = any(t.bytes >= SMALL for t in self.image.results)
-        if self.image.homes or large or any(self.forms):
+        if self.image.homes or self.image.prologue or large or any(self.forms):
             return None
         results = [(dtype, shape) for shape, dtype in self._results]
         return Interface(self._params, results, **details)
@@ -96,13 +132,20 @@ class Executable:
         return None if interface is None else self._program.call_table(interface)
 
     def __call__(
-        self, arguments: Sequence[Any], out: Sequence[Array | None] | None = None
+        self,
+        arguments: Sequence[Any],
+        out: Sequence[Array | None] | None = None,
+        *,
+        stamp: Sequence[object] | None = None,
     ) -> Sequence[Any]:
         """Runs the program; results are fresh C-contiguous arrays, NumPy scalars where 0-d,
         and residents where they have a form.
 
         ``out`` may give a writeable array of its result's dtype and shape for each result, which
         then is that array.  It may overlap with anything else: what it takes is computed first.
+        ``stamp`` has an object for each of the arguments ``invariant``: where it is the one of
+        the last run, so is the argument, and its contents are unchanged.  Where all are, what
+        was kept of them holds; without a stamp the prologue, if there is one, runs every time.
         Raises ``UsageError`` when the arguments do not have the parameters' types.
         """
         if self._direct is not None and not profile.active:
@@ -110,10 +153,18 @@ class Executable:
             if fast is not NotImplemented:
                 results: Sequence[Any] = fast
                 return results
-        arrays = self._memory(arguments)
         places = out or [None] * len(self._results)
+        kept = self._kept
+        if kept is None or stamp is None or not kept.holds(stamp) or out is not None:
+            arrays: list[Any] = self._memory(arguments)
+            kept = self._keep(arguments, arrays, stamp)
+        else:
+            self._check_count(arguments)
+            arrays = list(kept.slots)
+            for i in kept.open:
+                arrays[i] = self._memory_of(i, arguments[i])
         made = self._results_for(arrays, places)
-        self._run([*arrays, *made])
+        self._run([*arrays, *made, *kept.memory])
         forms = self.forms[len(arrays) :]
         return [
             _delivered(array, place) if form is None else Resident(form, array)
@@ -162,6 +213,28 @@ class Executable:
                 made.append(empty(extents, dtype))
         return made
 
+    def _keep(
+        self, arguments: Sequence[Any], arrays: Sequence[Array], stamp: Sequence[object] | None
+    ) -> _Kept:
+        """Runs the prologue, if there is one.
+
+        What it fills is never written to again, and each run holds what it reads: runs of
+        several threads, with other parameters, do not meet.
+        """
+        if self._prologue is None or self.image.prologue is None:
+            return _NOTHING_KEPT
+        self._kept = None  # its memory may go before its successor's comes
+        memory = aligned_bytes(self.image.prologue.kept_bytes)
+        self._prologue.run([*arrays, *[0] * len(self._results), memory])
+        slots: list[int | None] = [None] * len(arrays)
+        for i in self.invariant:
+            own = arguments[i].memory if type(arguments[i]) is Resident else arguments[i]
+            if arrays[i] is own:  # and no copy, which may be gone by the next run
+                slots[i] = arrays[i].ctypes.data
+        others = [i for i, slot in enumerate(slots) if slot is None]
+        kept = self._kept = _Kept(stamp or (), slots, others, [memory])
+        return kept
+
     def _run(self, slots: Sequence[Array]) -> None:
         if not profile.active:
             self._program.run(slots)
@@ -179,7 +252,8 @@ class Executable:
     def memory(self) -> dict[str, int]:
         """Bytes of the arena, the parameters and the results that have memory of their own."""
         image = self.image
-        return memory_of(image.params, image.results, image.arena_bytes, image.homes)
+        kept = image.prologue.kept_bytes if image.prologue else 0
+        return memory_of(image.params, image.results, image.arena_bytes, image.homes, kept)
 
     def run_timed(self, slots: Sequence[Array]) -> NDArray[np.float64]:
         """See ``NativeProgram.run_timed``."""
@@ -195,7 +269,7 @@ class Executable:
             array.copy() if slot in donated else array
             for slot, array in enumerate(self._memory(arguments))
         ]
-        slots = [*arrays, *self._results_for(arrays)]
+        slots = [*arrays, *self._results_for(arrays), *self._keep(arguments, arrays, None).memory]
         self._program.run(slots)  # the first run may start the team
         found = profile.Profile(self)
         end = time.perf_counter() + seconds

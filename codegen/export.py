@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter, Reg
-from symgrad.codegen.image import lay_out
+from symgrad.codegen.image import Layout
 from symgrad.codegen.jit import emit_object, linked
 from symgrad.codegen.lower import Lowered, lower
 from symgrad.codegen.runtime.program import ARENA
@@ -164,12 +164,13 @@ def _entry(lowered: Lowered) -> str:
     slots = len(func.params) + len(func.results)
     prefix = entry_name(func)
     kernels = [f"{prefix}.{name}" for name in lowered.names]
-    steps, constants = lay_out(lowered.calls, kernels, slots)
+    layout = Layout(kept=slots, constants=slots)  # without a prologue nothing is kept
+    steps = layout.steps(lowered.calls, kernels)
     for kernel in dict.fromkeys(kernels):
         k.declare(kernel, "void", ("ptr", "i64", "i64"))
     bases = [
         k.constant_table(f"{prefix}.constant{i}", "i8", _bytes(array))
-        for i, array in enumerate(constants)
+        for i, array in enumerate(layout.constants)
     ]
     with k.function(prefix, ["ptr"] * slots) as given:
         places = {ARENA: Reg(f"@{prefix}.arena", "ptr"), **dict(enumerate([*given, *bases]))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from symgrad.codegen import plan
@@ -16,6 +16,7 @@ from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.memory_report import describe_memory, memory_of
 from symgrad.codegen.precision import get_conv_precision
+from symgrad.codegen.prologue import Prologue, invariant_values, split
 from symgrad.codegen.runtime.resident import STATELESS, Form, State
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.target import Target
@@ -40,11 +41,19 @@ class Lowered:
     """Slots of results that overwrite a donated parameter, with that parameter's."""
     forms: tuple[Form | None, ...]
     """The forms of the parameters, then of the results; ``None`` for plain arrays."""
+    prologue: Prologue | None = None
+    """What runs when invariant parameters have changed, before the calls."""
+
+    @property
+    def every_call(self) -> tuple[Call, ...]:
+        """The prologue's calls and those of every run."""
+        return (*(self.prologue.calls if self.prologue else ()), *self.calls)
 
     def explain(self) -> str:
         """Which kernels run, how often, why these, and the memory of a run."""
         types, results = self.func.param_types, self.func.result_types
-        memory = describe_memory(memory_of(types, results, self.arena_bytes, self.homes))
+        kept = self.prologue.kept_bytes if self.prologue else 0
+        memory = describe_memory(memory_of(types, results, self.arena_bytes, self.homes, kept))
         lines = [
             f"@{self.func.name}: {len(self.calls)} kernel calls, {len(self.modules)} kernels, "
             f"{self.threads} threads, {memory}"
@@ -56,6 +65,10 @@ class Lowered:
             if call.chosen
         }
         lines += [f"{n:6} x {name}{reasons.get(name, '')}" for name, n in counts.items()]
+        if self.prologue:
+            counts = Counter(self.prologue.names)
+            lines.append(f"{counts.total()} kernel calls before, where parameters have changed")
+            lines += [f"{n:6} x {name}" for name, n in counts.items()]
         return "\n".join(lines) + "\n"
 
     def llvm(self, *, optimise: bool = False) -> str:
@@ -89,20 +102,40 @@ def lower(
     _check_dtypes(func)
     layouts = Layouts(func, state)
     precision = conv_precision or get_conv_precision()
-    scope = Scope(target, threads, layouts, find_epilogues(func, layouts), precision)
-    calls = lower_func(scope, func)
-    homes = reuse_donated(func, layouts, calls, donate)
+    scope = Scope(
+        target, threads, layouts, find_epilogues(func, layouts), precision,
+        invariant=invariant_values(func, state.invariant),
+    )  # fmt: skip
+    every = lower_func(scope, func)
+    homes = reuse_donated(func, layouts, every, donate)
     forms = tuple(layouts.form(v) for v in (*func.params, *func.results))
-    arena = plan.place_buffers(calls)
-    names: dict[Hashable, str] = {}
-    modules: dict[str, str] = {}
-    for call in calls:
+    calls, prologue = split(every, state.invariant.difference(donate))
+    kernels = _Kernels(target)
+    names = tuple(map(kernels.name, calls))
+    if prologue:
+        prologue = replace(prologue, names=tuple(map(kernels.name, prologue.calls)))
+    return Lowered(
+        func, target, threads, tuple(calls), names, kernels.modules, plan.place_buffers(calls),
+        homes, forms, prologue,
+    )  # fmt: skip
+
+
+class _Kernels:
+    """The modules of a program's kernels: equal ones share a name."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.modules: dict[str, str] = {}
+        self._names: dict[Hashable, str] = {}
+
+    def name(self, call: Call) -> str:
+        """The name of a call's kernel."""
         key = (call.phase.emit, call.phase.spec)
-        if key not in names:
-            name = names[key] = f"{call.phase.label.replace(' ', '_')}_{len(names)}"
-            modules[name] = kernel_text(call.phase.emit, call.phase.spec, name, target)
-    used = tuple(names[c.phase.emit, c.phase.spec] for c in calls)
-    return Lowered(func, target, threads, tuple(calls), used, modules, arena, homes, forms)
+        if key not in self._names:
+            name = f"{call.phase.label.replace(' ', '_')}_{len(self._names)}"
+            self._names[key] = name
+            self.modules[name] = kernel_text(call.phase.emit, call.phase.spec, name, self.target)
+        return self._names[key]
 
 
 def _check_dtypes(func: Func) -> None:

@@ -12,13 +12,16 @@ def memory_of(
     results: Sequence[TensorType],
     arena_bytes: int,
     homes: Container[int],
+    kept_bytes: int = 0,
 ) -> dict[str, int]:
-    """Bytes of arena, parameters and results: together the peak of a run.
+    """Bytes of arena, parameters, results, and what is kept between runs if anything: together
+    the peak of a run.
 
     Results that overwrite a donated parameter, whose slots are in ``homes``, need none.
     """
     own = [t.bytes for slot, t in enumerate(results, len(params)) if slot not in homes]
-    return {"arena": arena_bytes, "parameters": sum(t.bytes for t in params), "results": sum(own)}
+    memory = {"arena": arena_bytes, "parameters": sum(t.bytes for t in params), "results": sum(own)}
+    return {**memory, "kept": kept_bytes} if kept_bytes else memory
 
 
 def describe_memory(memory: Mapping[str, int]) -> str:

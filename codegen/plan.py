@@ -106,7 +106,7 @@ def _lives(calls: Sequence[Call]) -> list[_Life]:
     found: dict[int, _Life] = {}
     for index, call in enumerate(calls):
         for buffer in (*call.reads, *call.writes):
-            if buffer.slot is not None or buffer.data is not None:
+            if buffer.slot is not None or buffer.data is not None or buffer.is_kept:
                 continue
             life = found.get(id(buffer))
             if life is None:
@@ -154,7 +154,8 @@ def _extent(buffer: Buffer) -> tuple[object, int, int]:
         return buffer.slot, 0, 1
     if buffer.data is not None:
         return id(buffer), 0, 1
-    return "arena", buffer.offset, buffer.offset + max(buffer.bytes, 1)
+    memory = "kept" if buffer.is_kept else "arena"
+    return memory, buffer.offset, buffer.offset + max(buffer.bytes, 1)
 
 
 def _meet(a: Sequence[tuple[object, int, int]], b: Sequence[tuple[object, int, int]]) -> bool:

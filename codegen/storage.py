@@ -38,7 +38,9 @@ class Buffer:
     data: np.ndarray[Any, Any] | None = None
     """The contents of a constant."""
     offset: int = field(default=-1)
-    """Place in the arena, set by the planner."""
+    """Place in the arena, or in the memory that is kept; set by the planner."""
+    is_kept: bool = False
+    """Whether it lies in the memory that the prologue fills; see ``codegen.prologue``."""
 
 
 @dataclass(frozen=True, slots=True)

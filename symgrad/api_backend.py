@@ -31,13 +31,15 @@ def compile_func(
     conv_precision: str | None = None,
     *,
     state: tuple[Iterable[int], Iterable[int]] | None = None,
+    invariant: Iterable[int] = (),
 ) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """A callable from arrays to arrays: native code, or with ``SYMGRAD_BACKEND=interp`` the
     interpreter on the function as traced.
 
     Results may overwrite the parameters ``donate``.  The numbers of parameters and of results
     in ``state`` may be in a layout of the program's choosing (see ``codegen.runtime.resident``);
-    all others are arrays.
+    all others are arrays.  Parameters ``invariant`` are the same in most calls: what is made
+    of them alone is kept (see ``codegen.prologue``).
     ``conv_precision`` is that of the process unless given.
     ``SYMGRAD_DEBUG=ir,llvm,asm`` prints these stages to the standard error stream.
     """
@@ -49,7 +51,7 @@ def compile_func(
     from symgrad.codegen.compile import compile_func as compile_native
     from symgrad.codegen.runtime.resident import STATELESS, State
 
-    kept = STATELESS if state is None else State(*map(frozenset, state))
+    kept = STATELESS if state is None else State(*map(frozenset, (*state, invariant)))
     # Who looks at the stages wants to see them made, not found on disk.
     if any(channels) or os.environ.get("SYMGRAD_DUMP"):
         executable = compile_native(

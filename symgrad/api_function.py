@@ -132,8 +132,9 @@ class Program:
         tensors = [i for i, x in enumerate(arguments) if is_tensor(x)]
         gives_tensors = any(i < len(leaves) for i in tensors)
         results = range(len(traced.func.results)) if gives_tensors else ()
+        captured = [i for i in tensors if i >= len(leaves)]  # weights, most of them
         self.executable: Any = compile_func(
-            traced.func, donate, conv_precision, state=(tensors, results)
+            traced.func, donate, conv_precision, state=(tensors, results), invariant=captured
         )
         if tensors:
             from symgrad.tensors.compiled import OnTensors

@@ -88,12 +88,17 @@ class TensorCapture:
     def __init__(self, tensor: Any, value: Value) -> None:
         self.tensor = tensor
         self.value = value
-        self.seen = tensor._value()
+        self.seen: Any = tensor._value()
 
     def settle(self) -> Any:
-        """What to read at a call: the tensor, or what it was where the function changed it."""
-        now = self.tensor._value()
-        return self.tensor if now is self.seen else type(self.tensor).of_value(self.seen)
+        """What to read at a call: the tensor, or what it was where the function changed it.
+
+        Asked when the function has run; from then on nothing holds what the tensor held.
+        """
+        if self.seen is not None and self.tensor._value() is not self.seen:
+            self.tensor = type(self.tensor).of_value(self.seen)
+        self.seen = None
+        return self.tensor
 
 
 class Trace:

@@ -35,6 +35,8 @@ class Phase:
     weight: int = 1
     """Its part of the op's work relative to the other phases, for profiles."""
     is_bound: bool = False
+    only_read: tuple[int, ...] = ()
+    """Those of the buffers that are temporaries which an earlier phase has filled."""
 
 
 @dataclass(frozen=True, slots=True)

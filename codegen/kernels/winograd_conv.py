@@ -218,7 +218,7 @@ def lower_tiles_first(
     )  # fmt: skip
     tiles = Phase(
         "winograd", emit_tiles_first, spec, (0, u, *range(2, u)),
-        threads * _thread_elements(shape) * size, weight=weights[1],
+        threads * _thread_elements(shape) * size, weight=weights[1], only_read=(u,),
     )  # fmt: skip
     u_plane = shape.u_plane(shape.groups, conv.in_blocks)
     return Lowering((filters, tiles), (conv.points * u_plane * size,))
@@ -305,7 +305,7 @@ def lower_filters_first(
     )  # fmt: skip
     filters = Phase(
         "winograd", emit_filters_first, spec, (v, *range(1, v)),
-        threads * _group_elements(shape) * size, weight=weights[1],
+        threads * _group_elements(shape) * size, weight=weights[1], only_read=(v,),
     )  # fmt: skip
     return Lowering((inputs, filters), (conv.points * all_tiles.plane * size,))
 
@@ -317,4 +317,5 @@ def lower_winograd(spec: WinogradSpec, target: Target, threads: int) -> Lowering
     best = schedule(spec, target, threads)
     lower = lower_tiles_first if best.tiles_first else lower_filters_first
     first, second = (max(1, round(cycles)) for cycles in best.phases)
-    return lower(KernelSpec(spec, best.tiling), target, threads, (first, second))
+    kernel = KernelSpec(replace(spec, invariant_weights=False), best.tiling)  # the code is the same
+    return lower(kernel, target, threads, (first, second))

@@ -17,6 +17,8 @@ from symgrad.codegen.kernels.conv_pack import PACKING
 from symgrad.codegen.kernels.winograd_tiles import Shape, Tiling, WinogradSpec
 from symgrad.codegen.target import Target
 
+RUNS = 64
+"""Runs between two changes of weights that are the same in most runs."""
 TRANSFORM = 4
 """Cycles of one port per vector and element of a transformed tile: it is computed from
 a row and a column, stored, and loaded again."""
@@ -120,6 +122,8 @@ def tiles_first_cost(
     parts = filter_parts(weight_pairs, threads)
     busiest = ceil(weight_pairs * parts / threads) / parts
     filters = _filters(spec, shape, target, 1) * busiest + 2 * beyond
+    if spec.invariant_weights:
+        filters = filters / RUNS + beyond * threads  # read by each thread
     stream = 1 / target.cycles_per_byte(u_bytes + area)
     products = sum(
         shape.groups * _products(spec, shape, target, tiles, 1, stream)

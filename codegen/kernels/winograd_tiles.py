@@ -48,6 +48,8 @@ class WinogradSpec:
     groups: int = 1
     epilogue: Epilogue | None = None
     stride: int = 1
+    invariant_weights: bool = False
+    """Whether the weights are the same in most runs, so that their transforms are kept."""
 
     @property
     def size(self) -> int:

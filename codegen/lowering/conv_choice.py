@@ -7,7 +7,7 @@ pure function of shapes, target and thread count; the least wins.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, Generic, TypeVar
@@ -32,7 +32,7 @@ from symgrad.codegen.layout import channels
 from symgrad.codegen.lowering.conv_fit import Problem, halos
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.target import Target
-from symgrad.ir.graph import Op
+from symgrad.ir.graph import Op, Value
 
 LANES = "groups in lanes"
 """The algorithm for groups that are runs of lanes of a block."""
@@ -45,11 +45,14 @@ class Setting:
     target: Target
     threads: int
     precision: str = "default"
+    invariant_weights: bool = False
+    """Whether the weights are the same in most runs."""
 
     @staticmethod
-    def of(scope: Scope) -> Setting:
-        """That of a function being lowered."""
-        return Setting(scope.target, scope.threads, scope.conv_precision)
+    def of(scope: Scope, weights: Value | None = None) -> Setting:
+        """That of a function being lowered, for a convolution with given weights."""
+        invariant_weights = weights is not None and scope.is_invariant(weights)
+        return Setting(scope.target, scope.threads, scope.conv_precision, invariant_weights)
 
 
 Made = TypeVar("Made")
@@ -98,7 +101,7 @@ def convolution(
     epilogue: Epilogue | None,
 ) -> Lowering:
     """The cheapest kernels of a convolution or of its gradient to the input."""
-    setting = Setting.of(scope)
+    setting = Setting.of(scope, op.operands[1])
     found = candidates(setting, op, source, result, weights, epilogue)
     return cheapest(scope, *found).lower()
 
@@ -161,6 +164,7 @@ def candidates(
                 *common, **options, epilogue=epilogue, stride=op.attrs["stride"][0]
             )
         )
+        spec = replace(spec, invariant_weights=setting.invariant_weights)
         cycles = schedule(spec, target, threads).cycles
         lower = partial(winograd_conv.lower_winograd, spec, target, threads)
         found.append(Candidate(_name(outputs), cycles, lower))

@@ -7,7 +7,7 @@ made where the value lives otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,9 +73,11 @@ class Scope:
         layouts: Layouts,
         epilogues: Mapping[int, AttachedRegion],
         conv_precision: str = "default",
+        invariant: Collection[int] = (),
     ) -> None:
         self.target = target
         self.conv_precision = conv_precision
+        self._invariant = invariant
         self.epilogues = epilogues
         self._sums = {id(e.sums.op): e.sums for e in epilogues.values() if e.sums}
         self.threads = threads
@@ -109,6 +111,10 @@ class Scope:
         if self.choices and self.choices[-1][0] is self._op:
             return self.choices[-1][1:]
         return "", ""
+
+    def is_invariant(self, value: Value) -> bool:
+        """Whether a value is the same in most runs: what is made of it alone is kept."""
+        return id(value) in self._invariant
 
     # -- operands -----------------------------------------------------------
 
@@ -245,6 +251,7 @@ class Scope:
         weights = sum(phase.weight for phase in lowering.phases)
         for phase in lowering.phases:
             buffers = tuple(pool[i] for i in phase.buffers)
+            written_here = targets - {id(pool[i]) for i in phase.only_read}
             if phase.numbers:
                 buffers += (constant(np.array(phase.numbers, np.int64), "i64").buffer,)
             scratch = (Buffer(phase.scratch_bytes),) if phase.scratch_bytes else ()
@@ -253,7 +260,7 @@ class Scope:
                     phase=phase,
                     buffers=(*buffers, *scratch),
                     reads=buffers,
-                    writes=(*(b for b in buffers if id(b) in targets), *scratch),
+                    writes=(*(b for b in buffers if id(b) in written_here), *scratch),
                     in_place=in_place if phase is lowering.phases[-1] else (),
                     parallel=parallel,
                     op=f"{self._op.name if self._op else 'copy'}:{label or phase.label}",

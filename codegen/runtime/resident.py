@@ -109,7 +109,7 @@ class TiledForm(Form):
         return array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Resident:
     """A tensor in the form that a program left it in."""
 
@@ -132,13 +132,17 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Numbers of the parameters and results whose layout the program may choose."""
+    """Numbers of the parameters and results whose layout the program may choose, and of the
+    parameters that seldom change."""
 
     params: frozenset[int] = frozenset()
     results: frozenset[int] = frozenset()
+    invariant: frozenset[int] = frozenset()
+    """Numbers of parameters that are the same in most calls; see ``codegen.prologue``."""
 
     def __repr__(self) -> str:
-        return f"State({sorted(self.params)}, {sorted(self.results)})"
+        numbers = self.params, self.results, self.invariant
+        return f"State({', '.join(str(sorted(n)) for n in numbers)})"
 
     def chosen(self, func: Func) -> Iterator[Value]:
         """The parameters and results that are state."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -207,7 +208,13 @@ def run(program: Any, memories: Sequence[Memory]) -> list[Memory]:
         for number in program.unprepared(given):  # one by one: each frees what it was before
             memories[number].contents = given[number] = program.prepared(number, given[number])
             program.give_back()
-    results = program(given)
+    invariant = getattr(program, "invariant", ())
+    if invariant:
+        # Contents are never written to, and an object has one weak reference as long as it
+        # lives: what comes after it, even at the same address, has another.
+        results = program(given, stamp=[weakref.ref(given[i]) for i in invariant])
+    else:
+        results = program(given)
     return [Memory(np.asarray(r) if isinstance(r, np.generic) else r) for r in results]
 
 
