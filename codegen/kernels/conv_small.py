@@ -31,6 +31,9 @@ from symgrad.codegen.target import Target
 
 MAX_PRODUCTS = 160
 """Products of one channel that are written out at most."""
+EXPOSED = 0.25
+"""Forward, the part of the shorter of products and weight stream that the longer does not
+hide.  To the input, where sums come and go as well, they add up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,8 @@ def cycles(spec: SmallConvSpec, target: Target, threads: int) -> float:
     groups = images // images_together(spec, target)
     tasks = (spec.weights.inputs * spec.groups if spec.to_input else spec.weights.outputs) // BLOCK
     share = -(-tasks * groups // threads) / (tasks * groups)
-    return (channels * work + stream) * share
+    longer, shorter = max(channels * work, stream), min(channels * work, stream)
+    return (longer + (1.0 if spec.to_input else EXPOSED) * shorter) * share
 
 
 # -- code ------------------------------------------------------------------
