@@ -114,11 +114,13 @@ def _lives(calls: Sequence[Call]) -> list[_Life]:
                 found[id(buffer)] = life
             life.last = index
     for index, call in enumerate(calls):
+        taken: set[int] = set()  # a result that nobody reads dies here, too, but is written
         for target, source in call.in_place:
             old, new = found.get(id(source)), found.get(id(target))
             # The source dies here and the target is born here: they may be one.
             if old and new and old is not new and old.last == index == new.first:
-                if (old.bytes, old.pool) == (new.bytes, new.pool):
+                if (old.bytes, old.pool) == (new.bytes, new.pool) and id(old) not in taken:
+                    taken.add(id(old))
                     old.last = new.last
                     old.members += new.members
                     for buffer in new.members:

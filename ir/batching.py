@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from symgrad.ir.builder import Builder
 from symgrad.ir.errors import UnsupportedError
@@ -39,8 +39,8 @@ def batch_into(
 
 
 def _batch_op(op: Op, operands: list[Value], batched: list[bool], size: int) -> object:
-    if op.name == "scan":
-        return _batch_scan(op, operands, batched, size)
+    if op.regions:
+        return _WITH_REGIONS[op.name](op, operands, batched, size)
     if op.opdef.elementwise:
         return op.opdef(*add_batch(size, operands, batched), **op.attrs)
     if op.opdef.batch_rule is None:
@@ -55,18 +55,50 @@ def _batch_scan(op: Op, operands: list[Value], batched: list[bool], size: int) -
     state = add_batch(size, operands[consts:first], batched[consts:first])
     each = [_swapped(v) if b else v for v, b in zip(operands[first:], batched[first:], strict=True)]
     flags = [*batched[:consts], *(True for _ in state), *batched[first:]]
+    made = op.opdef(
+        *operands[:consts], *state, *each, regions=(_batched_region(region, flags, size),),
+        **op.attrs,
+    )  # fmt: skip
+    values = made if isinstance(made, tuple) else (made,)
+    return (*values[:carries], *map(_swapped, values[carries:]))
+
+
+def _batch_checkpoint(op: Op, operands: list[Value], batched: list[bool], size: int) -> object:
+    """The body runs over the batch."""
+    region = _batched_region(op.regions[0], batched, size)
+    return op.opdef(*operands, regions=(region,))
+
+
+def _batch_custom_vjp(op: Op, operands: list[Value], batched: list[bool], size: int) -> object:
+    """So does the rule; a residual may be the same for all examples."""
+    first, last = op.attrs["inputs"], len(operands) - op.attrs["outputs"]
+    (region,) = op.regions
+    if region.results:
+        cts = len(region.params) - (last - first)
+        region = _batched_region(region, [*batched[first:last], *(True,) * cts], size)
+    ends = add_batch(
+        size, [*operands[:first], *operands[last:]], [*batched[:first], *batched[last:]]
+    )
+    return op.opdef(
+        *ends[:first], *operands[first:last], *ends[first:], regions=(region,), **op.attrs
+    )
+
+
+def _batched_region(region: Region, flags: Sequence[bool], size: int) -> Region:
     builder = Builder(locations=False)
     params = []
     for old, flag in zip(region.params, flags, strict=True):
         shape = (size, *old.shape) if flag else old.shape
         params.append(builder.param(old.type.with_shape(shape)))
         params[-1].facts = old.facts
-    results = batch_into(builder, region, params, flags, size)
-    made = op.opdef(
-        *operands[:consts], *state, *each, regions=(builder.region(params, results),), **op.attrs
-    )
-    values = made if isinstance(made, tuple) else (made,)
-    return (*values[:carries], *map(_swapped, values[carries:]))
+    return builder.region(params, batch_into(builder, region, params, flags, size))
+
+
+_WITH_REGIONS: dict[str, Callable[[Op, list[Value], list[bool], int], object]] = {
+    "scan": _batch_scan,
+    "checkpoint": _batch_checkpoint,
+    "custom_vjp": _batch_custom_vjp,
+}
 
 
 def _swapped(x: Value) -> Value:

@@ -115,7 +115,7 @@ class Builder:
         if types is None:
             region = regions[0] if regions else None
             types = opdef.result_types([v.type for v in operands], attrs, region)
-        if (folded := self._fold(opdef, operands, attrs, types)) is not None:
+        if (folded := self._fold(opdef, operands, attrs, types, regions)) is not None:
             return folded
         if loc is None:
             loc = self._loc or (user_location() if self._track else None)
@@ -164,6 +164,7 @@ class Builder:
         operands: tuple[Value, ...],
         attrs: Mapping[str, Any],
         types: tuple[TensorType, ...],
+        regions: tuple[Region, ...],
     ) -> Value | None:
         if opdef.fold_rule is not None:
             with self:

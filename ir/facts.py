@@ -13,9 +13,9 @@ from symgrad.ir.graph import NONNEGATIVE, NONPOSITIVE, POSITIVE, TAME, Op, Value
 
 _ALWAYS_TAME = frozenset("tanh sigmoid erf erfc atan sign iota argmax argmin".split())
 _TAME_OF_TAME = frozenset(
-    "identity stop_gradient neg add sub mul scale abs floor ceil round trunc maximum minimum"
-    " relu sin cos asinh select copysign convert reshape transpose broadcast_to slice pad"
-    " concatenate reverse gather scatter scatter_add dynamic_slice dynamic_update_slice"
+    "identity stop_gradient barrier custom_vjp neg add sub mul scale abs floor ceil round trunc"
+    " maximum minimum relu sin cos asinh select copysign convert reshape transpose broadcast_to"
+    " slice pad concatenate reverse gather scatter scatter_add dynamic_slice dynamic_update_slice"
     " reduce_sum reduce_max reduce_min cumsum moments dot_general conv conv_input_grad"
     " conv_weight_grad window_sum window_sum_grad window_max window_max_scatter"
     " window_max_gather logaddexp hypot recurrence".split()
@@ -66,7 +66,7 @@ def _tame(op: Op) -> bool:
         return bool(operands[0].facts & NONNEGATIVE)
     if name in ("exp", "exp2", "expm1"):
         return bool(operands[0].facts & NONPOSITIVE)
-    if name == "scan":  # the body knows of its parameters what holds for these operands
+    if name in ("scan", "checkpoint"):  # the body knows of its parameters what holds for operands
         return all(map(is_tame, op.regions[0].results))
     return name in _TAME_OF_TAME
 

@@ -82,7 +82,7 @@ class _Rewriter(Builder):
     def _renew(self, op: Op, operands: tuple[Value, ...]) -> Any:
         """An op whose operands were replaced by others of their types."""
         types = tuple([v.type for v in op.results])
-        folded = super()._fold(op.opdef, operands, op.attrs, types)
+        folded = super()._fold(op.opdef, operands, op.attrs, types, op.regions)
         if folded is not None:
             return folded
         new = Op(
@@ -112,12 +112,13 @@ class _Rewriter(Builder):
         operands: tuple[Value, ...],
         attrs: Mapping[str, Any],
         types: tuple[TensorType, ...],
+        regions: tuple[Region, ...],
     ) -> Any:
-        folded = super()._fold(opdef, operands, attrs, types)
+        folded = super()._fold(opdef, operands, attrs, types, regions)
         if folded is not None or opdef.name not in self._rules:
             return folded
         with self:
-            return self._replacement(Op(opdef, operands, attrs, types), operands)
+            return self._replacement(Op(opdef, operands, attrs, types, regions=regions), operands)
 
     def _replacement(self, op: Op, operands: tuple[Value, ...]) -> Any:
         """What the first rule that matches makes of an op, else ``None``."""

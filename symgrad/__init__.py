@@ -17,6 +17,7 @@ _EXPORTS = {
     "symgrad.api_saved": "load_compiled",
     "symgrad.api_batch": "hessian jacfwd jacobian jacrev vmap",
     "symgrad.api_loops": "fori_loop scan",
+    "symgrad.api_rules": "checkpoint custom_vjp",
     "symgrad.api_vjp": "vjp",
     "symgrad.symbolic.formulas": "from_sympy",
     "symgrad.gradcheck": "check_grads",

@@ -24,7 +24,9 @@ FAMILIES: Mapping[str, str] = {
     "index": "concatenate dynamic_slice dynamic_update_slice gather pad scatter scatter_add",
     "linalg": "dot_general",
     "running": "argmax argmin cumprod cumsum recurrence",
-    "shape": "broadcast_to constant identity iota reshape reverse slice stop_gradient transpose",
+    "shape": (
+        "barrier broadcast_to constant identity iota reshape reverse slice stop_gradient transpose"
+    ),
     "sort": "argsort",
     "..loops": "scan",  # not of this package: it plans the memory of what it lowers
     "window": "window_max window_max_gather window_max_scatter window_sum window_sum_grad",

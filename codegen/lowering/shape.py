@@ -42,6 +42,13 @@ def lower_identity(scope: Scope, op: Op) -> None:
     scope.define(op.result, scope.storage(op.operands[0]))
 
 
+@lowers("barrier")
+def lower_barrier(scope: Scope, op: Op) -> None:
+    """Other names for the same storages: the order of the ops is what it is about."""
+    for value, operand in zip(op.results, op.operands, strict=False):
+        scope.define(value, scope.storage(operand))
+
+
 @lowers("reshape")
 def lower_reshape(scope: Scope, op: Op) -> None:
     """A view where the strides allow it."""

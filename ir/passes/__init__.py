@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from symgrad.ir.graph import Func
 from symgrad.ir.passes.canonicalize import canonicalize
-from symgrad.ir.passes.expand import expand
+from symgrad.ir.passes.expand import expand, open_regions
 from symgrad.ir.passes.fuse import fuse
 from symgrad.ir.passes.loops import rebuild_loops
 from symgrad.ir.passes.manager import Hooks, Pass, run
@@ -36,6 +36,7 @@ def optimize(func: Func, *, disable: Sequence[str] = (), hooks: Hooks | None = N
     bodies = functools.partial(optimize, disable=disable, hooks=hooks)
 
     def loops(func: Func) -> Func:
+        func = open_regions(func)
         return rebuild_loops(func if "reroll" in disable else reroll(func), bodies)
 
     chosen = [p for p in DEFAULT if p.name not in disable or p.name in ("expand", "fuse")]

@@ -17,7 +17,14 @@ def expand(func: Func) -> Func:
     return rewrite(func, [Rule(tuple(composite), expansion)])
 
 
+def open_regions(func: Func) -> Func:
+    """Returns ``func`` with the regions of composite ops in their places: loops may be there."""
+    closed = {op.name for op in func.ops if op.regions and op.opdef.expand_rule is not None}
+    return rewrite(func, [Rule(tuple(closed), expansion)]) if closed else func
+
+
 def expansion(op: Op, *operands: Value) -> Any:
     """The value of a composite op in basic ops."""
     expand_rule = op.opdef.expand_rule
-    return expand_rule(*operands, **op.attrs) if expand_rule is not None else None
+    extra = {"region": op.regions[0]} if op.regions else {}
+    return expand_rule(*operands, **op.attrs, **extra) if expand_rule is not None else None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from symgrad.codegen import plan
 from symgrad.codegen.lower import lower
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.plan import barriers
+from symgrad.codegen.storage import Buffer
 from symgrad.ir import parse
 from symgrad.ir.passes import optimize
 
@@ -29,6 +33,20 @@ def test_a_result_waits_for_readers_of_the_parameter_it_overwrites(
     lowered = lower(optimize(parse(INDEPENDENT)), threads=2, donate=donate)
     assert lowered.homes == ({3: 0} if donate else {})
     assert barriers(lowered.calls) == expected
+
+
+def test_only_one_result_takes_the_place_of_an_operand() -> None:
+    """Also where the first to take it is not read by anyone: it is written all the same."""
+    source, unread, kept = Buffer(64), Buffer(64), Buffer(64)
+    calls: list[Any] = [
+        SimpleNamespace(reads=(), writes=(source,), in_place=()),
+        SimpleNamespace(
+            reads=(source,), writes=(unread, kept), in_place=((unread, source), (kept, source))
+        ),
+        SimpleNamespace(reads=(kept,), writes=(), in_place=()),
+    ]
+    assert plan.place_buffers(calls) == 2 * plan.ALIGN
+    assert unread.offset != kept.offset
 
 
 @pytest.mark.parametrize("seed", range(8))
