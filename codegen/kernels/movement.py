@@ -80,25 +80,29 @@ def lower_copy(
 
 def lower_concatenate(
     shapes: Sequence[Sequence[int]],
-    sources: Sequence[Access],
+    sources: Sequence[Access | None],
     axis: int,
     result: Access,
     threads: int,
 ) -> Lowering:
-    """Joins arrays of ``shapes`` along ``axis``; the operands are the arrays in order."""
-    nests, buffers = [], []
+    """Joins arrays of ``shapes`` along ``axis``; the operands are the arrays in order.
+
+    ``None`` stands for an array that lies in its place already, and is no operand.
+    """
+    nests: list[LoopSpec] = []
     start = [0] * len(result.strides)
-    for n, (shape, source) in enumerate(zip(shapes, sources, strict=True)):
-        nests.append(copy_spec(shape, source, shifted(result, start), threads))
-        buffers.append((n, len(sources)))
+    for shape, source in zip(shapes, sources, strict=True):
+        if source is not None:
+            nests.append(copy_spec(shape, source, shifted(result, start), threads))
         start[axis] += shape[axis]
-    spec = PartsSpec(tuple(nests), tuple(buffers))
-    return Lowering((Phase("concatenate", emit_parts, spec, tuple(range(len(sources) + 1))),))
+    count = len(nests)
+    spec = PartsSpec(tuple(nests), tuple((n, count) for n in range(count)))
+    return Lowering((Phase("concatenate", emit_parts, spec, tuple(range(count + 1))),))
 
 
 def lower_pad(
     shape: Sequence[int],
-    source: Access,
+    source: Access | None,
     low: Sequence[int],
     high: Sequence[int],
     interior: Sequence[int],
@@ -106,22 +110,26 @@ def lower_pad(
     result: Access,
     threads: int,
 ) -> Lowering:
-    """Puts an array of ``shape`` into a larger one of ``value``: operand 0 to result 0."""
+    """Puts an array of ``shape`` into a larger one of ``value``: operand 0 to result 0.
+
+    Without a ``source``, and without gaps, the array lies there already and is no operand.
+    """
     full = [
         lo + n + max(n - 1, 0) * gap + hi
         for lo, n, gap, hi in zip(low, shape, interior, high, strict=True)
     ]
-    inner = shifted(result, low, [gap + 1 for gap in interior])
-    copy = copy_spec(shape, source, inner, threads)
-    if any(interior):  # the gaps between elements are too many to fill one by one
-        fill = fill_spec(full, result, value, threads)
-        first = PartsSpec((fill,), ((1,),))
-        second = PartsSpec((copy,), ((0, 1),))
-        return Lowering(
-            (Phase("fill", emit_parts, first, (0, 1)), Phase("copy", emit_parts, second, (0, 1)))
-        )
-    nests: list[LoopSpec] = [copy]
-    buffers: list[tuple[int, ...]] = [(0, 1)]
+    nests: list[LoopSpec] = []
+    buffers: list[tuple[int, ...]] = []
+    target = 0 if source is None else 1
+    if source is not None:
+        inner = shifted(result, low, [gap + 1 for gap in interior])
+        copy = copy_spec(shape, source, inner, threads)
+        if any(interior):  # the gaps between elements are too many to fill one by one
+            first = PartsSpec((fill_spec(full, result, value, threads),), ((1,),))
+            second = PartsSpec((copy,), ((0, 1),))
+            fill = Phase("fill", emit_parts, first, (0, 1))
+            return Lowering((fill, Phase("copy", emit_parts, second, (0, 1))))
+        nests, buffers = [copy], [(0, 1)]
     # Slabs before and behind the elements: whole along earlier axes, and only as
     # wide as the elements along those already filled.
     start, extents = [0] * len(full), list(full)
@@ -130,7 +138,7 @@ def lower_pad(
             if width:
                 start[axis], extents[axis] = at, width
                 nests.append(fill_spec(extents, shifted(result, start), value, threads))
-                buffers.append((1,))
+                buffers.append((target,))
         start[axis], extents[axis] = low[axis], n
     spec = PartsSpec(tuple(nests), tuple(buffers))
-    return Lowering((Phase("pad", emit_parts, spec, (0, 1)),))
+    return Lowering((Phase("pad", emit_parts, spec, tuple(range(target + 1))),))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering.epilogue import AttachedRegion, find_epilogues
+from symgrad.codegen.lowering.placement import find_parts
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.storage import Buffer, Storage
 from symgrad.ir.graph import Func, Op
@@ -18,6 +19,7 @@ def lower_func(scope: Scope, func: Func) -> list[Call]:
     scope.read.update(id(v) for v in (*func.results, *(v for op in func.ops for v in op.operands)))
     for slot, param in enumerate(func.params):
         scope.define(param, scope.layouts.edge(param, Buffer(param.type.bytes, slot=slot)))
+    scope.parts = find_parts(func, scope.layouts, scope.epilogues)
     for op in _in_order(func, scope.epilogues):
         scope.lower(op)
     for number, value in enumerate(func.results):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from symgrad.codegen.kernels import index, movement
+from symgrad.codegen.lowering.placement import made_in_place
 from symgrad.codegen.lowering.rules import lowers
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Storage
@@ -99,29 +100,34 @@ def dynamic_update_slice(scope: Scope, op: Op) -> None:
 
 @lowers("concatenate")
 def concatenate(scope: Scope, op: Op) -> None:
-    """Every operand copied to its part of the result."""
+    """Every operand copied to its part of the result, unless it was made there."""
     sources = _plain(scope, op.operands)
     result = scope.allocate(op.result)
-    moved = 2 * _moved(op.result)
+    there = made_in_place(op, sources, result)
+    copied = [n for n, is_there in enumerate(there) if not is_there]
+    if not copied:
+        return
+    moved = 2 * _moved(*(op.operands[n] for n in copied))
     lowering = movement.lower_concatenate(
         [v.shape for v in op.operands],
-        [s.access for s in sources],
+        [None if is_there else s.access for s, is_there in zip(sources, there, strict=True)],
         op.attrs["axis"],
         result.access,
         scope.threads_for(0, moved),
     )
-    scope.run(lowering, sources, [result], bytes=moved)
+    scope.run(lowering, [sources[n] for n in copied], [result], bytes=moved)
 
 
 @lowers("pad")
 def pad(scope: Scope, op: Op) -> None:
-    """The padding, and the operand copied inside."""
+    """The padding, and the operand copied inside, unless it was made there."""
     source = scope.plain(op.operands[0])
     result = scope.allocate(op.result)
-    moved = 2 * _moved(op.result)
+    (is_there,) = made_in_place(op, [source], result)
+    moved = _moved(op.result) + (0 if is_there else _moved(op.operands[0]))
     lowering = movement.lower_pad(
         op.operands[0].shape,
-        source.access,
+        None if is_there else source.access,
         op.attrs["low"],
         op.attrs["high"],
         op.attrs["interior"],
@@ -129,4 +135,4 @@ def pad(scope: Scope, op: Op) -> None:
         result.access,
         scope.threads_for(0, moved),
     )
-    scope.run(lowering, [source], [result], bytes=moved)
+    scope.run(lowering, [] if is_there else [source], [result], bytes=moved)

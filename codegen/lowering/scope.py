@@ -90,6 +90,8 @@ class Scope:
         """Values, by id, that an op or the function's caller reads."""
         self.choices: list[tuple[Op, str, str]] = []
         """What was chosen for each op and why, for ``explain``."""
+        self.parts: dict[int, Storage] = {}
+        """Where to make values, by id, that become parts of others."""
 
     def lower(self, op: Op) -> None:
         """Runs the rule of one op; one without any element to compute needs no kernel."""
@@ -183,9 +185,14 @@ class Scope:
         return storage
 
     def allocate(self, value: Value, *, plain: bool = True) -> Storage:
-        """A new buffer for a value: row-major, or unless ``plain`` in its chosen layout."""
-        new = dense(value.type) if plain else self.layouts.storage(value)
-        return self.define(value, new)
+        """A new buffer for a value: row-major, or unless ``plain`` in its chosen layout.
+
+        A value that is part of another gets its part of that one's buffer.
+        """
+        part = self.parts.get(id(value))
+        if part is None:
+            part = dense(value.type) if plain else self.layouts.storage(value)
+        return self.define(value, part)
 
     # -- kernels --------------------------------------------------------------
 

@@ -40,6 +40,20 @@ def test_concatenate(axis: int, dtype: Any, target: str) -> None:
     np.testing.assert_array_equal(out, want)
 
 
+def test_arrays_that_are_there_are_left_alone() -> None:
+    parts = [numbers(n) for n in (3, 17, 5)]
+    want = np.concatenate(parts)
+    out = np.full_like(want, -1)
+    out[3:20] = parts[1]
+    given = [dense(parts[0]), None, dense(parts[2])]
+    low = lower_concatenate([p.shape for p in parts], given, 0, dense(out), 2)
+    run_lowering(low, [parts[0], parts[2], out], 2, target_named("host"))
+    np.testing.assert_array_equal(out, want)
+    out[:] = 7
+    run_lowering(lower_pad((17,), None, (3,), (5,), (0,), -2.0, dense(out), 2), [out], 2)
+    np.testing.assert_array_equal(out, [-2] * 3 + [7] * 17 + [-2] * 5)
+
+
 PADS = [
     ((9,), (2,), (3,), (0,)),
     ((0,), (2,), (3,), (0,)),
