@@ -1,9 +1,10 @@
-"""Matrix products against NumPy's BLAS.
+"""Matrix products against NumPy's BLAS and PyTorch.
 
 ``python benchmarks/gemm.py [--threads 1 2] [--dtypes f32 f64] [--rounds 5]`` prints, for a
-table of products, Gflop/s of a compiled ``a @ b`` and of NumPy's, and their ratio.  Both
-are called from Python and return a fresh array; both take the least time of interleaved
-runs.  With threadpoolctl installed, BLAS gets the same number of threads.
+table of products, Gflop/s of a compiled ``a @ b``, of NumPy's and of PyTorch's, where that is
+installed, and our rate relative to the better one.  All are called from Python and return a
+fresh array; all take the least time of interleaved runs, of processor time where there is
+one thread.  With threadpoolctl installed, BLAS gets the same number of threads.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import symgrad
 
-SQUARES = [(n, n, n) for n in (4, 10, 16, 32, 64, 100, 128, 256, 512, 1024, 2048)]
+torch: Any
+try:
+    import torch
+except ImportError:
+    torch = None
+
+SQUARES = [(n, n, n) for n in (4, 10, 16, 32, 64, 100, 128, 256, 512, 1024, 2048, 4096)]
 OTHERS = [
     (1, 1000, 1000),
     (1000, 1, 1000),
@@ -34,6 +41,11 @@ OTHERS = [
     (512, 512, 16),
     (64, 512, 1000),
     (128, 1000, 512),
+    (1, 4096, 4096),
+    (16, 4096, 4096),
+    (4096, 16, 4096),
+    (3, 3, 100000),
+    (1000, 1000, 10),
 ]
 PRODUCTS: dict[str, Callable[[Any, Any], Any]] = {
     "NN": lambda a, b: a @ b,
@@ -67,15 +79,18 @@ def blas_threads(threads: int) -> AbstractContextManager[Any]:
     return limits
 
 
-def least_times(functions: list[Callable[[], Any]], calls: int, rounds: int) -> list[float]:
+def least_times(
+    functions: list[Callable[[], Any]], calls: int, rounds: int, threads: int
+) -> list[float]:
     """The shortest call of each function, in seconds; rounds are interleaved."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
     best = [float("inf")] * len(functions)
     for _ in range(rounds):
         for i, function in enumerate(functions):
             for _ in range(calls):
-                start = time.perf_counter()
+                start = clock()
                 function()
-                best[i] = min(best[i], time.perf_counter() - start)
+                best[i] = min(best[i], clock() - start)
     return best
 
 
@@ -84,10 +99,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
-    parser.add_argument("--orders", nargs="+", default=["NN", "NT", "TN"], choices=PRODUCTS)
+    parser.add_argument("--orders", nargs="+", default=list(PRODUCTS), choices=PRODUCTS)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    print(f"{'product':>26} {'threads':>7} {'symgrad':>8} {'BLAS':>8} {'ratio':>6}  (Gflop/s)")
+    print(
+        f"{'product':>26} {'threads':>7} {'symgrad':>8} {'BLAS':>8} {'PyTorch':>8} {'ratio':>6}"
+        "  (Gflop/s)"
+    )
     for threads in args.threads:
         symgrad.set_num_threads(threads)
         for dtype in args.dtypes:
@@ -103,14 +121,18 @@ def report(size: tuple[int, int, int], dtype: str, order: str, threads: int, rou
     plain, compiled = PRODUCTS[order], symgrad.jit(PRODUCTS[order])
     flops = 2.0 * m * n * k
     calls = max(2, min(1000, int(1e8 / (flops / 100 + 1e4))))
+    functions: list[Callable[[], Any]] = [lambda: compiled(a, b), lambda: plain(a, b)]
+    if torch is not None:
+        torch.set_num_threads(threads)
+        left, right = torch.from_numpy(a), torch.from_numpy(b)
+        functions.append(lambda: plain(left, right))
     with blas_threads(threads):
         np.testing.assert_allclose(compiled(a, b), plain(a, b), rtol=1e-3, atol=1e-3 * k**0.5)
-        ours, theirs = least_times([lambda: compiled(a, b), lambda: plain(a, b)], calls, rounds)
-    rates = flops / ours / 1e9, flops / theirs / 1e9
+        times = least_times(functions, calls, rounds, threads)
+    ours, *theirs = times
     label = f"{dtype} {order} {m}x{n}x{k}"
-    print(
-        f"{label:>26} {threads:7} {rates[0]:8.1f} {rates[1]:8.1f} {theirs / ours:6.2f}", flush=True
-    )
+    rates = [f"{flops / t / 1e9:8.1f}" for t in times] + [" " * 8] * (3 - len(times))
+    print(f"{label:>26} {threads:7} {' '.join(rates)} {min(theirs) / ours:6.2f}", flush=True)
 
 
 if __name__ == "__main__":
