@@ -14,7 +14,7 @@ they are those of whole and bottom; a row, those of right and whole.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from itertools import accumulate
 
 from symgrad.codegen.emitter import Emitter, Int
@@ -71,7 +71,8 @@ class Cut:
         """Rows and columns of outputs that whole tiles leave."""
         return self.plane[0] % self.outputs, self.plane[1] % self.outputs
 
-    @cached_property
+    @property
+    @lru_cache(maxsize=4096)  # noqa: B019 - cuts are equal by their few numbers
     def regions(self) -> tuple[Region, ...]:
         """All four, by number; some may have no tiles."""
         found: list[Region] = []
