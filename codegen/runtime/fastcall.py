@@ -238,7 +238,7 @@ def _entries() -> tuple[int, ...]:
         return ()
 
 
-@functools.cache
+@loaded_once  # the interpreter keeps their addresses: no thread may put others in their place
 def _methods() -> tuple[_Method, ...]:
     """Definitions of ``invoke`` and ``call``, which live as long as the process."""
     names = (b"invoke", b"call")

@@ -112,3 +112,19 @@ def test_several_threads_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(emitted) == 1
     assert len({tuple(addresses) for addresses in found}) == 1
     assert found[0][0] != 0
+
+
+def test_definitions_that_the_interpreter_points_to_are_made_once() -> None:
+    run(
+        FIRST
+        + """
+found = []
+threads = [threading.Thread(target=lambda: found.append(fastcall._methods())) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len({id(methods) for methods in found}) == 1
+""",
+        "off",
+    )
