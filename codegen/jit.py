@@ -219,11 +219,24 @@ def _llvm_target(triple: str) -> Any:
     return llvm.Target.from_triple(triple)
 
 
+class _Machines(threading.local):
+    """LLVM's target machines: each thread has its own, as one works on one module at a time."""
+
+    def __init__(self) -> None:
+        self.known: dict[Target, Any] = {}
+
+
+_machines = _Machines()
+
+
 def _machine(target: Target) -> Any:
-    # The small model reaches constants by short displacements, which fold into operands.
-    return _llvm_target(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
-    )
+    known = _machines.known
+    if target not in known:
+        # The small model reaches constants by short displacements, which fold into operands.
+        known[target] = _llvm_target(target.triple).create_target_machine(
+            cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
+        )
+    return known[target]
 
 
 def _optimise(text: str, machine: Any) -> Any:
