@@ -148,7 +148,8 @@ class Tracer:
                     "write to a copy: x = x.copy()"
                 )
             view.base.rebind(self.trace.distinct(view.write(view.base, new), new))
-            view.version = view.base.version
+            if not self.trace.rereads_views:
+                view.version = view.base.version
         self._value = new.value
         self.version += 1
 

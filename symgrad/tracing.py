@@ -156,6 +156,9 @@ class Trace:
             return tuple(Tracer(self, v) for v in result)
         return Tracer(self, result)
 
+    rereads_views = False
+    """Whether a view that was written through is read from its base again."""
+
     def distinct(self, x: Tracer, other: Tracer) -> Tracer:
         """``x`` with another value than ``other``, where values tell one thing from another."""
         return x

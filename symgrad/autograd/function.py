@@ -171,14 +171,14 @@ class _Call:
         if not is_grad_enabled() or not self._tracked:
             return tuple(results)
         self._ctx._call = weakref.ref(self)
-        node = make_node(self.name, self._edges, saves=True)
+        kept = [x for x in self._ctx._saved if x is not None]
+        node = make_node(self.name, self._edges, saves=bool(kept))
         for i, value in zip(self._tracked, self._linked(), strict=True):
             made = Tensor.of_value(value)
             made._node = node
             anomaly.note(node, made)
             is_dirty = any(results[i] is x for x in self._ctx._dirty)
             results[i] = write(results[i], made) if is_dirty else made
-        kept = [x for x in self._ctx._saved if x is not None]
         node.saved = tuple(map(saved, kept))
         return tuple(results)
 

@@ -27,6 +27,7 @@ M = TypeVar("M", bound="Module")
 
 _ARRAYS = (np.ndarray, Tracer)
 _MEMBERS = ("_parameters", "_buffers", "_modules")
+"""The last of them is made last."""
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -221,10 +222,11 @@ class Module(StateDict):
 
     def __getattr__(self, name: str) -> Any:
         fields = self.__dict__
-        for kind in _MEMBERS:
-            members = fields.get(kind)
-            if members is not None and name in members:
-                return members[name]
+        if "_modules" in fields:  # and with it the other kinds
+            for kind in _MEMBERS:
+                members = fields[kind]
+                if name in members:
+                    return members[name]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def __delattr__(self, name: str) -> None:

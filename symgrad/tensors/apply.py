@@ -236,6 +236,8 @@ class _Operation:
             if self._tracked or not self._wanted:  # else the view stays outside the graph
                 result._base = base if base._base is None else base._base
                 result._seen = base._version
+            else:
+                result._is_left_out = True
         return result
 
     def _finished(self, result: Tensor, place: int) -> Tensor:

@@ -30,12 +30,15 @@ from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
 
-def scaled(other: Any, alpha: Any) -> Any:
-    """``alpha * other`` in the type that ``other`` has."""
+def scaled(input: Any, other: Any, alpha: Any) -> Any:
+    """``alpha * other``, to be added to ``input``: only beside booleans a boolean."""
     if alpha == 1:
         return other
     if isinstance(other, Tensor) and other._dtype.kind == "b":
-        return FUNCTIONS["bitwise_and"](other, bool(alpha))
+        dtype = dtypes.promote((input, other))
+        if dtype.kind == "b":
+            return FUNCTIONS["bitwise_and"](other, bool(alpha))
+        other = other.to(dtypes.named(dtype))
     return mul(other, alpha) if isinstance(other, Tensor) else other * alpha
 
 
@@ -43,7 +46,7 @@ def scaled(other: Any, alpha: Any) -> Any:
 @remembered
 def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input + alpha * other``"""
-    return binary("add", "add", input, scaled(other, alpha), NOTHING)
+    return binary("add", "add", input, scaled(input, other, alpha), NOTHING)
 
 
 @declared
@@ -55,7 +58,7 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
             "Subtraction, the `-` operator, with a bool tensor is not supported. If you are "
             "trying to invert a mask, use the `~` or `logical_not()` operator instead."
         )
-    return binary("sub", "sub", input, scaled(other, alpha), NOTHING)
+    return binary("sub", "sub", input, scaled(input, other, alpha), NOTHING)
 
 
 @declared
@@ -64,7 +67,8 @@ def rsub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """``other - alpha * input``"""
     number = is_number(other)
     label, parents = (f"RsubBackward{int(number)}", (input,) if number else (other, input))
-    return binary("sub", "sub", other, scaled(input, alpha), NOTHING, label=label, parents=parents)
+    return binary("sub", "sub", other, scaled(other, input, alpha), NOTHING, label=label,
+                  parents=parents)  # fmt: skip
 
 
 @declared

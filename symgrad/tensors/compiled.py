@@ -18,10 +18,9 @@ from symgrad.ir import Func, TensorType, Value
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
 from symgrad.tensors.apply import apply
-from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.record import run
-from symgrad.tensors.recorded import Leaf, Memory, memory_of, references
+from symgrad.tensors.recorded import Leaf, Memory, are_shared, memory_of, references_each
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 from symgrad.tracing import current_trace
@@ -65,7 +64,7 @@ class OnTensors:
             leaf.memory = _Donated(self._func)
         if not self.gives_tensors:
             return [m.array[()] for m in made]
-        return [Tensor(Handle(Leaf(m, t))) for m, t in zip(made, self._types, strict=True)]
+        return [Tensor.of_value(Leaf(m, t)) for m, t in zip(made, self._types, strict=True)]
 
     def profile(self, arguments: Sequence[Any]) -> Any:
         """See ``Executable.profile``."""
@@ -88,20 +87,20 @@ class OnTensors:
     def _donate(self, arguments: Sequence[Any], memories: list[Memory]) -> list[Leaf]:
         """The arguments whose memory is handed over; of what is shared, a copy is."""
         leaves = [arguments[i]._tracer._value for i in self.donated]
+        held = [memories[i] for i in self.donated]
         given: list[Leaf] = []
         shared: list[int] = []
-        for number, i in enumerate(self.donated):
-            # Leaves are in the handle and the list here, memories in the leaf and the list.
-            if (
-                type(leaves[number]) is Leaf
-                and references(leaves[number]) == 2
-                and references(memories[i]) == 2
-                and not memories[i].is_shared
-                and arguments[i]._tracer._view is None
-            ):
-                given.append(leaves[number])
+        for i, leaf, handles, owners, is_shared in zip(
+            self.donated, leaves, references_each(leaves), references_each(held),
+            are_shared(held), strict=True,
+        ):  # fmt: skip
+            # A handle refers to each leaf, to each memory the leaf and the list of all.
+            is_own = handles == 1 and owners == 2 and not is_shared
+            if is_own and type(leaf) is Leaf and arguments[i]._tracer._view is None:
+                given.append(leaf)
             else:
                 shared.append(i)
+        del held
         if shared:
             unprepared = set()  # of which copies are made anyway
             if getattr(self.program, "has_forms", False):

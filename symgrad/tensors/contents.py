@@ -47,13 +47,16 @@ class _Loan:
 class Handle(Tracer):
     """The memory of a tensor that is no view, maybe shared with a NumPy array."""
 
-    __slots__ = ("_is_published", "_shared")
+    # Every result has a handle: what all have in common they have from their class.
+    trace = RECORDER
+    weak = None
+    version = 0
+    _view = None
+    _is_published = True
+    _shared: Array | _Loan | None = None
 
     def __init__(self, value: Value) -> None:
-        self.trace, self.weak, self.version = RECORDER, None, 0
-        self._value, self._view = value, None
-        self._is_published = True
-        self._shared: Array | _Loan | None = None
+        self._value = value
 
     def share(self, array: Array) -> None:
         """Shares an array outside, which sees and makes changes; what is recorded uses copies."""
@@ -94,14 +97,16 @@ class Handle(Tracer):
 
     def take(self, value: Value) -> None:
         """As ``rebind`` for a value of its own; ``publish`` must follow."""
-        self._value, self._is_published = value, False
+        self._value = value
         self.version += 1
+        if self._shared is not None:
+            self._is_published = False
 
     def publish(self) -> None:
         """Makes the contents seen by the array outside."""
-        self._is_published = True
         shared = self._outside()
         if shared is not None:
+            self._is_published = True
             shared[...] = materialise([self._value])[0]
 
 

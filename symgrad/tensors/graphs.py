@@ -38,29 +38,30 @@ class Recording:
         count = 0
         for op in self.ops:
             lines.append(op.region)
-            lines += self._seen(op.operands, is_input)
+            self._see(op.operands, is_input, lines)
             self._first[op.seq] = count
             count += len(op.region.results)
-        self._seen(also, is_input)
+        self._see(also, is_input, [])
         self.key = tuple([v.type for v in self.inputs]), tuple(lines)
 
-    def _seen(
-        self, values: Sequence[Value], is_input: Callable[[Value], bool] | None
-    ) -> list[int]:
-        """Numbers of values, which are inputs unless an op seen before makes them."""
-        numbers = []
+    def _see(
+        self, values: Sequence[Value], is_input: Callable[[Value], bool] | None, line: list[Any]
+    ) -> None:
+        """Adds the numbers of values, inputs unless an op seen before makes them, to ``line``."""
+        inputs, results, first = self._inputs, self.results, self._first
         for value in values:
-            first = None if value.op is None else self._first.get(value.op.seq)
-            if first is None or (is_input is not None and is_input(value)):
-                number = self._inputs.get(id(value))
+            maker = value.op
+            start = None if maker is None else first.get(maker.seq)
+            if start is None or (is_input is not None and is_input(value)):
+                key = id(value)
+                number = inputs.get(key)
                 if number is None:
                     self.inputs.append(value)
-                    number = self._inputs[id(value)] = -len(self.inputs)
+                    number = inputs[key] = -len(self.inputs)
             else:
-                number = first + value.index
-                self.results[number] = value
-            numbers.append(number)
-        return numbers
+                number = start + value.index
+                results[number] = value
+            line.append(number)
 
     @classmethod
     def behind(cls, results: Sequence[Value]) -> Recording:
@@ -74,7 +75,12 @@ class Recording:
 
     def numbered(self, values: Iterable[Value]) -> tuple[int, ...]:
         """The numbers of values."""
-        return tuple(map(self.number, values))
+        inputs, first = self._inputs, self._first
+        numbers = []
+        for value in values:
+            known = inputs.get(id(value))
+            numbers.append(first[value.op.seq] + value.index if known is None else known)  # type: ignore[union-attr]
+        return tuple(numbers)
 
     def value(self, number: int) -> Value:
         """The value with a number; a result that nobody holds is made anew."""

@@ -52,13 +52,22 @@ _OVERLAP = (
 )
 
 
+_LEFT_OUT = (
+    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. "
+    "Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
+    "code by moving both the view and the inplace either both inside the no_grad block (if you "
+    "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
+)
+
+
 class Tensor:
     """A multi-dimensional array that remembers how it was computed; torch's interface."""
 
-    # Most tensors are results that soon are gone: what they do not have costs them nothing.
+    # Most tensors are results that soon are gone: they cost no more than what all have.
+    __slots__ = ("__dict__", "__weakref__", "_node", "_requires_grad", "_tracer")
     _tracer: Tracer
-    _requires_grad = False
-    _node: Node | None = None
+    _requires_grad: bool
+    _node: Node | None
     _accumulate: AccumulateGrad | None = None
     _foreseen: Any = None
     """The leaves a loss depends on and its derivatives by them, made when it was looked at."""
@@ -67,6 +76,8 @@ class Tensor:
     _seen = 0
     _layout: Layout | None = None
     """Where the elements of a view lie; ``None`` for memory in row-major order."""
+    _is_left_out = False
+    """Whether this is a view that was made under ``no_grad`` of a tensor that needs a gradient."""
     _retains = False
     _spent = False
     """Whether a backward pass has used up the graph behind this."""
@@ -101,9 +112,7 @@ class Tensor:
         """Of a handle; users give data or sizes, for a tensor of the default type."""
         if not isinstance(tracer, Tracer):
             tracer = Tensor._construct(tracer, sizes)
-        self._tracer = tracer
-        if requires_grad:
-            self._requires_grad = True
+        self._tracer, self._node, self._requires_grad = tracer, None, requires_grad
 
     @classmethod
     def of_array(cls, array: Array, *, requires_grad: bool = False) -> Tensor:
@@ -114,7 +123,7 @@ class Tensor:
     def of_value(cls, value: Value) -> Tensor:
         """A tensor of a recorded value."""
         made = cls.__new__(cls)
-        made._tracer = Handle(value)
+        made._tracer, made._node, made._requires_grad = Handle(value), None, False
         return made
 
     # -- contents --------------------------------------------------------------------------
@@ -170,9 +179,10 @@ class Tensor:
 
     def _settle(self) -> None:
         """Lets go of the graph of a value that is known and needs no derivative."""
+        tracer = self._tracer
         if self._node is None or self._spent:
-            _let_go(self._tracer)
-        if self._tracer._view is not None and ends_a_graph((root := self._root())._value):
+            _let_go(tracer)
+        if tracer._view is not None and ends_a_graph((root := self._root())._value):
             _let_go(root)
 
     def _root(self) -> Tracer:
@@ -206,7 +216,7 @@ class Tensor:
 
     def _set_array(self, array: Array) -> None:
         """Takes over an array that nobody else writes to, of any type; unseen by the graph."""
-        value = Leaf(array)
+        value = Leaf(array, self._tracer._value.type if _fits(array, self._tracer) else None)
         if value.type is not self._tracer._value.type:
             self._tracer, self._layout = Handle(value), None
         else:
@@ -266,7 +276,10 @@ class Tensor:
     def _sync(self) -> None:
         """A view follows its base into the graph when that was written to."""
         base = self._base
-        if base is not None and self._seen != base._version:
+        if base is None:
+            return
+        base._value()  # an array outside may have been written to
+        if self._seen != base._version:
             base._sync()
             self._seen = base._version
             if (edge := base._edge()) is not None:
@@ -332,6 +345,8 @@ class Tensor:
 
     @grad.setter
     def grad(self, new: Tensor | None) -> None:
+        if new is self:
+            raise RuntimeError("can't assign Variable as its own grad")
         if new is not None and new.shape != self.shape:
             raise RuntimeError(
                 f"assigned grad has data of a different size: {list(new.shape)} for a tensor of "
@@ -410,6 +425,11 @@ class Tensor:
     def data(self, new: Tensor) -> None:
         if not isinstance(new, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
+        if self.requires_grad and new._dtype.kind not in "fc":
+            raise RuntimeError(
+                "data set to a tensor that requires gradients must be floating point or complex "
+                "dtype"
+            )
         if self._node is None:
             tracer = alias(new._tracer, detached=True)
         elif new._value().type is self._value().type:
@@ -516,9 +536,16 @@ class Tensor:
 
     def _check_leaf(self) -> None:
         """Refuses to turn a leaf into something else."""
-        if self._requires_grad and self._node is None and is_grad_enabled():
+        if not is_grad_enabled():
+            return
+        if self._requires_grad and self._node is None:
             raise RuntimeError(
                 "a leaf Variable that requires grad is being used in an in-place operation."
+            )
+        if self._base is not None and self._base._requires_grad and self._base.is_leaf:
+            raise RuntimeError(
+                "a view of a leaf Variable that requires grad is being used in an in-place "
+                "operation."
             )
 
     def _check_writable(self, operand_tracked: bool) -> None:
@@ -526,18 +553,18 @@ class Tensor:
         view = self._tracer._view
         if view is not None and view.write is None and self.numel():
             raise RuntimeError(_OVERLAP)
-        if not is_grad_enabled() or not (self.requires_grad or operand_tracked):
-            return
-        self._check_leaf()
-        if self._base is not None and self._base._requires_grad and self._base.is_leaf:
-            raise RuntimeError(
-                "a view of a leaf Variable that requires grad is being used in an in-place "
-                "operation."
-            )
+        if self._is_left_out and is_grad_enabled():
+            raise RuntimeError(_LEFT_OUT)
+        if self.requires_grad or operand_tracked:
+            self._check_leaf()
+
+
+def _fits(array: Array, tracer: Tracer) -> bool:
+    return bool(array.dtype == tracer.dtype and array.shape == tracer.shape)
 
 
 def _let_go(tracer: Tracer) -> None:
     """Forgets where a known value comes from."""
-    memory = memory_of(tracer._value)
-    if memory is not None and type(tracer._value) is not Leaf:
-        tracer._value = Leaf(memory, tracer._value.type)
+    value: Any = tracer._value
+    if type(value) is not Leaf and value.memory is not None:
+        tracer._value = Leaf(value.memory, value.type)

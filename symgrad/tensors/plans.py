@@ -70,7 +70,7 @@ class Plan:
         count = len(made) - len(self.state)
         results = [self._result(made[i], node, self.tracked[i]) for i in range(count)]
         for value, taker in zip(made[count:], self.state, strict=True):
-            state = Tensor(Handle(value)) if taker is None else tensors[taker]
+            state = Tensor.of_value(value) if taker is None else tensors[taker]
             if taker is not None:
                 state._take(value)
                 state._publish()
@@ -79,16 +79,17 @@ class Plan:
         return tuple(results)
 
     def _result(self, value: Value, node: Node | None, tracked: bool) -> Tensor:
-        result = Tensor(Handle(value))
+        result = Tensor.of_value(value)
         if node is not None and tracked:
             result._node = node
             if self.reads_result:
                 node.saved = (*node.saved, saved(result))
-            anomaly.note(node, result)
+            if anomaly.is_anomaly_enabled():
+                anomaly.note(node, result)
         return result
 
     def _node(self, kind: type[Node], tensors: Sequence[Tensor]) -> Node:
-        edges = [t._edge() for t in tensors]
+        edges = [t._edge() if t._node is None or t._base is not None else t._node for t in tensors]
         parents: Sequence[Node | None] = edges
         if self.parents is not None:
             parents = [None if place is None else edges[place] for place in self.parents]
@@ -127,11 +128,13 @@ def remembered(function: F) -> F:
         wanted = False
         for x in given:
             if isinstance(x, Tensor):
-                value = x._value()
+                tracer = x._tracer
+                is_plain = type(tracer) is Handle and tracer._shared is None
+                value = tracer._value if is_plain else x._value()
                 tensors.append(x)
                 values.append(value)
                 kinds.append(value.type)
-                wanted = wanted or x.requires_grad
+                wanted = wanted or x._node is not None or x.requires_grad
             elif type(x) in _PLAIN:
                 kinds.append(x or str(x))  # tells 0.0 from -0.0
             elif type(x) is tuple:

@@ -107,6 +107,7 @@ class LazyTrace(Trace):
     """The trace all tensors belong to: always open, and asked for a value it gives one."""
 
     builder: LazyBuilder
+    rereads_views = True  # for its base may be a leaf, and now has another value
 
     def __init__(self) -> None:
         super().__init__("tensors")

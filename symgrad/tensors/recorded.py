@@ -51,9 +51,7 @@ class Memory:
     @property
     def is_shared(self) -> bool:
         """Whether anything else refers to the contents."""
-        if references(self.contents) > 1:
-            return True
-        return not isinstance(self.contents, np.ndarray) and references(self.contents.memory) > 1
+        return are_shared([self])[0]
 
 
 def _count(x: object) -> int:
@@ -68,6 +66,26 @@ _OWN = _count(_PROBE[0]) - 1
 def references(x: object) -> int:
     """How many variables, attributes and containers refer to an object."""
     return sys.getrefcount(x) - _OWN
+
+
+def references_each(objects: list[Any]) -> list[int]:
+    """How many variables, attributes and other containers refer to each item of a list."""
+    return [count - _LISTED for count in map(sys.getrefcount, objects)]
+
+
+_LISTED = next(map(sys.getrefcount, _PROBE))
+
+
+def are_shared(memories: Sequence[Memory]) -> list[bool]:
+    """Whether anything else refers to the contents of each, or to the array they lie in."""
+    contents = [m.contents for m in memories]
+    inner = [None if isinstance(c, np.ndarray) else c.memory for c in contents]
+    return [
+        outside > 1 or (array is not None and others > 1)
+        for outside, others, array in zip(
+            references_each(contents), references_each(inner), inner, strict=True
+        )
+    ]
 
 
 class Recorded(Value):

@@ -197,7 +197,7 @@ def index_add(
             f"({source.dtype.scalar_name}) must have the same scalar type"
         )
     check_positions(index, size_along(input, axis), axis, "index_add")
-    added = scaled(source, alpha)
+    added = scaled(input, source, alpha)
     return _made("IndexAddBackward0", _by_slices("scatter_add", axis), input, index, added)
 
 

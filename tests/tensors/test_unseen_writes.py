@@ -371,3 +371,59 @@ def test_integers_do_not_widen_floats() -> None:
     with pytest.raises(RuntimeError, match="attempting to assign a gradient with dtype 'double'"):
         x.grad = torch.ones(2, 2, dtype=torch.float64)
     assert torch.isnan(F.l1_loss(torch.ones(0), torch.ones(0)))
+
+
+@pytest.mark.parametrize("road", ["data", "detach", "NumPy", "DLPack"])
+def test_a_view_of_a_leaf_follows_unseen_writes(road: str) -> None:
+    x = torch.tensor(POINT, requires_grad=True)
+    view = x.view(3)
+    WRITES[road][0](view)
+    view.register_hook(lambda g: g + 1)
+    ((view * 1).sum() + x.sum()).backward()
+    assert x.grad.tolist() == [3, 3, 3] and x.tolist() == view.tolist()
+    x.grad = None
+    with torch.no_grad():
+        torch.exp(x, out=view)
+    (view.view(-1) * 2).sum().backward()
+    assert x.grad.tolist() == [2, 2, 2]
+
+
+def test_views_that_were_left_out_of_the_graph() -> None:
+    x = torch.tensor(POINT, requires_grad=True)
+    with torch.no_grad():
+        view = x[1:]
+        view.mul_(2)
+    with pytest.raises(RuntimeError, match="A view was created in no_grad mode and is being mod"):
+        view.mul_(2)
+    assert x.tolist() == [1, 4, 6]
+    for rearrange in (lambda y: y.unsqueeze_(0), lambda y: y.t_(), lambda y: y.transpose_(0, 0)):
+        with pytest.raises(RuntimeError, match="a view of a leaf Variable that requires grad"):
+            rearrange(x[:2])
+    with pytest.raises(RuntimeError, match="can't assign Variable as its own grad"):
+        x.grad = x
+    with pytest.raises(RuntimeError, match="must be floating point or complex"):
+        x.data = torch.arange(3)
+
+
+def test_a_function_that_saves_nothing_may_be_passed_twice() -> None:
+    x = torch.tensor(POINT, requires_grad=True)
+    y = _Plain.apply(x)
+    y.sum().backward()
+    y.sum().backward()
+    assert x.grad.tolist() == [6, 6, 6]
+
+
+class _Plain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x * 3
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return grad * 3
+
+
+def test_booleans_are_scaled_as_what_they_are_added_to() -> None:
+    x, mask = torch.zeros(2), torch.tensor([True, False])
+    assert torch.add(x, mask, alpha=2).tolist() == [2, 0]
+    assert torch.add(mask, mask, alpha=2).tolist() == [True, False]
