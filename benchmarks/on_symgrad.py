@@ -197,10 +197,14 @@ def nested(into: bool = False) -> Call:
 
 
 def _small(f: Callable[[Array], Any], x: Array, into: bool) -> Call:
-    """A call of tens of nanoseconds, without a Python function around it."""
+    """A call of tens of nanoseconds, with as little around it as Python has.
+
+    ``partial`` costs a few, but sixty where it passes a keyword on; a function costs twenty.
+    """
     gradient = sg.value_and_grad(f)
     if into:
-        return partial(gradient, x, out=(np.empty(()), np.empty_like(x)))
+        out = np.empty(()), np.empty_like(x)
+        return lambda: gradient(x, out=out)
     return partial(gradient, x)
 
 

@@ -257,13 +257,15 @@ def _emit_create(k: Emitter) -> None:
 
 
 def _emit_place(k: Emitter) -> None:
-    """``place(block, given, addresses, made, rooms)``: whether there is memory for all results.
+    """``place(block, given, counted, addresses, made, rooms)``: whether there is memory for all
+    results.
 
     ``given`` is null or has for each result an array to be filled, or null or None.  Such
     an array must fit and lie apart from the parameters and the other results.  ``made`` gets
-    a reference to each result that is an object already.
+    a reference to each result that is an object already; to given ones only if ``counted``.
     """
-    with inlined(k, "place", ("ptr",) * 5, "i1") as (block, given, *memory):
+    types = ("ptr", "ptr", "i1", "ptr", "ptr", "ptr")
+    with inlined(k, "place", types, "i1") as (block, given, counted, *memory):
         addresses, made, rooms = memory
         params, slots = BLOCK.get(k, "params", block), BLOCK.get(k, "slots", block)
         none, good = BLOCK.get(k, "none", block), variable(k, TRUE)
@@ -281,8 +283,9 @@ def _emit_place(k: Emitter) -> None:
                     data = k.op("ptr", call)
                     require(truth(k, data))
                     require(_lies_apart(k, slots, addresses, number, data))
-                    python(k, "Py_IncRef", target)
-                    k.store(target, place)
+                    with k.if_(counted):
+                        python(k, "Py_IncRef", target)
+                        k.store(target, place)
                     k.store(data, address)
                 with make:
                     room = k.gep(rooms, k.mul(i, _ROOM_WORDS), "i64")
@@ -360,7 +363,8 @@ def _emit_serve(k: Emitter) -> None:
     """``serve(block, args, given, whole)``: what the program returns.
 
     Null if it does not apply or did not run, or with an error.  ``whole`` is null or what
-    to return, put together already, because all results are ``given``.
+    to return, put together already, because all results are ``given``: the caller holds it,
+    and with it them, so that they are not counted one by one.
     """
     with k.function("serve", ("ptr",) * 4, "ptr", internal=True) as (block, args, given, whole):
         params, results = BLOCK.get(k, "params", block), BLOCK.get(k, "results", block)
@@ -368,26 +372,32 @@ def _emit_serve(k: Emitter) -> None:
         leaves = k.add(results, BLOCK.get(k, "constant_count", block))
         addresses, rooms = stack(k, k.add(params, results)), stack(k, k.mul(results, _ROOM_WORDS))
         held, made = _pointers(k, hidden), _pointers(k, leaves)
-        answer, complete = variable(k, NULL), variable(k, FALSE)
+        answer, ran = variable(k, NULL), variable(k, FALSE)
+        fresh = k.icmp("eq", whole, NULL)
         with guarded(k) as require:
             require(k.op("i1", f"call i1 @intact(ptr {block})"))
             arguments = f"ptr {block}, ptr {args}, ptr {addresses}, ptr {held}"
             require(k.op("i1", f"call i1 @collect({arguments})"))
-            memory = f"ptr {block}, ptr {given}, ptr {addresses}, ptr {made}, ptr {rooms}"
-            require(k.op("i1", f"call i1 @place({memory})"))
+            memory = f"ptr {addresses}, ptr {made}, ptr {rooms}"
+            place = f"call i1 @place(ptr {block}, ptr {given}, i1 {fresh}, {memory})"
+            require(k.op("i1", place))
             status = k.op("i32", f"call i32 @run(ptr {block}, ptr {addresses})")
             require(k.icmp("eq", status, 0))
-            finish = f"call i1 @complete(ptr {block}, ptr {made}, ptr {rooms})"
-            k.store(k.op("i1", finish), complete)
-        fresh = k.bits("and", k.load("i1", complete), k.icmp("eq", whole, NULL))
-        with k.if_else(fresh) as (assemble, done):
+            k.store(TRUE, ran)
+        with k.if_else(fresh) as (assemble, hand_back):
             with assemble:
-                k.store(k.op("ptr", f"call ptr @pack(ptr {block}, ptr {made})"), answer)
-            with done:
-                _release(k, made, leaves)
+                complete = variable(k, k.load("i1", ran))
                 with k.if_(k.load("i1", complete)):
-                    python(k, "Py_IncRef", whole)
-                    k.store(whole, answer)
+                    finish = f"call i1 @complete(ptr {block}, ptr {made}, ptr {rooms})"
+                    k.store(k.op("i1", finish), complete)
+                with k.if_else(k.load("i1", complete)) as (good, bad):
+                    with good:
+                        k.store(k.op("ptr", f"call ptr @pack(ptr {block}, ptr {made})"), answer)
+                    with bad:
+                        _release(k, made, leaves)
+            with hand_back, k.if_(k.load("i1", ran)):
+                python(k, "Py_IncRef", whole)
+                k.store(whole, answer)
         _release(k, held, hidden)
         k.line(f"ret ptr {k.load('ptr', answer)}")
 

@@ -239,7 +239,8 @@ def _sine(x: Lanes, offset: int, scalar: str) -> Lanes:
     if x.count == 1:
         r, tail = turns.fold(x, short=short)
         y = _sine_of_reduced(r, tail, scalar)
-        return y if offset else (y.bits() | r.sign_bit()).floats()  # the sign of -0, too
+        # The sign of -0, without a way through integer registers.
+        return y if offset else where(r.eq(0.0), r, y)
     n, r, tail = turns.reduce(abs(x), short=short)
     y = (_sine_of_reduced(r, tail, scalar).bits() ^ (n << 63)).floats()
     return y if offset else (y.bits() ^ x.sign_bit()).floats()
