@@ -221,6 +221,23 @@ def dot_of_one_term(op: Op, x: Value, y: Value) -> Value | None:
     return left * _spread(y, (*a["rhs_batch"], *right_free), op, to)
 
 
+@rule("conv", "conv_input_grad")
+def conv_of_one_term(op: Op, x: Value, w: Value) -> Value | None:
+    """A convolution with windows of one point over one channel is a broadcast product."""
+    a, groups, channels = op.attrs, op.attrs["groups"], op.result.shape[1]
+    moves = any(n != 1 for n in (*a["stride"], *a["lhs_dilation"])) or any(map(any, a["padding"]))
+    if moves or math.prod(w.shape[2:]) != 1 or not op.result.type.size:
+        return None
+    if x.shape[1] != groups or groups not in (1, channels):
+        return None
+    if groups == 1:
+        axes = (0, *range(2, x.rank))
+        x = _spread(x, axes, op, axes)
+    weights: Value = sh.reshape(w, shape=(channels,))
+    result: Value = x * sh.broadcast_to(weights, shape=op.result.shape, axes=(1,))
+    return result
+
+
 def _spread(x: Value, axes: tuple[int, ...], op: Op, to: tuple[int, ...]) -> Value:
     """The given axes of ``x``, the others having size 1, along ``to`` of the result."""
     gone = sh.other_axes(x.rank, axes)
@@ -240,4 +257,5 @@ RULES: tuple[Rule, ...] = (
     dot_of_transpose,
     transpose_of_dot,
     dot_of_one_term,
+    conv_of_one_term,
 )

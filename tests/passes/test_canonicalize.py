@@ -8,6 +8,7 @@ import pytest
 from passes.programs import assert_same, build, op_names
 from symgrad.ir import dtype_of, parse
 from symgrad.ir.graph import insertion
+from symgrad.ir.ops import conv as cv
 from symgrad.ir.ops import elementwise as ew
 from symgrad.ir.ops import linalg as la
 from symgrad.ir.ops import reduce as rd
@@ -38,6 +39,9 @@ def const(n, like):
 
 
 # name of the rule: (function, parameter shapes, ops that remain)
+POINTS = {
+    "stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "lhs_dilation": (1, 1),
+}  # fmt: skip
 EXACT = {
     "identity_away": (lambda x: st.identity(st.stop_gradient(x)) * 3, V, ["mul"]),
     "add_zero": (lambda x: 0 + (x + 0.0), V, []),
@@ -200,6 +204,11 @@ EXACT = {
         {"x": (3, 1), "y": (1, 5)},
         ["reshape", "broadcast_to", "reshape", "broadcast_to", "mul"],
     ),
+    "conv_of_one_term": (
+        lambda x, w: cv.conv(x, w, **POINTS),
+        {"x": (2, 1, 3, 4), "w": (5, 1, 1, 1)},
+        ["reshape", "broadcast_to", "reshape", "broadcast_to", "mul"],
+    ),
 }
 
 ROUNDED = {
@@ -238,6 +247,36 @@ ROUNDED = {
         ["dot_general"],
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes", "is_product"),
+    [
+        (lambda y, w: cv.conv_input_grad(y, w, spatial=(3, 4), **POINTS),
+         ((2, 1, 3, 4), (1, 5, 1, 1)), True),
+        (lambda x, w: cv.conv(x, w, **{**POINTS, "groups": 5}),
+         ((2, 5, 3, 4), (5, 1, 1, 1)), True),
+        (lambda y, w: cv.conv_input_grad(y, w, spatial=(3, 4), **{**POINTS, "groups": 5}),
+         ((2, 5, 3, 4), (5, 1, 1, 1)), True),
+        (lambda x, w: cv.conv(x, w, **{**POINTS, "groups": 2}),
+         ((2, 2, 3, 4), (4, 1, 1, 1)), False),
+        (lambda x, w: cv.conv(x, w, **{**POINTS, "stride": (2, 1)}),
+         ((2, 1, 3, 4), (5, 1, 1, 1)), False),
+        (lambda x, w: cv.conv(x, w, **{**POINTS, "padding": ((0, 0), (1, 0))}),
+         ((2, 1, 3, 4), (5, 1, 1, 1)), False),
+        (lambda x, w: cv.conv(x, w, **{**POINTS, "lhs_dilation": (1, 2)}),
+         ((2, 1, 3, 4), (5, 1, 1, 1)), False),
+        (lambda x, w: cv.conv(x, w, **POINTS), ((2, 2, 3, 4), (5, 2, 1, 1)), False),
+        (lambda x, w: cv.conv(x, w, **POINTS), ((2, 1, 3, 4), (5, 1, 1, 2)), False),
+        (lambda y, w: cv.conv_input_grad(y, w, spatial=(3, 4), **POINTS),
+         ((2, 5, 3, 4), (5, 1, 1, 1)), False),
+    ],
+)  # fmt: skip
+def test_convolutions_of_one_term(make, shapes, is_product):
+    before = build(make, **dict(zip("xw", shapes, strict=True)))
+    after = rewrite(before, RULES, Counter())
+    assert ("mul" in op_names(after)) == is_product
+    assert_same(before, after, rtol=0)
 
 
 @pytest.mark.parametrize("name", [*EXACT, *ROUNDED])
