@@ -188,7 +188,7 @@ def _alike(input: Array, target: Array) -> tuple[Array, Array]:
             stacklevel=3,
         )
     if isinstance(input, Tensor) and isinstance(target, Tensor) and input.dtype != target.dtype:
-        dtype = dtypes.named(dtypes.promote((input, target)))
+        dtype = dtypes.promote_types(input.dtype, target.dtype)  # as they are broadcast first
         return input.to(dtype), target.to(dtype)
     return input, target
 
