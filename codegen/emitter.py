@@ -510,6 +510,18 @@ class Emitter:
         self.place(done)
 
     @contextmanager
+    def while_(self, condition: Callable[[], Reg]) -> Iterator[None]:
+        """The body runs as long as a scalar ``i1`` holds, which is computed before each run."""
+        head, body, done = self.label(), self.label(), self.label()
+        self.line(f"br label %{head}")
+        self.place(head)
+        self.line(f"br i1 {condition()}, label %{body}, label %{done}")
+        self.place(body)
+        yield
+        self.line(f"br label %{head}")
+        self.place(done)
+
+    @contextmanager
     def if_(self, condition: Reg) -> Iterator[None]:
         """The body runs where a scalar ``i1`` holds."""
         body, done = self.label(), self.label()

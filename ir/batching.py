@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from symgrad.ir.builder import Builder
 from symgrad.ir.errors import UnsupportedError
-from symgrad.ir.graph import Op, Region, Value
-from symgrad.ir.ops.shape import add_batch, transpose
+from symgrad.ir.graph import Op, Region, Value, insertion
+from symgrad.ir.ops.elementwise import select
+from symgrad.ir.ops.shape import add_batch, broadcast_to, transpose
 
 
 def batch_into(
@@ -84,6 +85,55 @@ def _batch_custom_vjp(op: Op, operands: list[Value], batched: list[bool], size: 
     )
 
 
+def _batch_when(op: Op, operands: list[Value], batched: list[bool], size: int) -> object:
+    """A flag for all examples decides for all; with one for each, the body runs for all."""
+    (region,), first = op.regions, 1 + op.attrs["count"]
+    otherwise = add_batch(size, operands[1:first], batched[1:first])
+    flag, inputs, flags = operands[0], operands[first:], batched[first:]
+    if not batched[0]:
+        body = _batched_region(region, flags, size)
+        return op.opdef(flag, *otherwise, *inputs, regions=(body,), **op.attrs)
+    made = batch_into(_this_builder(), region, inputs, flags, size)
+    return tuple(_choose(flag, a, b) for a, b in zip(made, otherwise, strict=True))
+
+
+def _batch_while(op: Op, operands: list[Value], batched: list[bool], size: int) -> object:
+    """Steps run until all examples are through; those that are keep their state."""
+    (region,), consts = op.regions, op.attrs["consts"]
+    flags, *state = add_batch(size, operands[consts:], batched[consts:])
+    builder = Builder(locations=False)
+    fixed = [
+        builder.param(p.type.with_shape((size, *p.shape)) if flag else p.type)
+        for p, flag in zip(region.params, batched[:consts], strict=False)
+    ]
+    going = builder.param(flags.type)
+    before = [builder.param(v.type) for v in state]
+    for param in (*fixed, going, *before):
+        param.facts = 0
+    axes = [*batched[:consts], *(True for _ in state)]
+    with builder:
+        on, *after = batch_into(builder, region, [*fixed, *before], axes, size)
+        still = builder.emit("and", going, on)
+        any_left = builder.emit("reduce_any", still, axes=(0,))
+        kept = [_choose(going, new, old) for new, old in zip(after, before, strict=True)]
+    body = builder.region([*fixed, going, *before], [any_left, still, *kept])
+    first = _this_builder().emit("reduce_any", flags, axes=(0,))
+    made = op.opdef(*operands[:consts], first, flags, *state, regions=(body,), consts=consts)
+    return made[1:] if len(made) > 2 else made[1]
+
+
+def _choose(flags: Value, x: Value, y: Value) -> Value:
+    """For each example ``x`` where its flag is true, else ``y``."""
+    chosen: Value = select(broadcast_to(flags, shape=x.shape, axes=(0,)), x, y)
+    return chosen
+
+
+def _this_builder() -> Builder:
+    builder = insertion.builder
+    assert isinstance(builder, Builder)
+    return builder
+
+
 def _batched_region(region: Region, flags: Sequence[bool], size: int) -> Region:
     builder = Builder(locations=False)
     params = []
@@ -98,6 +148,8 @@ _WITH_REGIONS: dict[str, Callable[[Op, list[Value], list[bool], int], object]] =
     "scan": _batch_scan,
     "checkpoint": _batch_checkpoint,
     "custom_vjp": _batch_custom_vjp,
+    "when": _batch_when,
+    "while_loop": _batch_while,
 }
 
 

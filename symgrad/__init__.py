@@ -16,6 +16,7 @@ _EXPORTS = {
     "symgrad.api_export": "export",
     "symgrad.api_saved": "load_compiled",
     "symgrad.api_batch": "hessian jacfwd jacobian jacrev vmap",
+    "symgrad.api_branches": "cond while_loop",
     "symgrad.api_loops": "fori_loop scan",
     "symgrad.api_rules": "checkpoint custom_vjp",
     "symgrad.api_vjp": "vjp",

@@ -157,19 +157,19 @@ class _Loop:
             bytes = k.mul(self.count, width) if spec.shared else carry.bytes
             first, last = (self.address(place, 0, width) for place in (carry.first, carry.last))
             if carry.is_local:
-                _copy(k, self.local[State(i, after=False)], first, bytes)
+                copy_bytes(k, self.local[State(i, after=False)], first, bytes)
             elif not spec.length:
-                _copy(k, last, first, bytes)
+                copy_bytes(k, last, first, bytes)
             elif carry.kept is not None:
                 begin = spec.length - 1 if spec.reverse else 0
-                _copy(k, self.address(carry.kept, begin, width), first, bytes)
+                copy_bytes(k, self.address(carry.kept, begin, width), first, bytes)
         if spec.length:
             with k.loop(0, spec.length) as count:
                 self._one_step(count)
         for i, carry in enumerate(spec.carries):
             if carry.is_local:
                 last = self.address(carry.last)
-                _copy(k, last, self.local[State(i, after=False)], carry.bytes)
+                copy_bytes(k, last, self.local[State(i, after=False)], carry.bytes)
 
     def _set(self, step: int, argument: int, address: Reg) -> None:
         self.k.store(address, self.k.gep(self.tables[step], argument, "ptr"))
@@ -189,7 +189,7 @@ class _Loop:
             if carry.is_local:
                 if carry.kept is not None:
                     before = self.local[State(i, after=False)]
-                    _copy(k, self.address(carry.kept, time), before, carry.bytes)
+                    copy_bytes(k, self.address(carry.kept, time), before, carry.bytes)
                 continue
             if carry.kept is not None:
                 before = self.address(carry.kept, time, width)
@@ -211,7 +211,7 @@ class _Loop:
         for i, carry in enumerate(spec.carries):
             if carry.is_local:
                 before, after = (self.local[State(i, after)] for after in (False, True))
-                _copy(k, before, after, carry.bytes)
+                copy_bytes(k, before, after, carry.bytes)
 
 
 def _bases(spec: RepeatSpec) -> set[int]:
@@ -221,6 +221,7 @@ def _bases(spec: RepeatSpec) -> set[int]:
     return {place.base for place in places}
 
 
-def _copy(k: Emitter, target: Reg, source: Reg, bytes: Int) -> None:
+def copy_bytes(k: Emitter, target: Reg, source: Reg, bytes: Int) -> None:
+    """Copies memory that does not overlap."""
     k.declare("llvm.memcpy.p0.p0.i64", "void", ("ptr", "ptr", "i64", "i1"))
     k.line(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {bytes}, i1 false)")

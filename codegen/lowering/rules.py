@@ -28,6 +28,7 @@ FAMILIES: Mapping[str, str] = {
         "barrier broadcast_to constant identity iota reshape reverse slice stop_gradient transpose"
     ),
     "sort": "argsort",
+    "..branches": "when while_loop",
     "..loops": "scan",  # not of this package: it plans the memory of what it lowers
     "window": "window_max window_max_gather window_max_scatter window_sum window_sum_grad",
 }

@@ -2,6 +2,7 @@
 
 from symgrad.ir.ops import (
     attention,
+    branch,
     control,
     conv,
     elementwise,
@@ -20,6 +21,7 @@ from symgrad.ir.ops import (
 
 __all__ = [
     "attention",
+    "branch",
     "control",
     "conv",
     "elementwise",

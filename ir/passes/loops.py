@@ -8,10 +8,13 @@ from symgrad.ir.builder import Builder, inline
 from symgrad.ir.graph import Func, Op, Region, Value
 from symgrad.ir.rewrite import region_params
 
+_BODIES = ("scan", "when", "while_loop")
+"""Ops with a region that is run as a program of its own."""
+
 
 def has_loops(func: Func) -> bool:
-    """Whether any op of the function is a loop."""
-    return any(op.name == "scan" for op in func.ops)
+    """Whether any op of the function is a loop, or a branch."""
+    return any(op.name in _BODIES for op in func.ops)
 
 
 def rebuild_loops(func: Func, optimise: Callable[[Func], Func]) -> Func:
@@ -30,10 +33,19 @@ def rebuild_loops(func: Func, optimise: Callable[[Func], Func]) -> Func:
             if op.name == "scan":
                 new.update(_rebuilt(builder, op, operands, uses, optimise))
                 continue
-            made = builder.copy(op, operands)
+            if op.name in _BODIES:
+                body = optimise(Func("body", *_parts(op.regions[0])))
+                region = Region(*_parts(body))
+                made = builder.emit(op.name, *operands, regions=(region,), **op.attrs)
+            else:
+                made = builder.copy(op, operands)
         values = made if isinstance(made, tuple) else (made,)
         new.update((id(old), value) for old, value in zip(op.results, values, strict=True))
     return builder.build([new[id(v)] for v in func.results], func.name)
+
+
+def _parts(body: Region) -> tuple[tuple[Value, ...], tuple[Op, ...], tuple[Value, ...]]:
+    return body.params, body.ops, body.results
 
 
 def _rebuilt(

@@ -23,7 +23,7 @@ Case = tuple[OpDef, Sample]
 def test_every_op_has_samples_and_a_reference() -> None:
     # Tested by name elsewhere.
     exempt = {"constant", "iota", "fused", "convert", "custom", "scan", "straight_through"}
-    exempt |= {"checkpoint", "custom_vjp"}
+    exempt |= {"checkpoint", "custom_vjp", "when", "while_loop"}
     assert {n for n, d in REGISTRY.items() if not d.samples} <= exempt
     assert not [n for n, d in REGISTRY.items() if d.evaluate_rule is None]
     assert not [n for n, d in REGISTRY.items() if d.differentiable and d.adjoint_rule is None]
