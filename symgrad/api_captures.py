@@ -60,6 +60,10 @@ class Surroundings:
                 found.setdefault(id(place.value), place.read)
         return found
 
+    def tensors(self) -> list[Any]:
+        """The tensors."""
+        return [p.value for p in self._places if is_tensor(p.value)]
+
     def wholes(self) -> dict[_Extent, Place]:
         """The contiguous arrays by the memory they are."""
         arrays = [p for p in self._places if isinstance(p.value, np.ndarray)]

@@ -59,12 +59,16 @@ class Traced:
 
 def trace_body(
     body: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
-    label: Callable[[], Sequence[str]],
+    label: Callable[[], Sequence[str]], surroundings: Surroundings,
 ) -> Traced:  # fmt: skip
-    """Runs ``body`` on tracers of the arguments' types."""
+    """Runs ``body``, which sees ``surroundings``, on tracers of the arguments' types."""
     leaves, spec = tree.flatten((args, kwargs))
     names = label()
     with Trace(name) as trace:
+        if tensors := surroundings.tensors():
+            from symgrad.tensors.derived import Derivation
+
+            trace.derive = Derivation(trace, tensors)
         tracers = []
         for x, text in zip(leaves, names, strict=True):
             try:
@@ -80,11 +84,14 @@ def trace_body(
         values: list[Value] = []
         outputs: list[int | Constant] = []
         for leaf in result_leaves:
+            value = trace.derive(leaf) if is_tensor(leaf) else None
             if isinstance(leaf, Tracer) or (isinstance(leaf, np.ndarray) and leaf.ndim):
-                outputs.append(len(values))
-                values.append(trace.lift(leaf))
-            else:
+                value = trace.lift(leaf)
+            if value is None:
                 outputs.append(Constant(leaf))
+            else:
+                outputs.append(len(values))
+                values.append(value)
         func = trace.builder.build(values, _identifier(name))
     return Traced(func, trace, outputs, result_spec)
 
@@ -304,7 +311,7 @@ class Function:
         self, key: Any, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Program:
         surroundings = Surroundings(self.wrapped)
-        traced = self.traced(*args, **kwargs)
+        traced = self._traced(surroundings, args, kwargs)
         donated = self._donated_leaves(args)
         program = Program(traced, surroundings, leaves, donated, self.conv_precision)
         self._programs[key] = [program, *(self._programs.get(key) or ())][:MAX_VARIANTS]
@@ -342,6 +349,11 @@ class Function:
 
     def traced(self, *args: Any, **kwargs: Any) -> Traced:
         """The function traced for these arguments."""
+        return self._traced(Surroundings(self.wrapped), args, kwargs)
+
+    def _traced(
+        self, surroundings: Surroundings, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Traced:
         (dynamic_args, dynamic_kwargs), _ = self._statics.split(args, kwargs)
         return trace_body(
             lambda *a, **k: self.body(*self._statics.join(a, args), **{**kwargs, **k}),
@@ -349,6 +361,7 @@ class Function:
             dynamic_args,
             dynamic_kwargs,
             lambda: self._statics.leaf_names(args, kwargs),
+            surroundings,
         )
 
     def __get__(self, instance: Any, owner: type | None = None) -> Function:

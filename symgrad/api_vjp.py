@@ -126,7 +126,7 @@ class _Pair:
             return [n for i, x in enumerate(primals) for n in tree.names(x, f"arg{i}")]
 
         surroundings = Surroundings(f)
-        traced = trace_body(joint, name, primals, {}, names)
+        traced = trace_body(joint, name, primals, {}, names, surroundings)
         self.out_types, self.out_spec = shapes, specs[0]
         self.environment = Environment(surroundings, traced.captures, traced.guards)
         forward, backward = _cut(traced, len(shapes))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -101,6 +101,10 @@ class TensorCapture:
         return self.tensor
 
 
+def _not_derived(tensor: Any) -> None:
+    return None
+
+
 class Trace:
     """One function being traced: its builder, parameters and captured arrays.
 
@@ -119,6 +123,8 @@ class Trace:
         """Arrays whose contents shaped the trace (indices, masks), with those contents."""
         self.outer: dict[int, tuple[Tracer, Value]] = {}
         """Values of enclosing traces used here, with the parameters that stand for them."""
+        self.derive: Callable[[Any], Value | None] = _not_derived
+        """What the function made of captured tensors alone, computed in this trace from those."""
         self._captured: dict[int, Capture] = {}
         self._tensors: dict[int, TensorCapture] = {}
 
@@ -200,6 +206,8 @@ class Trace:
     def _capture_tensor(self, tensor: Any) -> Value:
         if self.parent is not None:
             return self._lift_outer(Tracer(self.parent, self.parent.lift(tensor)))
+        if (derived := self.derive(tensor)) is not None:
+            return derived
         known = self._tensors.get(id(tensor))
         if known is None or tensor._value() is not known.seen:
             type = tensor._tracer._value.type

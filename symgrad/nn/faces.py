@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from symgrad.ir.errors import ShapeError
+from symgrad.ir.errors import ShapeError, UsageError
 from symgrad.tensors import Tensor
 from symgrad.tensors.apply import INPUTS, apply, write
 from symgrad.tensors.plans import remembered
 from symgrad.tensors.recorded import memory_of
 from symgrad.tracer import Tracer
+from symgrad.tracing import current_trace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,8 +51,18 @@ def for_tensors(
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             given = None
-            if any(isinstance(x, Tensor) for x in (*args, *kwargs.values())):
+            operands = (*args, *kwargs.values())
+            if any(isinstance(x, Tensor) for x in operands):
                 given = _bound(names, defaults, args, kwargs)
+                if any(isinstance(x, Tracer) for x in operands):
+                    if given is not None and _chosen(given, names, state):
+                        raise UsageError(
+                            f"{function.__name__.strip('_')}: {' and '.join(state)} change, and "
+                            "are tensors that the compiled function captures but cannot store; "
+                            "pass them as arguments and return them"
+                        )
+                    args, kwargs = _captured(args, kwargs)
+                    given = None
             if given is None:  # no tensors, or arguments that do not fit, which raises
                 result = function(*args, **kwargs)
             else:
@@ -67,6 +78,19 @@ def for_tensors(
         return call  # type: ignore[return-value]
 
     return declare
+
+
+def _captured(
+    args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments for the function being traced, which captures the tensors among them."""
+    trace = current_trace()
+    assert trace is not None
+
+    def captured(x: Any) -> Any:
+        return Tracer(trace, trace.lift(x)) if isinstance(x, Tensor) else x
+
+    return tuple(map(captured, args)), {name: captured(x) for name, x in kwargs.items()}
 
 
 def _bound(

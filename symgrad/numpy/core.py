@@ -11,7 +11,7 @@ import numpy as np
 
 from symgrad.ir import dtype_of
 from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer, fresh, is_traced
+from symgrad.tracer import HANDLERS, NUMBERS, Tracer, fresh, is_tensor, is_traced
 from symgrad.tracing import constant, current_trace, stage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,6 +100,8 @@ def dtype_key(x: Any) -> Any:
         return np.dtype(bool) if type(x) is bool else type(x)
     if isinstance(x, (np.dtype, type)):
         return np.dtype(x)
+    if is_tensor(x):  # whose value need not be computed for that
+        return x._dtype
     return np.asarray(x).dtype if not is_traced(x) else traced(x).dtype
 
 

@@ -423,9 +423,15 @@ def imag(val: Any) -> Tracer:
 @implements(np.sinc)
 def sinc(x: Any) -> Tracer:
     """``sin(pi x) / (pi x)``, 1 at 0."""
-    y = where(traced(x) == 0, 1e-20, x) * np.pi
-    sine: Tracer = HANDLERS[np.sin](y)
-    return sine / y
+    t = traced(x) * np.pi
+    is_near = abs(t) < 0.5
+    # Near 0 the series: derivatives of the quotient lose their digits there, and have none at 0.
+    square, series = t * t, constant(1.0, t.dtype)
+    for n in range(16, 0, -2):
+        series = 1 - square / (n * (n + 1)) * series
+    far = where(is_near, 1.0, t)
+    sine: Tracer = HANDLERS[np.sin](far)
+    return where(is_near, series, sine / far)
 
 
 @implements(np.select)

@@ -377,3 +377,14 @@ def test_public_function_is_numpy_on_plain_arrays(name: str) -> None:
     same(
         sg.jit(ours, static_argnums={"einsum": 0, "reshape": 1}.get(name, ()))(*args), theirs(*args)
     )
+
+
+def test_sinc_has_derivatives_at_0() -> None:
+    """Of ``1 - t**2 / 6 + t**4 / 120``, ``t = pi x``."""
+    f = np.sinc
+    wants = [1.0, 0.0, -(np.pi**2) / 3, 0.0, np.pi**4 / 5]
+    for order, want in enumerate(wants):
+        for x in (0.0, 1e-9):
+            near = want + x * wants[order + 1] if order + 1 < len(wants) else want
+            np.testing.assert_allclose(float(f(np.float64(x))), near, 1e-12, 1e-12)
+        f = sg.grad(f)

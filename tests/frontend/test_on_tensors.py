@@ -13,6 +13,7 @@ from symgrad.ir.errors import UsageError
 
 import symgrad as sg
 from symgrad import nn
+from symgrad.nn import functional as F
 from symgrad.tensors.recorded import memory_of
 
 ROOM = np.random.default_rng(5).standard_normal
@@ -339,3 +340,47 @@ def test_a_compiled_module_does_not_lose_its_running_statistics() -> None:
         np.testing.assert_allclose(sg.jit(model)(sg.tensor(x)).numpy(), wanted, rtol=1e-5)
     bare = nn.BatchNorm1d(3, track_running_stats=False)
     np.testing.assert_allclose(sg.jit(bare)(x).mean(axis=0), np.zeros(3), atol=1e-6)
+
+
+LAYERS = {
+    "conv2d": (F.conv2d, (2, 3, 6, 6), (4, 3, 3, 3)),
+    "linear": (F.linear, (2, 4), (5, 4)),
+    "batch_norm": (lambda x, w: F.batch_norm(x, w[0], w[1], w[2], w[3]), (3, 4), (4, 4)),
+    "layer_norm": (lambda x, w: F.layer_norm(x, (4,), w, w), (3, 4), (4,)),
+    "mse_loss": (F.mse_loss, (3, 4), (3, 4)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("tensors", [True, False])
+def test_layers_of_traced_values_and_captured_tensors(layer: str, tensors: bool) -> None:
+    function, *shapes = LAYERS[layer]
+    x, w = (sg.rand(*shape) + 1 for shape in shapes)
+    compiled = sg.jit(lambda x: function(x, w))
+    for _ in range(2):
+        got = compiled(x if tensors else x.numpy())
+        np.testing.assert_allclose(np.asarray(got), function(x, w).numpy(), 1e-5, 1e-5)
+        w.mul_(2)
+
+
+def test_batch_norm_refuses_to_lose_captured_statistics() -> None:
+    mean, variance = sg.zeros(4), sg.ones(4)
+    compiled = sg.jit(lambda x: F.batch_norm(x, mean, variance, training=True))
+    with pytest.raises(UsageError, match="running_mean and running_var change"):
+        compiled(sg.rand(3, 4))
+
+
+def test_what_captured_tensors_alone_make_follows_them() -> None:
+    c, own = sg.rand(3, 3), sg.tensor([1.0, 2.0, 3.0])
+    pending = c * 2  # what it is does not hang on ``c`` any more
+
+    def f(x: Any) -> tuple[Any, Any]:
+        square = (c @ c).exp() + sg.tensor([0.0, 1.0, 0.0])
+        return square @ x + (pending - own).sum(), own * 3
+
+    compiled = sg.jit(f)
+    for x in (sg.rand(3), sg.rand(3), np.ones(3, np.float32)):
+        for got, want in zip(compiled(x), f(sg.tensor(x)), strict=True):
+            np.testing.assert_allclose(np.asarray(got), want.numpy(), 1e-5)
+        c.mul_(1.5)
+        own.data = own + 1
