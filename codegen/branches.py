@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from symgrad.codegen.kernels import Lowering, Phase
+from symgrad.codegen.bodies import Body, Places, memory
+from symgrad.codegen.kernels import Lowering
 from symgrad.codegen.kernels.branch import BranchSpec, emit_branch
-from symgrad.codegen.kernels.repeat import Carry, Place, State, Step
-from symgrad.codegen.layout import Layouts
-from symgrad.codegen.lowering import find_epilogues, lower_func
+from symgrad.codegen.kernels.repeat import Carry, Place, State
 from symgrad.codegen.lowering.rules import lowers
 from symgrad.codegen.lowering.scope import Scope
-from symgrad.codegen.plan import place_buffers
 from symgrad.codegen.storage import Buffer, Storage, dense
-from symgrad.ir.graph import Func, Op
-from symgrad.ir.types import DTYPES, TensorType
+from symgrad.ir.graph import Op
 
 _MANY = 100_000
 """Steps that a loop of unknown length is taken for: too many to hold Python up meanwhile."""
@@ -47,58 +44,30 @@ def _branch(
     is it, and the body takes all others, too.
     """
     (region,), repeats = op.regions, not flag
-    body = Func("body", region.params, region.ops, region.results)
-    layouts = Layouts(body)
-    inner = Scope(scope.target, 1, layouts, find_epilogues(body, layouts), scope.conv_precision)
-    calls = lower_func(inner, body)
-    arena = Buffer(place_buffers(calls))
-    if any(buffer.pool is not None for call in calls for buffer in call.buffers):
-        arena.pool = arena  # its halos must stay zero: no other value may use this memory
-    others = [_memory(Buffer(s.buffer.bytes)) for s in last] if repeats else last
-    constants = {id(b): _memory(b) for call in calls for b in call.reads if b.data is not None}
-    memory = [*constants.values(), _memory(arena), *(others if repeats else ())]
+    body = Body(scope, region)
+    others = [memory(Buffer(s.buffer.bytes)) for s in last] if repeats else last
+    scratch = [body.arena, *(others if repeats else ())]
     own = last[:1] if repeats else []  # the flag after the loop is nobody's result
-    given, made = [*fixed, *flag, *first, *memory, *own], last[1:] if repeats else last
-    storages = [*given, *made]
-    numbers: dict[int, int] = {}
-    for storage in storages:
-        numbers.setdefault(id(storage.buffer), len(numbers))
+    given = [*fixed, *flag, *first, *body.constants, *scratch, *own]
+    made = last[1:] if repeats else last
+    places = Places((*given, *made))
 
-    def place(storage: Storage) -> Place:
-        size = DTYPES[storage.access.dtype].bytes
-        return Place(numbers[id(storage.buffer)], storage.access.offset * size)
-
-    def argument(buffer: Buffer) -> Place | State:
-        if buffer.slot is None:
-            base = buffer if buffer.data is not None else arena
-            return Place(numbers[id(base)], 0 if base is buffer else buffer.offset)
-        if buffer.slot < len(fixed):
-            return place(fixed[buffer.slot])
-        if buffer.slot < len(region.params):  # the state is without the flag here
-            return State(buffer.slot - len(fixed) + 1, after=False)
-        return State(buffer.slot - len(region.params), after=True)
+    def argument(slot: int) -> Place | State:
+        if slot < len(fixed):
+            return places.of(fixed[slot])
+        if slot < len(region.params):  # the state is without the flag here
+            return State(slot - len(fixed) + 1, after=False)
+        return State(slot - len(region.params), after=True)
 
     carries = tuple(
-        Carry(v.type.bytes, place(a), place(b), place(c))
+        Carry(v.type.bytes, places.of(a), places.of(b), places.of(c))
         for v, a, b, c in zip(region.results, first, last, others, strict=True)
     )
-    steps = tuple(
-        Step(call.phase.emit, call.phase.spec, tuple(map(argument, call.buffers))) for call in calls
-    )
-    spec = BranchSpec(place(flag[0] if flag else first[0]), carries, steps, repeats)
-    position = {id(s.buffer): i for i, s in enumerate(storages)}
-    phase = Phase(
-        op.name, emit_branch, spec, tuple(position[key] for key in numbers),
-        is_bound=any(call.phase.is_bound for call in calls),
-    )  # fmt: skip
+    condition = places.of(flag[0] if flag else first[0])
+    spec = BranchSpec(condition, carries, body.steps(places, argument), repeats)
     times = _MANY if repeats else 1
     scope.run(
-        Lowering((phase,)), given, made, written=[*memory[len(constants) :], *own], parallel=False,
-        flops=times * (1 + sum(call.flops for call in calls)),
-        bytes=times * sum(call.bytes for call in calls),
+        Lowering((body.phase(op.name, emit_branch, spec, places),)), given, made,
+        written=[*scratch, *own], parallel=False,
+        flops=times * (1 + body.flops), bytes=times * body.bytes,
     )  # fmt: skip
-
-
-def _memory(buffer: Buffer) -> Storage:
-    """A buffer as so many bytes."""
-    return dense(TensorType(DTYPES["u8"], (buffer.bytes,)), buffer)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from symgrad.codegen.access import Access
-from symgrad.codegen.kernels import Lowering, Phase
+from symgrad.codegen.bodies import Body, Places, memory
+from symgrad.codegen.kernels import Lowering
 from symgrad.codegen.kernels.loop_nest import LoopSpec, emit_loop
 from symgrad.codegen.kernels.repeat import (
     Carry,
@@ -17,14 +18,11 @@ from symgrad.codegen.kernels.repeat import (
     Step,
     emit_repeat,
 )
-from symgrad.codegen.layout import Layouts
-from symgrad.codegen.lowering import find_epilogues, lower_func
 from symgrad.codegen.lowering.rules import lowers
 from symgrad.codegen.lowering.scope import Call, Scope
-from symgrad.codegen.plan import place_buffers
-from symgrad.codegen.storage import Buffer, Storage, dense
-from symgrad.ir.graph import Func, Op
-from symgrad.ir.types import DTYPES, TensorType
+from symgrad.codegen.storage import Buffer
+from symgrad.ir.graph import Op
+from symgrad.ir.types import DTYPES
 
 
 @lowers("scan")
@@ -32,14 +30,7 @@ def scan(scope: Scope, op: Op) -> None:
     """One kernel, whatever the body is made of; the threads share the points where they can."""
     (region,), attrs = op.regions, op.attrs
     consts, carries, length = attrs["consts"], attrs["carries"], attrs["length"]
-    body = Func("body", region.params, region.ops, region.results)
-    layouts = Layouts(body)
-    inner = Scope(scope.target, 1, layouts, find_epilogues(body, layouts), scope.conv_precision)
-    calls = lower_func(inner, body)
-    arena = Buffer(place_buffers(calls))
-    if any(buffer.pool is not None for call in calls for buffer in call.buffers):
-        arena.pool = arena  # its halos must stay zero: no other value may use this memory
-
+    body = Body(scope, region)
     gives = len(region.results) - carries
     operands = [scope.dense(v) for v in op.operands]
     results = [scope.allocate(v) for v in op.results[: carries + gives]]
@@ -48,59 +39,39 @@ def scan(scope: Scope, op: Op) -> None:
         for i, value in enumerate(op.results[carries + gives :])
         if id(value) in scope.read
     }
-    others = [_memory(Buffer(v.type.bytes)) for v in op.results[:carries]]
-    constants = {id(b): _memory(b) for call in calls for b in call.reads if b.data is not None}
-    given = [*operands, *constants.values(), *others, _memory(arena)]
+    others = [memory(Buffer(v.type.bytes)) for v in op.results[:carries]]
+    given = [*operands, *body.constants, *others, body.arena]
     made = [*results, *kept.values()]
-    numbers: dict[int, int] = {}
-    for storage in (*given, *made):
-        numbers.setdefault(id(storage.buffer), len(numbers))
+    places = Places((*given, *made))
 
-    def place(storage: Storage, *, each: bool = False) -> Place:
-        size = DTYPES[storage.access.dtype].bytes
-        stride = storage.access.strides[0] * size if each else 0
-        return Place(numbers[id(storage.buffer)], storage.access.offset * size, stride)
-
-    def argument(buffer: Buffer) -> Place | State:
-        if buffer.slot is None:
-            base = buffer if buffer.data is not None else arena
-            return Place(numbers[id(base)], 0 if base is buffer else buffer.offset)
-        slot = buffer.slot
+    def argument(slot: int) -> Place | State:
         if consts <= slot < consts + carries:
             return State(slot - consts, after=False)
         if slot < len(operands):
-            return place(operands[slot], each=slot >= consts)
+            return places.of(operands[slot], each=slot >= consts)
         slot -= len(operands)
-        return State(slot, after=True) if slot < carries else place(results[slot], each=True)
+        return State(slot, after=True) if slot < carries else places.of(results[slot], each=True)
 
     state = tuple(
         Carry(
             op.results[i].type.bytes,
-            place(operands[consts + i]),
-            place(results[i]),
-            place(others[i]),
-            place(kept[i], each=True) if i in kept else None,
+            places.of(operands[consts + i]),
+            places.of(results[i]),
+            places.of(others[i]),
+            places.of(kept[i], each=True) if i in kept else None,
         )
         for i in range(carries)
     )
-    steps = tuple(
-        Step(call.phase.emit, call.phase.spec, tuple(map(argument, call.buffers))) for call in calls
-    )
-    shared = _shared(calls, state, steps)
+    steps = body.steps(places, argument)
+    shared = _shared(body.calls, state, steps)
     if shared is None:
         width = scope.target.vector_bytes
         state = tuple(replace(carry, is_local=carry.bytes <= width) for carry in state)
     spec = RepeatSpec(length, attrs["reverse"], state, steps, shared)
-    position = {id(s.buffer): i for i, s in enumerate((*given, *made))}
-    phase = Phase(
-        "scan", emit_repeat, spec, tuple(position[key] for key in numbers),
-        is_bound=any(call.phase.is_bound for call in calls),
-    )  # fmt: skip
     scope.run(
-        Lowering((phase,)), given, made, written=[*others, given[-1]],
-        parallel=None if spec.shared else False,
-        flops=length * sum(call.flops for call in calls),
-        bytes=length * sum(call.bytes for call in calls),
+        Lowering((body.phase("scan", emit_repeat, spec, places),)), given, made,
+        written=[*others, body.arena], parallel=None if spec.shared else False,
+        flops=length * body.flops, bytes=length * body.bytes,
     )  # fmt: skip
 
 
@@ -130,8 +101,3 @@ def _shared(
     if [points * width for width in carried] != [carry.bytes for carry in carries]:
         return None
     return Shared(points, tuple(widths), tuple(carried))
-
-
-def _memory(buffer: Buffer) -> Storage:
-    """A buffer as so many bytes."""
-    return dense(TensorType(DTYPES["u8"], (buffer.bytes,)), buffer)

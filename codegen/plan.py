@@ -53,7 +53,7 @@ def place_buffers(calls: Sequence[Call]) -> int:
         for place in places:
             for life in place:
                 _settle(life, size)
-            size += _round_up(max(life.bytes for life in place))
+            size += round_up(max(life.bytes for life in place))
     shelf = _Shelf(size)
     for life in sorted((x for x in lives if x.pool is None), key=lambda x: (-x.bytes, x.first)):
         _settle(life, shelf.place(life))
@@ -79,7 +79,7 @@ class _Shelf:
         below = np.maximum.accumulate(taken)
         room = starts[meanwhile] - below[:-1] >= life.bytes
         at = int(below[room.argmax() if room.any() else -1])
-        end = at + _round_up(life.bytes)
+        end = at + round_up(life.bytes)
         column = np.array([[at], [end], [life.first], [life.last]])
         rank = int(starts.searchsorted(at))
         self._holders = np.concatenate(
@@ -128,7 +128,8 @@ def _lives(calls: Sequence[Call]) -> list[_Life]:
     return list({id(life): life for life in found.values()}.values())
 
 
-def _round_up(size: int) -> int:
+def round_up(size: int) -> int:
+    """Bytes that a buffer takes, up to where the next one may begin."""
     return -(-size // ALIGN) * ALIGN
 
 

@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from symgrad.codegen.plan import ALIGN, place_buffers
+from symgrad.codegen.plan import place_buffers, round_up
 from symgrad.ir.graph import Func
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def split(calls: Sequence[Call], invariant: Collection[int]) -> tuple[list[Call]
     size = 0
     for buffer in read.values():
         buffer.is_kept, buffer.offset = True, size
-        size += -(-buffer.bytes // ALIGN) * ALIGN
+        size += round_up(buffer.bytes)
     numbers = tuple(sorted(invariant))
     return every, Prologue(numbers, tuple(before), place_buffers(before), size)
 

@@ -6,11 +6,10 @@ What is called are kernels of a body that is lowered like a program of its own; 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 from symgrad.codegen.emitter import Emitter, Reg
-from symgrad.codegen.kernels.repeat import Carry, Emit, Place, State, Step, copy_bytes
+from symgrad.codegen.kernels.repeat import Carry, Place, State, Step, copy_bytes, emit_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +29,7 @@ class BranchSpec:
 
 def emit_branch(k: Emitter, name: str, spec: BranchSpec) -> None:
     """Writes the branch or loop and its kernels."""
-    names: dict[tuple[Emit, Hashable], str] = {}
-    with k.hidden() as prefix:
-        for step in spec.steps:
-            key = step.emit, step.spec
-            if key not in names:
-                names[key] = f"{prefix}_{len(names)}"
-                step.emit(k, names[key], step.spec)
+    names = emit_steps(k, spec.steps)
     with k.function(name, ("ptr", "i64", "i64")) as (args, tid, _), k.if_(k.icmp("eq", tid, 0)):
 
         def address(place: Place) -> Reg:

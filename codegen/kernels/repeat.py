@@ -13,7 +13,7 @@ into a register stays in one: then the kernels that see it become parts of the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,19 +91,27 @@ class RepeatSpec:
     shared: Shared | None = None
 
 
+Names = dict[tuple[Emit, Hashable], str]
+"""Functions of a module by the kernels they are."""
 BLOCK = 64
 """Points that one thread has together: whole cache lines of any dtype."""
 
 
-def emit_repeat(k: Emitter, name: str, spec: RepeatSpec) -> None:
-    """Writes the loop and its kernels."""
-    names: dict[tuple[Emit, Hashable], str] = {}
+def emit_steps(k: Emitter, steps: Sequence[Step]) -> Names:
+    """Writes the kernels of a body, each once, as internal functions; their names."""
+    names: Names = {}
     with k.hidden() as prefix:
-        for step in spec.steps:
+        for step in steps:
             key = step.emit, step.spec
             if key not in names:
                 names[key] = f"{prefix}_{len(names)}"
                 step.emit(k, names[key], step.spec)
+    return names
+
+
+def emit_repeat(k: Emitter, name: str, spec: RepeatSpec) -> None:
+    """Writes the loop and its kernels."""
+    names = emit_steps(k, spec.steps)
     with k.function(name, ("ptr", "i64", "i64")) as (args, tid, nth):
         if spec.shared is None:
             with k.if_(k.icmp("eq", tid, 0)):
@@ -120,7 +128,7 @@ class _Loop:
     """Writes the loop, over all points or over ``count`` of them from ``begin`` on."""
 
     def __init__(
-        self, k: Emitter, spec: RepeatSpec, names: dict[tuple[Emit, Hashable], str], args: Reg,
+        self, k: Emitter, spec: RepeatSpec, names: Names, args: Reg,
         begin: Int = 0, count: Int = 0,
     ) -> None:  # fmt: skip
         self.k, self.spec, self.names, self.begin, self.count = k, spec, names, begin, count

@@ -19,6 +19,7 @@ from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.tally import open_tally
+from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.kernels.winograd import TAPS
 from symgrad.codegen.kernels.winograd_schedule import filter_parts, schedule
 from symgrad.codegen.kernels.winograd_tiles import (
@@ -81,10 +82,6 @@ class KernelSpec:
     tiling: Tiling
     parts: int = 1
     """Parts of a block pair of filters, tiles first."""
-
-
-def _round_up(size: int, step: int) -> int:
-    return -(-size // step) * step
 
 
 # -- tiles first -----------------------------------------------------------
@@ -238,7 +235,7 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     scratch."""
     conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
     scalar, y, pitch = shape.scalar, conv.y, shape.group * BLOCK
-    all_tiles = _round_up(conv.tiles, tiling.tiles)
+    all_tiles = round_up(conv.tiles, tiling.tiles)
     v_plane, u_plane = shape.v_plane(all_tiles), shape.u_plane(1, tiling.depth)
     m_plane, row = shape.m_plane(shape.group), tiling.block * BLOCK
     emit_filter(k, f"{name}_filter", shape, u_plane)
@@ -297,7 +294,7 @@ def lower_filters_first(
     size = bytes_of(shape.scalar)
     extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
     v = 3 + extra
-    room = _round_up(conv.tiles, spec.tiling.tiles)
+    room = round_up(conv.tiles, spec.tiling.tiles)
     all_tiles = TransformSpec(conv.x_tiles, room)
     inputs = Phase(
         "winograd_input", emit_transforms, all_tiles, (0, v),

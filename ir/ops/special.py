@@ -65,7 +65,12 @@ def _turn(m: Any, x: Any) -> tuple[Any, Any]:
     return m.sin(angle), m.cos(angle)
 
 
-def _log_gamma(m: Any, x: Any) -> Any:
+def _raised(m: Any, x: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """What gamma and its logarithm know of an argument.
+
+    Whether it is mirrored at 1/2; whether it is small then, and raised by ``_SHIFT``; the product
+    by which that multiplies gamma; the argument that this leaves; the rest of Stirling's series.
+    """
     mirrored = m.less(x, 0.5)
     z = m.where(mirrored, 1.0 - x, x)
     small = m.less(z, float(_SHIFT))
@@ -75,9 +80,13 @@ def _log_gamma(m: Any, x: Any) -> Any:
         product = product * (low + float(k))
     w = m.where(small, z + float(_SHIFT), z)
     series = [b / (2 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI, 1)]
-    stirling = (w - 0.5) * m.log(w) - w + 0.5 * math.log(2 * math.pi)
     inverse = 1.0 / w
-    value = stirling + inverse * _polynomial(inverse * inverse, series)
+    return mirrored, small, product, w, inverse * _polynomial(inverse * inverse, series)
+
+
+def _log_gamma(m: Any, x: Any) -> Any:
+    mirrored, small, product, w, rest = _raised(m, x)
+    value = (w - 0.5) * m.log(w) - w + 0.5 * math.log(2 * math.pi) + rest
     value = value - m.where(small, m.log(product), 0.0)
     sine = m.abs(_turn(m, x)[0])
     value = m.where(mirrored, math.log(math.pi) - m.log(sine) - value, value)
@@ -86,20 +95,10 @@ def _log_gamma(m: Any, x: Any) -> Any:
 
 
 def _gamma(m: Any, x: Any) -> Any:
-    mirrored = m.less(x, 0.5)
-    z = m.where(mirrored, 1.0 - x, x)
-    small = m.less(z, float(_SHIFT))
-    low = m.where(small, z, 1.0)
-    product: Any = low
-    for k in range(1, _SHIFT):
-        product = product * (low + float(k))
-    w = m.where(small, z + float(_SHIFT), z)
-    series = [b / (2 * k * (2 * k - 1)) for k, b in enumerate(_BERNOULLI, 1)]
-    inverse = 1.0 / w
-    tail = m.exp(inverse * _polynomial(inverse * inverse, series))
+    mirrored, small, product, w, rest = _raised(m, x)
     # Half the power at a time: the whole one is infinite before the result is.
     half = m.pow(w, 0.5 * w - 0.25)
-    value = half * m.exp(-w) * half * (tail * math.sqrt(2 * math.pi))
+    value = half * m.exp(-w) * half * (m.exp(rest) * math.sqrt(2 * math.pi))
     value = m.where(m.less(w, 200.0), m.where(small, value / product, value), math.inf)
     nearest = m.round(x)
     odd = m.abs(nearest - 2.0 * m.round(0.5 * nearest))

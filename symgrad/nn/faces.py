@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from symgrad.ir.errors import ShapeError, UsageError
+from symgrad.numpy.core import traced
 from symgrad.tensors import Tensor
 from symgrad.tensors.apply import INPUTS, apply, write
 from symgrad.tensors.plans import remembered
 from symgrad.tensors.recorded import memory_of
 from symgrad.tracer import Tracer
-from symgrad.tracing import current_trace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,7 +61,8 @@ def for_tensors(
                             "are tensors that the compiled function captures but cannot store; "
                             "pass them as arguments and return them"
                         )
-                    args, kwargs = _captured(args, kwargs)
+                    args = tuple(map(_captured, args))
+                    kwargs = {key: _captured(x) for key, x in kwargs.items()}
                     given = None
             if given is None:  # no tensors, or arguments that do not fit, which raises
                 result = function(*args, **kwargs)
@@ -80,17 +81,8 @@ def for_tensors(
     return declare
 
 
-def _captured(
-    args: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for the function being traced, which captures the tensors among them."""
-    trace = current_trace()
-    assert trace is not None
-
-    def captured(x: Any) -> Any:
-        return Tracer(trace, trace.lift(x)) if isinstance(x, Tensor) else x
-
-    return tuple(map(captured, args)), {name: captured(x) for name, x in kwargs.items()}
+def _captured(x: Any) -> Any:
+    return traced(x) if isinstance(x, Tensor) else x
 
 
 def _bound(

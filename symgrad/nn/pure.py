@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from symgrad.ir.errors import UsageError
+from symgrad.numpy.core import traced
 from symgrad.tensors import Tensor
 from symgrad.tracer import Tracer
 from symgrad.tracing import current_trace
@@ -69,8 +70,7 @@ def _plain(value: Any) -> Any:
 
 
 def _captured(value: Any) -> Any:
-    trace = current_trace()
-    return _plain(value) if trace is None else Tracer(trace, trace.lift(value))
+    return _plain(value) if current_trace() is None else traced(value)
 
 
 def holds_tensors(model: Module) -> bool:

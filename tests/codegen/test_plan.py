@@ -57,7 +57,7 @@ def test_lives_that_meet_get_disjoint_memory_at_the_lowest_place(seed: int) -> N
 
     def is_free(at: int, life: plan._Life) -> bool:
         return not any(
-            life.overlaps(o) and at < start + max(plan._round_up(o.bytes), 1)
+            life.overlaps(o) and at < start + max(plan.round_up(o.bytes), 1)
             and start < at + max(life.bytes, 1)
             for start, o in placed
         )  # fmt: skip
@@ -71,7 +71,7 @@ def test_lives_that_meet_get_disjoint_memory_at_the_lowest_place(seed: int) -> N
         assert is_free(at, life)
         assert not any(is_free(lower, life) for lower in range(shelf.base, at, plan.ALIGN))
         placed.append((at, life))
-    assert shelf.top == max(at + plan._round_up(life.bytes) for at, life in placed)
+    assert shelf.top == max(at + plan.round_up(life.bytes) for at, life in placed)
 
 
 @pytest.mark.parametrize(
