@@ -18,8 +18,8 @@ from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
-from symgrad.codegen.kernels.tally import open_tally
 from symgrad.codegen.kernels.pack import round_up
+from symgrad.codegen.kernels.tally import open_tally
 from symgrad.codegen.kernels.winograd import TAPS
 from symgrad.codegen.kernels.winograd_schedule import filter_parts, schedule
 from symgrad.codegen.kernels.winograd_tiles import (
