@@ -32,6 +32,7 @@ from symgrad.tracing import Trace, current_trace
 
 if TYPE_CHECKING:
     from symgrad.api_stages import Stages
+    from symgrad.codegen.lower import Lowered
     from symgrad.codegen.profile import Profile
     from symgrad.codegen.runtime.calltable import Table
 
@@ -426,10 +427,20 @@ class Function:
         The text of the result is a table; donated arguments stay as they are.
         """
         program, arguments = self._find(args, kwargs)
-        if not hasattr(program.executable, "profile"):
-            raise UsageError(f"{self.name}: the interpreter has no kernels to profile")
-        found: Profile = program.executable.profile(arguments)
-        return found
+        profile: Profile = self._native_code(program).profile(arguments)
+        return profile
+
+    def lowered(self, *args: Any, **kwargs: Any) -> Lowered:
+        """The kernel calls of the program that runs with these arguments."""
+        program, _ = self._find(args, kwargs)
+        lowered: Lowered = self._native_code(program).lowered
+        return lowered
+
+    def _native_code(self, program: Program) -> Any:
+        """The executable of a program, which need not be compiled."""
+        if not hasattr(program.executable, "lowered"):
+            raise UsageError(f"{self.name}: the interpreter has no kernels to show or profile")
+        return program.executable
 
     def stages(self, *args: Any, **kwargs: Any) -> Stages:
         """All stages of compilation for these arguments as attributes."""

@@ -13,6 +13,7 @@ from symgrad.ir.errors import DifferentiationError
 
 if TYPE_CHECKING:
     from symgrad.api_function import Function, Traced
+    from symgrad.codegen.lower import Lowered
 
 
 class Stages:
@@ -20,7 +21,8 @@ class Stages:
 
     ``ir`` is the user's function as traced; ``adjoint`` has its derivative: the function's
     own if it is a derivative, else value and gradient by all floating arguments.
-    ``optimized``, ``llvm``, ``asm`` and ``explain`` are of what is compiled.
+    ``optimized``, ``llvm``, ``asm`` and ``explain`` are of what is compiled; the last three
+    compile the program that a call with these arguments runs.
     """
 
     def __init__(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -71,25 +73,20 @@ class Stages:
         return optimize(self._own)
 
     @functools.cached_property
-    def _lowered(self) -> Any:
-        from symgrad.codegen.lower import lower
-
-        return lower(self.optimized, conv_precision=self._function.conv_precision)
+    def _lowered(self) -> Lowered:
+        return self._function.lowered(*self._args, **self._kwargs)
 
     @functools.cached_property
     def llvm(self) -> str:
         """LLVM text of the kernels."""
-        text: str = self._lowered.llvm()
-        return text
+        return self._lowered.llvm()
 
     @functools.cached_property
     def asm(self) -> str:
         """Assembly text of the kernels."""
-        text: str = self._lowered.asm()
-        return text
+        return self._lowered.asm()
 
     @functools.cached_property
     def explain(self) -> str:
         """Which kernels run, how often, why these, and how much memory they share."""
-        text: str = self._lowered.explain()
-        return text
+        return self._lowered.explain()

@@ -66,6 +66,11 @@ class OnTensors:
             return [m.array[()] for m in made]
         return [Tensor.of_value(Leaf(m, t)) for m, t in zip(made, self._types, strict=True)]
 
+    @property
+    def lowered(self) -> Any:
+        """See ``Executable.lowered``."""
+        return self.program.lowered
+
     def profile(self, arguments: Sequence[Any]) -> Any:
         """See ``Executable.profile``."""
         contents = [m.contents for m in self._memories(arguments)]

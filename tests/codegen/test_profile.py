@@ -180,7 +180,7 @@ def test_an_error_ends_the_recording() -> None:
 
 def test_the_interpreter_has_nothing_to_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMGRAD_BACKEND", "interp")
-    with pytest.raises(sg.ir.errors.UsageError, match="no kernels to profile"):
+    with pytest.raises(sg.ir.errors.UsageError, match="no kernels to show or profile"):
         sg.jit(lambda x: x + 1).profile(np.ones(3))
 
 

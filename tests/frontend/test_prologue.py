@@ -187,6 +187,17 @@ def test_every_change_is_seen_at_once(dtype: Any) -> None:
             np.testing.assert_array_equal(sg.jit(model)(given).numpy(), after)
 
 
+def test_explain_tells_of_the_program_that_runs() -> None:
+    model, x = Network(sg.float32).eval(), sg.tensor(ROOM((4, 16, 16, 16)).astype(np.float32))
+    infer = sg.jit(model)
+    with sg.no_grad():
+        text = infer.explain(x)
+        assert text == executable_of(infer, x).lowered.explain()
+        assert "kernel calls before" in text
+        kernels = [line.split(" x ")[1].split()[0] for line in text.splitlines() if " x " in line]
+        assert all(f"@{name}(" in infer.llvm(x) for name in kernels)
+
+
 @pytest.mark.usefixtures("threads")
 def test_the_prologue_runs_once_for_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = Network(sg.float32).eval(), sg.tensor(ROOM((4, 16, 16, 16)).astype(np.float32))
