@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from symgrad.ir.builder import Builder, inline
 from symgrad.ir.graph import Func, Op, Region, Value
+from symgrad.ir.passes.canonicalize import canonicalize
+from symgrad.ir.passes.expand import expand
+from symgrad.ir.passes.linear_loops import spread_out
 from symgrad.ir.rewrite import region_params
 
 _BODIES = ("scan", "when", "while_loop")
@@ -34,8 +38,7 @@ def rebuild_loops(func: Func, optimise: Callable[[Func], Func]) -> Func:
                 new.update(_rebuilt(builder, op, operands, uses, optimise))
                 continue
             if op.name in _BODIES:
-                body = optimise(Func("body", *_parts(op.regions[0])))
-                region = Region(*_parts(body))
+                region = _as_region(optimise(_as_func(op.regions[0])))
                 made = builder.emit(op.name, *operands, regions=(region,), **op.attrs)
             else:
                 made = builder.copy(op, operands)
@@ -44,50 +47,73 @@ def rebuild_loops(func: Func, optimise: Callable[[Func], Func]) -> Func:
     return builder.build([new[id(v)] for v in func.results], func.name)
 
 
-def _parts(body: Region) -> tuple[tuple[Value, ...], tuple[Op, ...], tuple[Value, ...]]:
-    return body.params, body.ops, body.results
+def _as_func(body: Region) -> Func:
+    return Func("body", body.params, body.ops, body.results)
+
+
+def _as_region(body: Func) -> Region:
+    return Region(body.params, body.ops, body.results)
 
 
 def _rebuilt(
     builder: Builder, op: Op, operands: list[Value], uses: set[int],
     optimise: Callable[[Func], Func],
 ) -> dict[int, Value]:  # fmt: skip
-    """A loop without what nobody uses, by its old results."""
+    """A loop without what nobody uses and state that no step changes, by its old results."""
     (region,), attrs = op.regions, op.attrs
     consts, carries = attrs["consts"], attrs["carries"]
+    first = consts + carries
     gives = len(region.results) - carries
     used = [id(v) in uses for v in op.results]
     steps = [j for j in range(gives) if used[carries + j]]
-    state = {i for i in range(carries) if used[i] or used[carries + gives + i]}
+    fixed = {i for i in range(carries) if region.results[i] is region.params[consts + i]}
+    state = {i for i in range(carries) if used[i] or used[carries + gives + i]} - fixed
     while True:
         results = [region.results[i] for i in sorted(state)]
         results += [region.results[carries + j] for j in steps]
         needed = _needed(region, results)
-        more = {i for i in range(carries) if id(region.params[consts + i]) in needed} - state
-        if not more:
+        more = {i for i in range(carries) if id(region.params[consts + i]) in needed}
+        if more <= state | fixed:
             break
-        state |= more
+        state |= more - fixed
     kept_state = sorted(state)
-    kept = [
-        *(i for i in range(consts) if id(region.params[i]) in needed),
-        *(consts + i for i in kept_state),
-        *(i for i in range(consts + carries, len(operands)) if id(region.params[i]) in needed),
-    ]
+    outer = [*range(consts), *(consts + i for i in sorted(fixed))]
+    outer = [i for i in outer if id(region.params[i]) in needed]
+    each = [i for i in range(first, len(operands)) if id(region.params[i]) in needed]
+    kept = [*outer, *(consts + i for i in kept_state), *each]
     inner = Builder(locations=False)
     params = region_params(inner, region)
     found = inline(inner, region, params)
     results = [found[i] for i in kept_state] + [found[carries + j] for j in steps]
     cut = inner.region([params[i] for i in kept], results)
-    body = optimise(Func("body", cut.params, cut.ops, cut.results))
-    made = builder.emit(
-        "scan", *(operands[i] for i in kept),
-        regions=(Region(body.params, body.ops, body.results),),
-        consts=sum(i < consts for i in kept), carries=len(kept_state), length=attrs["length"],
-        reverse=attrs["reverse"],
-    )  # fmt: skip
-    values = made if isinstance(made, tuple) else (made,)
     old = [*kept_state, *(carries + j for j in steps), *(carries + gives + i for i in kept_state)]
-    return {id(op.results[i]): value for i, value in zip(old, values, strict=True)}
+    attrs = {**attrs, "consts": len(outer), "carries": len(kept_state)}
+    wanted, inputs = [used[i] for i in old], [operands[i] for i in kept]
+    values = _loop(builder, cut, inputs, wanted, attrs, optimise) if old else ()
+    made = {id(op.results[i]): v for i, v in zip(old, values, strict=True) if v is not None}
+    for i in fixed:
+        made[id(op.results[i])] = operands[consts + i]
+        began = op.results[carries + gives + i]
+        if id(began) in uses:
+            axes = tuple(range(1, began.rank))
+            made[id(began)] = builder.emit(
+                "broadcast_to", operands[consts + i], shape=began.shape, axes=axes
+            )
+    return made
+
+
+def _loop(
+    builder: Builder, body: Region, operands: list[Value], wanted: list[bool],
+    attrs: dict[str, Any], optimise: Callable[[Func], Func],
+) -> Sequence[Value | None]:  # fmt: skip
+    """A loop's results, where they are ``wanted``: all steps at once if that can be."""
+    normal = _as_region(canonicalize(expand(_as_func(body))))
+    values = spread_out(builder, normal, operands, wanted, attrs, optimise)
+    if values is not None:
+        return values
+    region = _as_region(optimise(_as_func(body)))
+    made = builder.emit("scan", *operands, regions=(region,), **attrs)
+    return made if isinstance(made, tuple) else (made,)
 
 
 def _needed(region: Region, results: list[Value]) -> set[int]:
