@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 
 from symgrad.codegen.kernels import Phase
-from symgrad.codegen.kernels.repeat import Emit, Place, State, Step
+from symgrad.codegen.kernels.body import Emit, Place, State, Step
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func
 from symgrad.codegen.lowering.scope import Scope
-from symgrad.codegen.plan import place_buffers
+from symgrad.codegen.plan import barriers, place_buffers
+from symgrad.codegen.runtime import program
 from symgrad.codegen.storage import Buffer, Storage, dense
 from symgrad.ir.graph import Func, Region
 from symgrad.ir.types import DTYPES, TensorType
+
+TEAM = Buffer(0, slot=program.TEAM)
+"""The block of the thread team."""
 
 
 class Body:
@@ -23,14 +27,19 @@ class Body:
         layouts = Layouts(func)
         epilogues = find_epilogues(func, layouts)
         self.calls = lower_func(
-            Scope(scope.target, 1, layouts, epilogues, scope.conv_precision), func
+            Scope(scope.target, scope.threads, layouts, epilogues, scope.conv_precision), func
         )
+        self.parallel = any(call.parallel for call in self.calls)
+        """Whether all threads run the body together: some of its kernels are worth it."""
         arena = Buffer(place_buffers(self.calls))
         if any(buffer.pool is not None for call in self.calls for buffer in call.buffers):
             arena.pool = arena  # its halos must stay zero: no other value may use this memory
         self.arena = memory(arena)
         found = {id(b): memory(b) for call in self.calls for b in call.reads if b.data is not None}
-        self.constants = list(found.values())
+        self.given = [*found.values(), self.arena]
+        """What the kernel gets besides the region's operands: constants, arena and team."""
+        if self.parallel or any(b is TEAM for call in self.calls for b in call.buffers):
+            self.given.append(memory(TEAM))
         self.flops = sum(call.flops for call in self.calls)
         self.bytes = sum(call.bytes for call in self.calls)
 
@@ -39,16 +48,26 @@ class Body:
         parameters and, numbered on, its results."""
 
         def argument(buffer: Buffer) -> Place | State:
+            if buffer.data is not None or buffer is TEAM:
+                return places.at(buffer)
             if buffer.slot is not None:
                 return slot(buffer.slot)
-            if buffer.data is not None:
-                return places.at(buffer)
             return places.at(self.arena.buffer, buffer.offset)
 
+        waits = [False] * len(self.calls)
+        if self.parallel:  # the last one is for the next step, which works in the same memory
+            waits = [*barriers(self.calls)[:-1], True]
         return tuple(
-            Step(call.phase.emit, call.phase.spec, tuple(map(argument, call.buffers)))
-            for call in self.calls
-        )
+            Step(
+                call.phase.emit, call.phase.spec, tuple(map(argument, call.buffers)),
+                call.parallel, wait,
+            )
+            for call, wait in zip(self.calls, waits, strict=True)
+        )  # fmt: skip
+
+    def team(self, places: Places) -> int | None:
+        """The kernel's argument that points to the team, if that runs the body together."""
+        return places.at(TEAM).base if self.parallel else None
 
     def phase(self, name: str, emit: Emit, spec: Hashable, places: Places) -> Phase:
         """The kernel that runs the body."""

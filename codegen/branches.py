@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from symgrad.codegen.bodies import Body, Places, memory
 from symgrad.codegen.kernels import Lowering
+from symgrad.codegen.kernels.body import Carry, Place, State
 from symgrad.codegen.kernels.branch import BranchSpec, emit_branch
-from symgrad.codegen.kernels.repeat import Carry, Place, State
 from symgrad.codegen.lowering.rules import lowers
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Buffer, Storage, dense
@@ -48,7 +48,7 @@ def _branch(
     others = [memory(Buffer(s.buffer.bytes)) for s in last] if repeats else last
     scratch = [body.arena, *(others if repeats else ())]
     own = last[:1] if repeats else []  # the flag after the loop is nobody's result
-    given = [*fixed, *flag, *first, *body.constants, *scratch, *own]
+    given = [*fixed, *flag, *first, *body.given, *(others if repeats else ()), *own]
     made = last[1:] if repeats else last
     places = Places((*given, *made))
 
@@ -64,10 +64,11 @@ def _branch(
         for v, a, b, c in zip(region.results, first, last, others, strict=True)
     )
     condition = places.of(flag[0] if flag else first[0])
-    spec = BranchSpec(condition, carries, body.steps(places, argument), repeats)
+    steps = body.steps(places, argument)
+    spec = BranchSpec(condition, carries, steps, repeats, body.team(places))
     times = _MANY if repeats else 1
     scope.run(
         Lowering((body.phase(op.name, emit_branch, spec, places),)), given, made,
-        written=[*scratch, *own], parallel=False,
+        written=[*scratch, *own], parallel=body.parallel,
         flops=times * (1 + body.flops), bytes=times * body.bytes,
     )  # fmt: skip

@@ -8,16 +8,9 @@ from dataclasses import replace
 from symgrad.codegen.access import Access
 from symgrad.codegen.bodies import Body, Places, memory
 from symgrad.codegen.kernels import Lowering
+from symgrad.codegen.kernels.body import Carry, Place, State, Step
 from symgrad.codegen.kernels.loop_nest import LoopSpec, emit_loop
-from symgrad.codegen.kernels.repeat import (
-    Carry,
-    Place,
-    RepeatSpec,
-    Shared,
-    State,
-    Step,
-    emit_repeat,
-)
+from symgrad.codegen.kernels.repeat import RepeatSpec, Shared, emit_repeat
 from symgrad.codegen.lowering.rules import lowers
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.storage import Buffer
@@ -27,7 +20,7 @@ from symgrad.ir.types import DTYPES
 
 @lowers("scan")
 def scan(scope: Scope, op: Op) -> None:
-    """One kernel, whatever the body is made of; the threads share the points where they can."""
+    """One kernel, whatever the body is made of; see ``kernels.repeat`` for who runs it."""
     (region,), attrs = op.regions, op.attrs
     consts, carries, length = attrs["consts"], attrs["carries"], attrs["length"]
     body = Body(scope, region)
@@ -40,7 +33,7 @@ def scan(scope: Scope, op: Op) -> None:
         if id(value) in scope.read
     }
     others = [memory(Buffer(v.type.bytes)) for v in op.results[:carries]]
-    given = [*operands, *body.constants, *others, body.arena]
+    given = [*operands, *others, *body.given]
     made = [*results, *kept.values()]
     places = Places((*given, *made))
 
@@ -64,13 +57,16 @@ def scan(scope: Scope, op: Op) -> None:
     )
     steps = body.steps(places, argument)
     shared = _shared(body.calls, state, steps)
-    if shared is None:
+    if shared:
+        steps = tuple(replace(step, parallel=False, barrier=False) for step in steps)
+    elif not body.parallel:
         width = scope.target.vector_bytes
         state = tuple(replace(carry, is_local=carry.bytes <= width) for carry in state)
-    spec = RepeatSpec(length, attrs["reverse"], state, steps, shared)
+    team = None if shared else body.team(places)
+    spec = RepeatSpec(length, attrs["reverse"], state, steps, shared, team)
     scope.run(
         Lowering((body.phase("scan", emit_repeat, spec, places),)), given, made,
-        written=[*others, body.arena], parallel=None if spec.shared else False,
+        written=[*others, body.arena], parallel=None if shared else body.parallel,
         flops=length * body.flops, bytes=length * body.bytes,
     )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """The kernels: one file per family, each ``emit_xxx(k, name, spec)``.
 
 A kernel is one function ``void @NAME(ptr args, i64 tid, i64 nth)`` that every
-thread of the team calls; a barrier follows it and none is inside.  An op whose
-threads must exchange results therefore lowers to several kernels.
+thread of the team calls; a barrier follows it and none is inside, but in those that
+run the body of a loop or branch.  An op whose threads must exchange results therefore
+lowers to several kernels.
 """
 
 from __future__ import annotations

@@ -1,15 +1,19 @@
-"""Kernels that call others if a flag is true (``when``), or as long as it is (``while_loop``).
-
-What is called are kernels of a body that is lowered like a program of its own; see
-``repeat``.  All of it runs on thread 0.
-"""
+"""Kernels that run a body if a flag is true (``when``), or as long as it is (``while_loop``)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from symgrad.codegen.emitter import Emitter, Reg
-from symgrad.codegen.kernels.repeat import Carry, Place, State, Step, copy_bytes, emit_steps
+from symgrad.codegen.kernels.body import (
+    Carry,
+    Place,
+    State,
+    Step,
+    copy_bytes,
+    crew,
+    emit_steps,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +22,24 @@ class BranchSpec:
 
     ``carries`` are first copied from ``first`` to ``last``.  Without ``repeats`` the body then
     writes ``last`` if the ``flag`` is true.  Else the flag is carry 0, and the state of each
-    step is in ``last`` and ``other`` by turns.
+    step is in ``last`` and ``other`` by turns.  Argument number ``team``, if given, points to
+    the team whose threads run the body together.
     """
 
     flag: Place
     carries: tuple[Carry, ...]
     steps: tuple[Step, ...]
     repeats: bool
+    team: int | None = None
 
 
 def emit_branch(k: Emitter, name: str, spec: BranchSpec) -> None:
     """Writes the branch or loop and its kernels."""
     names = emit_steps(k, spec.steps)
-    with k.function(name, ("ptr", "i64", "i64")) as (args, tid, _), k.if_(k.icmp("eq", tid, 0)):
+    with (
+        k.function(name, ("ptr", "i64", "i64")) as (args, tid, nth),
+        crew(k, args, tid, nth, spec.team) as threads,
+    ):
 
         def address(place: Place) -> Reg:
             return k.gep(k.load("ptr", k.gep(args, place.base, "ptr")), place.offset, "i8")
@@ -43,7 +52,7 @@ def emit_branch(k: Emitter, name: str, spec: BranchSpec) -> None:
                 for i, a in enumerate(step.arguments):
                     if isinstance(a, State):
                         k.store((after if a.after else before)[a.carry], k.gep(table, i, "ptr"))
-                k.line(f"call void @{names[step.emit, step.spec]}(ptr {table}, i64 0, i64 1)")
+                threads.run(step, names[step.emit, step.spec], table)
 
         tables = [k.alloca("ptr", len(step.arguments)) for step in spec.steps]
         for table, step in zip(tables, spec.steps, strict=True):
@@ -51,8 +60,10 @@ def emit_branch(k: Emitter, name: str, spec: BranchSpec) -> None:
                 if isinstance(argument, Place):
                     k.store(address(argument), k.gep(table, i, "ptr"))
         last = [address(c.last) for c in spec.carries]
-        for carry, target in zip(spec.carries, last, strict=True):
-            copy_bytes(k, target, address(carry.first), carry.bytes)
+        with threads.first():
+            for carry, target in zip(spec.carries, last, strict=True):
+                copy_bytes(k, target, address(carry.first), carry.bytes)
+        threads.meet()
         if not spec.repeats:
             with k.if_(is_set(address(spec.flag))):
                 body([], last)
@@ -70,6 +81,6 @@ def emit_branch(k: Emitter, name: str, spec: BranchSpec) -> None:
             after = [k.select(is_last, b, a) for a, b in zip(last, other, strict=True)]
             body(before, after)
             k.store(k.as_reg(k.sub(1, k.load("i64", turn))), turn)
-        with k.if_(k.icmp("ne", k.load("i64", turn), 0)):
+        with threads.first(), k.if_(k.icmp("ne", k.load("i64", turn), 0)):
             for carry, target, source in zip(spec.carries, last, other, strict=True):
                 copy_bytes(k, target, source, carry.bytes)

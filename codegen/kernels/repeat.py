@@ -2,10 +2,9 @@
 
 A body that computes each point from that point alone is a loop of its own for every point:
 then the threads share the points, and none waits for another between the steps.  Any other
-body runs on thread 0.
+body is run by all threads together if its work is worth the barriers, else by thread 0.
 
-The body is lowered like a program of its own.  Its kernels are internal functions of the
-loop's module; what they get as arguments moves along with the steps.  State that a derivative
+What the kernels get as arguments moves along with the steps.  State that a derivative
 will ask for is written where it is kept; other state alternates between two places, so that
 its last value lands where it belongs.  No array is copied from step to step.  State that fits
 into a register stays in one: then the kernels that see it become parts of the loop.
@@ -13,55 +12,20 @@ into a register stays in one: then the kernels that see it become parts of the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from symgrad.codegen.emitter import Emitter, Int, Reg
-
-Emit = Callable[[Emitter, str, Any], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """``offset`` bytes into the loop's argument ``base``, and ``stride`` more per step of time."""
-
-    base: int
-    offset: int = 0
-    stride: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """Where one part of the state lies: ``first`` before the loop and ``last`` after it.
-
-    In between: at each step's element of ``kept``, if the states are kept; else in ``other``
-    and ``last`` by turns.  With ``is_local`` in a register, from where it is put into ``kept``.
-    """
-
-    bytes: int
-    first: Place
-    last: Place
-    other: Place
-    kept: Place | None = None
-    is_local: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """An argument of a kernel: the state number ``carry`` before a step, or ``after`` it."""
-
-    carry: int
-    after: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A kernel of the body and its arguments."""
-
-    emit: Emit
-    spec: Hashable
-    arguments: tuple[Place | State, ...]
+from symgrad.codegen.kernels.body import (
+    Carry,
+    Crew,
+    Names,
+    Place,
+    State,
+    Step,
+    copy_bytes,
+    crew,
+    emit_steps,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +45,8 @@ class Shared:
 class RepeatSpec:
     """The loop: so many steps, in ``reverse`` from the last element to the first.
 
-    Without ``shared`` it runs on thread 0.
+    The threads have points of their own if ``shared`` says so, and are the crew of the team
+    that argument number ``team`` points to if that is given.
     """
 
     length: int
@@ -89,24 +54,11 @@ class RepeatSpec:
     carries: tuple[Carry, ...]
     steps: tuple[Step, ...]
     shared: Shared | None = None
+    team: int | None = None
 
 
-Names = dict[tuple[Emit, Hashable], str]
-"""Functions of a module by the kernels they are."""
 BLOCK = 64
 """Points that one thread has together: whole cache lines of any dtype."""
-
-
-def emit_steps(k: Emitter, steps: Sequence[Step]) -> Names:
-    """Writes the kernels of a body, each once, as internal functions; their names."""
-    names: Names = {}
-    with k.hidden() as prefix:
-        for step in steps:
-            key = step.emit, step.spec
-            if key not in names:
-                names[key] = f"{prefix}_{len(names)}"
-                step.emit(k, names[key], step.spec)
-    return names
 
 
 def emit_repeat(k: Emitter, name: str, spec: RepeatSpec) -> None:
@@ -114,24 +66,26 @@ def emit_repeat(k: Emitter, name: str, spec: RepeatSpec) -> None:
     names = emit_steps(k, spec.steps)
     with k.function(name, ("ptr", "i64", "i64")) as (args, tid, nth):
         if spec.shared is None:
-            with k.if_(k.icmp("eq", tid, 0)):
-                _Loop(k, spec, names, args).emit()
+            with crew(k, args, tid, nth, spec.team) as threads:
+                _Loop(threads, spec, names, args).emit()
         else:
             points = spec.shared.points
             low, high = k.slice(-(-points // BLOCK), tid, nth)
             begin, end = k.mul(low, BLOCK), k.min(k.mul(high, BLOCK), points)
             with k.if_(k.icmp("slt", begin, end)):
-                _Loop(k, spec, names, args, begin, k.sub(end, begin)).emit()
+                _Loop(Crew(k), spec, names, args, begin, k.sub(end, begin)).emit()
 
 
 class _Loop:
     """Writes the loop, over all points or over ``count`` of them from ``begin`` on."""
 
     def __init__(
-        self, k: Emitter, spec: RepeatSpec, names: Names, args: Reg,
+        self, threads: Crew, spec: RepeatSpec, names: Names, args: Reg,
         begin: Int = 0, count: Int = 0,
     ) -> None:  # fmt: skip
-        self.k, self.spec, self.names, self.begin, self.count = k, spec, names, begin, count
+        self.k = k = threads.k
+        self.threads, self.spec, self.names = threads, spec, names
+        self.begin, self.count = begin, count
         self.bases = {i: k.load("ptr", k.gep(args, i, "ptr")) for i in sorted(_bases(spec))}
         shared = spec.shared
         self.widths = shared.widths if shared else ()
@@ -161,6 +115,19 @@ class _Loop:
             size = k.alloca("i64")
             k.store(k.as_reg(self.count), size)
             self._set(0, len(spec.shared.widths), size)
+        with self.threads.first():
+            self._prepare_state()
+        self.threads.meet()
+        if spec.length:
+            with k.loop(0, spec.length) as count:
+                self._one_step(count)
+        for i, carry in enumerate(spec.carries):
+            if carry.is_local:
+                last = self.address(carry.last)
+                copy_bytes(k, last, self.local[State(i, after=False)], carry.bytes)
+
+    def _prepare_state(self) -> None:
+        k, spec = self.k, self.spec
         for i, (carry, width) in enumerate(zip(spec.carries, self.state_widths, strict=True)):
             bytes = k.mul(self.count, width) if spec.shared else carry.bytes
             first, last = (self.address(place, 0, width) for place in (carry.first, carry.last))
@@ -171,13 +138,6 @@ class _Loop:
             elif carry.kept is not None:
                 begin = spec.length - 1 if spec.reverse else 0
                 copy_bytes(k, self.address(carry.kept, begin, width), first, bytes)
-        if spec.length:
-            with k.loop(0, spec.length) as count:
-                self._one_step(count)
-        for i, carry in enumerate(spec.carries):
-            if carry.is_local:
-                last = self.address(carry.last)
-                copy_bytes(k, last, self.local[State(i, after=False)], carry.bytes)
 
     def _set(self, step: int, argument: int, address: Reg) -> None:
         self.k.store(address, self.k.gep(self.tables[step], argument, "ptr"))
@@ -214,8 +174,7 @@ class _Loop:
                 elif argument.stride:
                     self._set(number, i, self.address(argument, time, self._width(i)))
             inlined = "alwaysinline" if any(a in self.local for a in step.arguments) else ""
-            kernel = self.names[step.emit, step.spec]
-            k.line(f"call void @{kernel}(ptr {table}, i64 0, i64 1) {inlined}")
+            self.threads.run(step, self.names[step.emit, step.spec], table, inlined)
         for i, carry in enumerate(spec.carries):
             if carry.is_local:
                 before, after = (self.local[State(i, after)] for after in (False, True))
@@ -227,9 +186,3 @@ def _bases(spec: RepeatSpec) -> set[int]:
     for carry in spec.carries:
         places += [p for p in (carry.first, carry.last, carry.other, carry.kept) if p is not None]
     return {place.base for place in places}
-
-
-def copy_bytes(k: Emitter, target: Reg, source: Reg, bytes: Int) -> None:
-    """Copies memory that does not overlap."""
-    k.declare("llvm.memcpy.p0.p0.i64", "void", ("ptr", "ptr", "i64", "i1"))
-    k.line(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {bytes}, i1 false)")

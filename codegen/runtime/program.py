@@ -33,14 +33,15 @@ from symgrad.codegen.runtime.native import (
     loaded_once,
 )
 from symgrad.codegen.runtime.threads import process_team
+from symgrad.codegen.runtime.waiting import Waiting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Slot = int | np.ndarray[Any, Any]
 
-ARENA = -1
-"""The slot of the program's own memory."""
+ARENA, TEAM = -1, -2
+"""The slots of the program's own memory, and of the words of the thread team."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ _DONE, _TEAM_NEEDED = 0, 1
 
 
 def _emit_driver(k: Emitter) -> Sequence[str]:
-    team_words.emit_team(k, team_words.Waiting.here())
+    team_words.emit_team(k, Waiting.here())
     _emit_execute(k)
     _emit_run(k)
     with k.function("ticks", (), "i64", internal=True):
@@ -112,7 +113,7 @@ def _emit_execute(k: Emitter) -> None:
                     k.store(_emit_clock(k), k.gep(stamps, 1, "i64"))
             wanted = k.icmp("ne", k.bits("and", flags, _BARRIER), 0)
             with k.if_(k.bits("and", wanted, k.icmp("sgt", size, 1))):
-                k.call("barrier", "void", [team, size])
+                team_words.meet(k, team, size)
 
 
 def _emit_run(k: Emitter) -> None:
@@ -252,8 +253,9 @@ class NativeProgram:
     ) -> None:
         self.num_slots = num_slots
         self._arena = aligned_bytes(arena_bytes)
-        self._lay_out(steps, addresses, {**(fixed or {}), ARENA: self._arena.ctypes.data})
         self._team = process_team()
+        own = {ARENA: self._arena.ctypes.data, TEAM: self._team.block}
+        self._lay_out(steps, addresses, {**(fixed or {}), **own})
         limit = threads or self._team.size
         self.threads = limit if any(step.parallel for step in steps) else 1
         """Threads that a run uses at most."""

@@ -1,19 +1,11 @@
 """The thread team: persistent workers that run one program together, step by step.
 
 ``launch`` hands all threads the same function; each does its share, and they meet at
-barriers.  All waiting is waiting for a 32-bit word to change: first spinning, because the
-change is usually a fraction of a microsecond away, then yielding the CPU, then asleep in
-the kernel.  Beside each word stands the number of its sleepers, so that a wake-up costs a
-system call only where somebody sleeps.
+barriers (see ``waiting``).
 
-    epoch       counts launches: idle workers wait for it to change
-    arrived     threads that have reached the current barrier
-    generation  counts barriers: who has arrived waits for it to change
-    lock        0 free, 1 held, 2 held and wanted: there is one launch at a time
-
-A sleeper first announces itself, then lets the kernel compare the word and sleep in one
-step; a waker first changes the word, then looks for sleepers.  Both orders are sequentially
-consistent, so no wake-up is lost.
+    epoch   counts launches: idle workers wait for it to change
+    gates   where the threads meet: the outer one between kernels, the inner one inside of one
+    lock    0 free, 1 held, 2 held and wanted: there is one launch at a time
 """
 
 from __future__ import annotations
@@ -23,19 +15,15 @@ import contextlib
 import ctypes
 import functools
 import os
-import platform
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.jit import available_cpus
 from symgrad.codegen.runtime.native import (
     LINE,
     aligned_bytes,
-    atomic_add,
     atomic_load,
     atomic_store,
     atomic_swap,
@@ -43,113 +31,57 @@ from symgrad.codegen.runtime.native import (
     load_entries,
     repeat,
 )
+from symgrad.codegen.runtime.waiting import (
+    GATE_BYTES,
+    Waiting,
+    emit_barrier,
+    emit_wait,
+    emit_wake,
+)
 
 # Layout of the team's block.  The words that threads wait for have a line each.
-LOCK, ARRIVED, GENERATION, EPOCH, LAUNCH = (i * LINE for i in range(5))
+LOCK, EPOCH, LAUNCH = (i * LINE for i in range(3))
+OUTER_GATE, INNER_GATE = (3 * LINE + i * GATE_BYTES for i in range(2))
 OPEN = LAUNCH  # i32: the team is there; cleared to keep launches out while it stops
 SIZE, SPIN, TASK, ARGUMENT = (LAUNCH + 8 * i for i in range(1, 5))  # i64, i64, ptr, ptr
-BLOCK_BYTES = 5 * LINE
+BLOCK_BYTES = INNER_GATE + GATE_BYTES
 
 SPINS = 1500
 """Pauses before a waiting thread yields its CPU: about 20 microseconds."""
-YIELDS = 64
-"""Times it yields before it sleeps."""
-
-_FUTEX_CALLS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
-_FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
-_EVERYBODY = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """How a thread waits on this platform."""
-
-    futex: int | None
-    """Number of the system call that sleeps on a word; None: sleep a moment and look again."""
-    give_way: str = "sched_yield"
-    nap: tuple[str, int] = ("usleep", 50)
-    """The C function that sleeps a moment, and its argument."""
-
-    @staticmethod
-    @functools.cache
-    def here() -> Waiting:
-        """The best this machine offers."""
-        if sys.platform == "win32":
-            return Waiting(None, "SwitchToThread", ("Sleep", 1))
-        return Waiting(_FUTEX_CALLS.get(platform.machine()) if sys.platform == "linux" else None)
-
-
 # -- native code -----------------------------------------------------------
 
 
 def emit_team(k: Emitter, waiting: Waiting) -> None:
     """Defines ``wait wake acquire release barrier launch`` in the module of ``k``."""
-    _emit_wait(k, waiting)
-    _emit_wake(k, waiting)
+    _emit_waiting(k, waiting)
     _emit_lock(k)
-    _emit_barrier(k)
     _emit_launch(k)
 
 
-def _emit_wait(k: Emitter, waiting: Waiting) -> None:
-    """``wait(word, old, spin)`` returns once the word differs from ``old``."""
-    k.declare(waiting.give_way, "i32", ())
-    with k.function("wait", ("ptr", "i32", "i64"), internal=True) as (word, old, spin):
-        tries = k.alloca("i64")
-        k.store(k.as_reg(0), tries)
-        with repeat(k) as leave:
-            leave(k.icmp("ne", atomic_load(k, word), old))
-            count = k.load("i64", tries)
-            k.store(k.as_reg(k.add(count, 1)), tries)
-            with k.if_else(k.icmp("slt", count, spin)) as (soon, later):
-                with soon:
-                    _emit_pause(k)
-                with later:
-                    patient = k.icmp("slt", count, k.add(spin, YIELDS))
-                    with k.if_else(patient) as (running, sleeping):
-                        with running:
-                            k.call(waiting.give_way, "i32", [])
-                        with sleeping:
-                            _emit_sleep(k, waiting, word, old)
+def _emit_waiting(k: Emitter, waiting: Waiting) -> None:
+    """Defines ``wait wake barrier``."""
+    emit_wait(k, waiting)
+    emit_wake(k, waiting)
+    emit_barrier(k)
 
 
-def _emit_pause(k: Emitter) -> None:
-    """Tells the CPU that the thread spins."""
-    if k.target.triple.startswith("x86_64"):
-        k.declare("llvm.x86.sse2.pause", "void", ())
-        k.line("call void @llvm.x86.sse2.pause()")
-    elif k.target.triple.startswith(("aarch64", "arm64")):
-        k.declare("llvm.aarch64.hint", "void", ("i32",))
-        k.line("call void @llvm.aarch64.hint(i32 1)")  # yield
+def meet(k: Emitter, team: Reg, size: Reg) -> None:
+    """Emits a barrier between kernels, for all threads of a launch."""
+    spin = k.load("i64", field(k, team, SPIN))
+    k.call("barrier", "void", [field(k, team, OUTER_GATE), size, spin])
 
 
-def _emit_sleep(k: Emitter, waiting: Waiting, word: Reg, old: Reg) -> None:
-    """Sleeps as long as the word is ``old``, or a moment; may wake early."""
-    if waiting.futex is None:
-        nap, moment = waiting.nap
-        k.declare(nap, "i32", ("i32",))
-        k.call(nap, "i32", [Reg(str(moment), "i32")])
-        return
-    sleepers = field(k, word, 4)
-    atomic_add(k, sleepers, 1)
-    _emit_futex(k, waiting.futex, f"ptr {word}, i64 {_FUTEX_WAIT_PRIVATE}, i32 {old}, ptr null")
-    atomic_add(k, sleepers, -1)
+def emit_inner_gate(k: Emitter) -> None:
+    """Defines what ``meet_inside`` needs, unless the module of ``k`` has it."""
+    if k.misses("barrier"):
+        _emit_waiting(k, Waiting.here())
 
 
-def _emit_futex(k: Emitter, number: int, arguments: str) -> None:
-    k.declare("syscall", "i64", ("i64", "..."))
-    k.op("i64", f"call i64 (i64, ...) @syscall(i64 {number}, {arguments})")
-
-
-def _emit_wake(k: Emitter, waiting: Waiting) -> None:
-    """``wake(word)`` wakes all sleepers of a word that has just changed."""
-    with k.function("wake", ("ptr",), internal=True) as (word,):
-        if waiting.futex is None:
-            return
-        sleepers = k.op("i32", f"load atomic i32, ptr {field(k, word, 4)} seq_cst, align 4")
-        with k.if_(k.icmp("ne", sleepers, 0)):
-            arguments = f"ptr {word}, i64 {_FUTEX_WAKE_PRIVATE}, i32 {_EVERYBODY}"
-            _emit_futex(k, waiting.futex, arguments)
+def meet_inside(k: Emitter, team: Reg, size: Reg) -> None:
+    """Emits a barrier inside a kernel, for the ``size`` threads that run it."""
+    with k.if_(k.icmp("ne", size, 1)):
+        spin = k.load("i64", field(k, team, SPIN))
+        k.call("barrier", "void", [field(k, team, INNER_GATE), size, spin])
 
 
 def _emit_lock(k: Emitter) -> None:
@@ -167,23 +99,6 @@ def _emit_lock(k: Emitter) -> None:
         wanted = k.icmp("eq", atomic_swap(k, lock, 0), 2)
         with k.if_(wanted):
             k.call("wake", "void", [lock])
-
-
-def _emit_barrier(k: Emitter) -> None:
-    """``barrier(team, size)``: nobody leaves before all ``size`` threads have come."""
-    with k.function("barrier", ("ptr", "i64"), internal=True) as (team, size):
-        arrived, generation = field(k, team, ARRIVED), field(k, team, GENERATION)
-        # Read before arriving: afterwards the last thread may already have moved it on.
-        current = atomic_load(k, generation)
-        before = k.cast("zext", atomic_add(k, arrived, 1), "i64")
-        last = k.icmp("eq", k.add(before, 1), size)
-        with k.if_else(last) as (open_gate, stand):
-            with open_gate:
-                atomic_store(k, 0, arrived)
-                atomic_store(k, k.add(current, 1), generation)
-                k.call("wake", "void", [generation])
-            with stand:
-                k.call("wait", "void", [generation, current, k.load("i64", field(k, team, SPIN))])
 
 
 def _emit_launch(k: Emitter) -> None:
@@ -205,7 +120,7 @@ def _emit_share(k: Emitter, team: Reg, task: Reg, argument: Reg, tid: Reg) -> No
     """One thread's part of a launch; its end is a barrier too."""
     size = k.load("i64", field(k, team, SIZE))
     k.line(f"call void {task}(ptr {argument}, i64 {tid}, i64 {size})")
-    k.call("barrier", "void", [team, size])
+    meet(k, team, size)
 
 
 def _emit_worker(k: Emitter) -> None:

@@ -105,7 +105,6 @@ func @f(%x: f64[64]) -> (f64[64]) {{
 """
 
 
-@pytest.mark.usefixtures("always_parallel")
 @pytest.mark.parametrize(
     "step",
     [

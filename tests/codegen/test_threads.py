@@ -19,7 +19,8 @@ from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.runtime import threads
 from symgrad.codegen.runtime.native import load_entries
 from symgrad.codegen.runtime.program import ARENA, NativeProgram, Step
-from symgrad.codegen.runtime.threads import Team, Waiting, get_num_threads, set_num_threads
+from symgrad.codegen.runtime.threads import Team, get_num_threads, set_num_threads
+from symgrad.codegen.runtime.waiting import Waiting
 from symgrad.codegen.target import Target
 
 import symgrad
@@ -227,7 +228,7 @@ def test_a_team_with_and_without_the_kernels_help(waiting: Waiting, size: int) -
             with k.loop(0, 200) as i:
                 mine = k.gep(args, k.add(k.add(k.mul(i, nth), tid), 1), "i64")
                 k.store(k.as_reg(k.add(i, tid)), mine)
-                k.call("barrier", "void", [team, nth])
+                threads.meet(k, team, nth)
                 neighbour = k.urem(k.add(tid, 1), nth)
                 theirs = k.gep(args, k.add(k.add(k.mul(i, nth), neighbour), 1), "i64")
                 wrong = k.icmp("ne", k.load("i64", theirs), k.add(i, neighbour))
