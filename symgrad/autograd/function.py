@@ -19,9 +19,9 @@ from symgrad.ir.errors import UsageError
 from symgrad.ir.ops.structural import PULLBACKS, Pullback
 from symgrad.tensors import anomaly
 from symgrad.tensors.apply import write
-from symgrad.tensors.contents import Handle
+from symgrad.tensors.contents import Handle, stands_for
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.nodes import make_node, saved
+from symgrad.tensors.nodes import ByHand, saved
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.recorded import Leaf
 from symgrad.tensors.state import is_grad_enabled, no_grad
@@ -133,7 +133,10 @@ class _Origins:
 
     def __init__(self, args: Sequence[Any], needs: Sequence[bool]) -> None:
         self.count = len(args)
-        self.edges = [x._edge() for x in args if isinstance(x, Tensor)]
+        self.tensors = [x for x in args if isinstance(x, Tensor)]
+        self.edges = [x._edge() for x in self.tensors]
+        self.places = [i for i, x in enumerate(args) if isinstance(x, Tensor)]
+        """Which of the arguments the edges come from."""
         needed = [(i, x) for i, x in enumerate(args) if needs[i]]
         self.inputs = [(i, x.shape, x.dtype) for i, x in needed]
         """Places, shapes and types of the arguments that a derivative is wanted by."""
@@ -155,7 +158,9 @@ class _Call:
         self._backward: Callable[..., Any] = function.backward if overridden else function.vjp
         self._ctx, self._raw = ctx, results
         self._inputs, self._count = origins.inputs, origins.count
-        self._edges = origins.edges
+        self._edges, self._places = origins.edges, origins.places
+        self._args = origins.tensors
+        self._node: Callable[[], ByHand | None] = lambda: None
         self.sources: list[Value] = origins.values
         """The values of the arguments that a derivative is wanted by."""
         self._tracked = [i for i, x in enumerate(results) if self._differentiable(x)]
@@ -172,15 +177,31 @@ class _Call:
             return tuple(results)
         self._ctx._call = weakref.ref(self)
         kept = [x for x in self._ctx._saved if x is not None]
-        node = make_node(self.name, self._edges, saves=bool(kept))
+        node = ByHand.named(self.name, self._edges, saves=bool(kept))
+        self._node = weakref.ref(node)
         for i, value in zip(self._tracked, self._linked(), strict=True):
-            made = Tensor.of_value(value)
+            is_dirty = any(results[i] is x for x in self._ctx._dirty)
+            made = Tensor.of_value(value) if is_dirty else self._shown(i, value)
             made._node = node
             anomaly.note(node, made)
-            is_dirty = any(results[i] is x for x in self._ctx._dirty)
             results[i] = write(results[i], made) if is_dirty else made
         node.saved = tuple(map(saved, kept))
+        self._args = []
         return tuple(results)
+
+    def _shown(self, place: int, value: Value) -> Tensor:
+        """A result with the derivative by hand; an argument, or a view, stays in its memory."""
+        raw: Tensor = self._raw[place]
+        if raw._tracer._view is None and not any(raw is x for x in self._args):
+            return Tensor.of_value(value)
+        made = Tensor(stands_for(raw._tracer, value))
+        made._layout = raw._layout
+        root = raw._root()
+        base = next((x for x in self._args if x._root() is root), raw)
+        made._base = base if base._base is None else base._base
+        made._seen = made._base._version
+        made._by_hand = f"Output {place} of {self.name}", made._base._node
+        return made
 
     def _linked(self) -> Sequence[Value]:
         values = [self._raw[i]._value() for i in self._tracked]
@@ -208,6 +229,9 @@ class _Call:
                 f"function {self.name} returned an incorrect number of gradients (expected "
                 f"{self._count}, got {len(parts)})"
             )
+        if (node := self._node()) is not None:
+            places = enumerate(self._places)
+            node.silent = frozenset(edge for edge, i in places if parts[i] is None)
         return [self._fitted(i, parts[i], shape, dtype) for i, shape, dtype in self._inputs]
 
     def _cotangent(self, place: int, value: Value | None) -> Tensor | None:

@@ -14,7 +14,7 @@ from symgrad.tensors import Tensor, dtypes
 S = TypeVar("S", bound="StateDict")
 
 
-class IncompatibleKeys(NamedTuple):
+class _IncompatibleKeys(NamedTuple):
     """Names that a loaded state lacked, and names in it that the module does not know."""
 
     missing_keys: list[str]
@@ -63,7 +63,7 @@ class StateDict:
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> IncompatibleKeys:
+    ) -> _IncompatibleKeys:
         """Copies tensors or arrays by name, keeping the module's dtypes.
 
         With ``assign`` they take the place of the module's own values, dtypes included.
@@ -91,17 +91,15 @@ class StateDict:
                 f"Error(s) in loading state_dict for {type(self).__name__}:\n\t{lines}"
             )
         self._take(given, assign, "")
-        return IncompatibleKeys(missing, unexpected)
+        return _IncompatibleKeys(missing, unexpected)
 
     def _take(self, given: Mapping[str, Any], assign: bool, prefix: str) -> None:
         for members in (self._parameters, self._buffers):
             for name, old in members.items():
                 if old is not None and prefix + name in given:
                     new = given[prefix + name]
-                    array = new._array() if isinstance(new, Tensor) else np.asarray(new)
-                    if not assign:
-                        array = array.astype(old._dtype)
-                    old._set_array(np.array(array, order="C"))
+                    array = new._array() if isinstance(new, Tensor) else new
+                    old._set_array(np.array(array, None if assign else old._dtype, order="C"))
         for name, module in self._modules.items():
             if module is not None:
                 module._take(given, assign, f"{prefix}{name}.")

@@ -129,7 +129,7 @@ def _declare_position(name: Callable[..., Any], op: str) -> None:
         flat = reshape(x, (x.size,)) if axis is None else x
         at = 0 if axis is None else one_axis(name.__name__, axis, x)
         axes = many_axes(name.__name__, axis, x)
-        if not flat.size:
+        if not flat.shape[at]:
             raise ShapeError(f"{name.__name__}: {x._value.type} has no element to choose")
         return keep_axes(stage(op, flat, axis=at), x, axes, keepdims)
 

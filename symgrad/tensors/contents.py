@@ -129,6 +129,13 @@ def unseen(old: Value, new: Value) -> Value:
     return RECORDER.builder.emit("straight_through", old, new)  # type: ignore[no-any-return]
 
 
+def origin(value: Value) -> Value:
+    """What a value was before ``unseen`` writes: a derivative by that is one by all of them."""
+    while value.op is not None and value.op.name == "straight_through":
+        value = value.op.operands[0]
+    return value
+
+
 def unseen_write(
     write: Callable[[Tracer, Tracer], Tracer] | None,
 ) -> Callable[[Tracer, Tracer], Tracer] | None:

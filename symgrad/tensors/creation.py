@@ -71,6 +71,8 @@ def _numbers(data: Any) -> Array:
     if isinstance(data, str):
         raise TypeError("new(): invalid data type 'str'")
     array = np.asarray(data)
+    if array.dtype == np.uint64 and not hasattr(data, "dtype"):
+        raise ValueError("Overflow when unpacking long long")
     if array.dtype.kind not in "biufc":
         raise TypeError(f"can't convert {type(data).__name__} to a tensor of numbers")
     return array

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from symgrad.bounded import Bounded
 from symgrad.ir import Builder, Func, Value
-from symgrad.ir.adjoint import pull_back
+from symgrad.ir.adjoint import depends, pull_back
 from symgrad.ir.graph import Region
 from symgrad.tensors.graphs import Recording, ancestors
 from symgrad.tensors.record import RECORDER, SweptBuilder
@@ -48,19 +48,19 @@ def cotangents(
     outputs: Sequence[Value],
     weights: Sequence[Value | None],
     inputs: Sequence[Value],
-    watchers: Mapping[int, Sequence[Visit]],
+    watchers: Mapping[Value, Sequence[Visit]],
     *,
     detached: bool,
 ) -> list[Cotangent | None]:
     """Derivatives of the ``outputs``, weighted by ``weights``, by each of the ``inputs``.
 
     A weight of ``None`` is 1.  The derivatives are recorded; ``detached`` ones cannot be
-    differentiated in turn.  ``watchers`` are called with the cotangents of the values with
-    these ids and may replace them.  ``None`` stands for a derivative that is zero because
-    nothing leads from the input to an output.
+    differentiated in turn.  ``watchers`` are called with the cotangents of these values,
+    zeros if there are none, and may replace them.  ``None`` stands for a derivative that is zero
+    because nothing leads from the input to an output.
     """
     given = [w for w in weights if w is not None]
-    graph = graph_behind(outputs, also=(*outputs, *given, *inputs))
+    graph = graph_behind((*outputs, *watchers), also=(*outputs, *given, *inputs, *watchers))
     if watchers or any(op.name == "custom" for op in graph.ops):
         return _watched(graph, outputs, weights, inputs, watchers, detached)
     key = (
@@ -125,13 +125,20 @@ def _swept(
     weights: Sequence[Value | None],
     inputs: Sequence[Value],
     visit: Callable[[Value, Value], Value] | None = None,
+    idle: Sequence[Value] = (),
 ) -> list[Value | None]:
-    """The adjoint sweep over copies of a graph's values, which ``values`` has by number."""
+    """The adjoint sweep over copies of a graph's values, which ``values`` has by number.
+
+    It starts from the ``idle`` values as well, with zeros.
+    """
     seeds = [
         builder.constant(1, out.type) if w is None else values[graph.number(w)]
         for out, w in zip(outputs, weights, strict=True)
     ]
-    ends, starts = ([values[n] for n in graph.numbered(side)] for side in (outputs, inputs))
+    seeds += [builder.constant(0, value.type) for value in idle]
+    ends, starts = (
+        [values[n] for n in graph.numbered(side)] for side in ((*outputs, *idle), inputs)
+    )
     return pull_back(builder, ends, seeds, starts, visit)
 
 
@@ -173,7 +180,7 @@ def _watched(
     outputs: Sequence[Value],
     weights: Sequence[Value | None],
     inputs: Sequence[Value],
-    watchers: Mapping[int, Sequence[Visit]],
+    watchers: Mapping[Value, Sequence[Visit]],
     detached: bool,
 ) -> list[Cotangent | None]:
     """The sweep op by op, calling ``watchers``, and derivatives given by hand, on its way.
@@ -190,12 +197,16 @@ def _watched(
 
     def visit(value: Value, cotangent: Value) -> Value:
         original = copies.get(id(value))
-        for watcher in watchers.get(id(original), ()):
+        for watcher in () if original is None else watchers.get(original, ()):
             cotangent = watcher(cotangent)
         return cotangent
 
+    # Watchers see zeros too where nothing leads to an output but the nodes do.
+    roots = [values[n] for n in graph.numbered(outputs)]
+    idle = [w for w in watchers if not depends(roots, [values[graph.number(w)]])]
     try:
-        found = _swept(builder, graph, values, outputs, weights, inputs, visit)
+        ways = (*inputs, *watchers)  # what watches nothing differentiable is seen to as well
+        found = _swept(builder, graph, values, outputs, weights, ways, visit, idle)[: len(inputs)]
     finally:
         builder.let_go()
     if not detached:

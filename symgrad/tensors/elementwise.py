@@ -149,7 +149,10 @@ def binary(
     x, y = operand(x, name, y), operand(y, name, x)
     if not (isinstance(x, Tensor) or isinstance(y, Tensor)):
         x = tensor(x)
-    bring = matched((x, y), dtype or dtypes.promote((x, y)))
+    dtype = dtype or dtypes.promote((x, y))
+    if op in _DIVISIONS and dtype.kind in "iu" and is_number(y) and y == 0:
+        raise RuntimeError("ZeroDivisionError")
+    bring = matched((x, y), dtype)
     result: Tensor = apply(
         label or backward_name(name),
         lambda a, b: stage(op, *bring(a, b)),
@@ -158,6 +161,9 @@ def binary(
         parents=(x, y) if parents is None else parents,
     )
     return result
+
+
+_DIVISIONS = ("floor_div", "rem", "fmod")
 
 
 def _floating(x: Tensor) -> Any:

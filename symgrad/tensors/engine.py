@@ -7,6 +7,9 @@ computed when somebody looks.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import operator
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +17,10 @@ from typing import Any
 from symgrad.bounded import Bounded
 from symgrad.ir import Value
 from symgrad.tensors import anomaly
-from symgrad.tensors.contents import Handle
+from symgrad.tensors.contents import Handle, origin
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.nodes import AccumulateGrad, make_node, on_the_way, reachable
+from symgrad.tensors.nodes import AccumulateGrad, ByHand, make_node, on_the_way, reachable, told
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.recorded import is_known
 from symgrad.tensors.state import enable_grad, no_grad
@@ -42,26 +45,22 @@ def backward(
         raise RuntimeError("`inputs` argument to `backward()` cannot be empty.")
     weights = grad_tensors if grad_tensors is not None else grad_variables
     ends = None if inputs is None else _listed(inputs)
+    sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph, ends)
     computed = [t for t in ends or () if t.grad_fn is not None]
     for tensor in computed:
         tensor.retain_grad()
-    sweep = _Sweep(outputs, _listed(weights), retain_graph, create_graph, ends)
     chosen = None if ends is None else {id(t) for t in ends}
-    pairs = [
-        (e.variable, value)
+    leaves = {
+        id(e.variable): e.variable
         for e in sweep.leaves
-        if e.variable._requires_grad
-        and (chosen is None or id(e.variable) in chosen)
-        and (value := e.value) is not None
-    ]
-    found = sweep.run([*[value for _, value in pairs], *[t._value() for t in computed]])
-    totals: dict[int, tuple[Tensor, Tensor]] = {}
-    for (leaf, value), derivative in zip(pairs, found, strict=False):
-        if derivative is None and sweep.is_by_hand:
-            continue  # a function of the user's own may say that there is no derivative
-        new = _zeros(value) if derivative is None else derivative
-        known = totals.get(id(leaf))
-        totals[id(leaf)] = leaf, new if known is None else known[1] + new
+        if e.variable._requires_grad and (chosen is None or id(e.variable) in chosen)
+    }
+    found = sweep.by([*leaves.values(), *computed])
+    totals = {
+        id(leaf): (leaf, total)
+        for leaf, total in zip(leaves.values(), found, strict=False)
+        if total is not None  # a function of the user's own may say that there is no derivative
+    }
     for leaf, total in totals.values():
         gradient = _hooked(leaf, total)
         if leaf._grad is None:
@@ -111,13 +110,10 @@ def grad(
         raise RuntimeError("One of the differentiated Tensors does not require grad")
     sweep = _Sweep(_listed(outputs), _listed(grad_outputs), retain_graph, create_graph, wanted)
     results: list[Tensor | None] = []
-    found = sweep.run([t._value() for t in wanted])
-    reached = {id(node) for node in sweep.nodes}
-    for tensor, derivative in zip(wanted, found, strict=True):
-        edge = tensor._edge()
+    for tensor, derivative in zip(wanted, sweep.by(wanted), strict=True):
         if derivative is not None:
             results.append(_hooked(tensor, derivative))
-        elif id(edge) in reached or materialize_grads:
+        elif materialize_grads:
             results.append(_zeros(tensor._value()))
         else:
             if not allow_unused:
@@ -199,11 +195,14 @@ class _Sweep:
         roots = [edge for t in outputs if (edge := t._edge()) is not None]
         self.nodes = reachable(roots)
         self.leaves = [n for n in self.nodes if isinstance(n, AccumulateGrad)]
-        self.is_by_hand = any(type(n).__name__.endswith("Backward") for n in self.nodes)
+        self._roots = roots
         retain = create_graph if retain_graph is None else retain_graph
-        passed = self.nodes  # every node leads to a leaf
+        passed, self._watched = self.nodes, self.nodes  # every node leads to a leaf
         if ends is not None:
-            passed = on_the_way(roots, {id(t._edge()) for t in ends})
+            targets = {id(edge): edge for t in ends if (edge := t._edge()) is not None}
+            passed = on_the_way(roots, targets)
+            self._watched = [*passed, *(n for i, n in targets.items() if n in self.nodes)]
+            self._watched = list(dict.fromkeys(self._watched))
         for node in passed:
             node.use(retain=retain)
         spent = not retain and any(node.saves for node in passed)
@@ -212,14 +211,41 @@ class _Sweep:
         tracked = [w for w in weights if w is not None and w.requires_grad]
         self._edges = [*roots, *(e for w in tracked if (e := w._edge()) is not None)]
 
-    def run(self, inputs: Sequence[Value]) -> list[Tensor | None]:
+    def by(self, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+        """The derivatives by tensors; ``None`` for one that the outputs do not depend on.
+
+        A leaf that was written to unseen has had several values: they all count.
+        """
+        own: dict[int, list[AccumulateGrad]] = {}
+        for edge in self.leaves:
+            own.setdefault(id(edge.variable), []).append(edge)
+        edges = [own.get(id(t), []) if t._node is None else [t._node] for t in tensors]
+        values = [
+            [v for e in own.get(id(t), ()) if (v := e.value) is not None]
+            if t._node is None
+            else [origin(t._value())]
+            for t in tensors
+        ]
+        found = iter(self._run([v for parts in values for v in parts]))
+        is_by_hand = any(isinstance(node, ByHand) for node in self.nodes)
+        reached = {id(node) for node in (told(self._roots) if is_by_hand else self.nodes)}
+        results: list[Tensor | None] = []
+        for tensor, nodes, parts in zip(tensors, edges, values, strict=True):
+            known = [d for d in itertools.islice(found, len(parts)) if d is not None]
+            if known:
+                results.append(functools.reduce(operator.add, known))
+            else:
+                is_reached = any(id(node) in reached for node in nodes)
+                results.append(_zeros(tensor._value()) if is_reached else None)
+        return results
+
+    def _run(self, inputs: Sequence[Value]) -> list[Tensor | None]:
         """The derivatives by ``inputs``: part of the graph if that is wanted, else outside it."""
         anomaly.begin()
-        watchers: dict[int, list[Any]] = {}
-        for node in self.nodes:
-            if node._watchers:
-                for value, watcher in node._watchers:
-                    watchers.setdefault(id(value), []).append(watcher)
+        watchers: dict[Value, list[Any]] = {}
+        for node in self._watched:
+            for value, watcher in node._watchers or ():
+                watchers.setdefault(value, []).append(watcher)
         found = None if watchers or self.create_graph else self._foreseen(inputs)
         if found is None:
             mode = enable_grad() if self.create_graph else no_grad()

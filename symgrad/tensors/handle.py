@@ -22,6 +22,7 @@ from symgrad.tensors.contents import (
     alias,
     cut_off,
     is_unshared_alias,
+    origin,
     stands_for,
     unseen,
 )
@@ -60,6 +61,15 @@ _LEFT_OUT = (
 )
 
 
+_BY_HAND = (
+    "{} is a view and {} modified inplace. This view was created inside a custom Function (or "
+    "because an input was returned as-is) and the autograd logic to handle view+inplace would "
+    "override the custom backward associated with the custom Function, leading to incorrect "
+    "gradients. This behavior is forbidden. You can fix this by cloning the output of the custom "
+    "Function."
+)
+
+
 class Tensor:
     """A multi-dimensional array that remembers how it was computed; torch's interface."""
 
@@ -78,6 +88,8 @@ class Tensor:
     """Where the elements of a view lie; ``None`` for memory in row-major order."""
     _is_left_out = False
     """Whether this is a view that was made under ``no_grad`` of a tensor that needs a gradient."""
+    _by_hand: tuple[str, Node | None] | None = None
+    """Of a view whose derivative its author gives: its name, and the node that its base had."""
     _retains = False
     _spent = False
     """Whether a backward pass has used up the graph behind this."""
@@ -199,7 +211,11 @@ class Tensor:
             value, old = new._value(), self._value()
             emit = RECORDER.builder.emit
             made = emit("identity", value) if seen else unseen(old, value)
+            root = self._root()
+            before = root._value
             self._tracer.rebind(Tracer(RECORDER, made))
+            if not seen and self._base is not None and self._base.requires_grad:
+                root._value = unseen(before, root._value)
 
     def _take(self, value: Value) -> None:
         """As ``_replace``, by a value that is nobody else's; ``_publish`` must follow."""
@@ -281,6 +297,12 @@ class Tensor:
         base._value()  # an array outside may have been written to
         if self._seen != base._version:
             base._sync()
+            if self._by_hand is not None:
+                name, before = self._by_hand
+                if base._node is not before:
+                    where = "its base or another view of its base has been"
+                    raise RuntimeError(_BY_HAND.format(name, where))
+                return
             self._seen = base._version
             if (edge := base._edge()) is not None:
                 self._node = make_node("AsStridedBackward0", (edge,))
@@ -372,7 +394,7 @@ class Tensor:
             result = hook(Tensor.of_value(cotangent))
             return cotangent if result is None else result._value()
 
-        entry = (self._value(), visit)
+        entry = (origin(self._value()), visit)
         watchers = self._node.watchers
         watchers.append(entry)
         return Removable(lambda: watchers.remove(entry) if entry in watchers else None)
@@ -403,7 +425,7 @@ class Tensor:
                 tensor._grad = new if tensor._grad is None else tensor._grad + new
             return cotangent
 
-        self._node.watchers.append((self._value(), visit))
+        self._node.watchers.append((origin(self._value()), visit))
 
     @property
     def retains_grad(self) -> bool:
@@ -555,6 +577,8 @@ class Tensor:
             raise RuntimeError(_OVERLAP)
         if self._is_left_out and is_grad_enabled():
             raise RuntimeError(_LEFT_OUT)
+        if self._by_hand is not None and is_grad_enabled():
+            raise RuntimeError(_BY_HAND.format(self._by_hand[0], "is being"))
         if self.requires_grad or operand_tracked:
             self._check_leaf()
 

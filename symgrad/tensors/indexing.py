@@ -31,12 +31,16 @@ def _key(input: Tensor, key: Any) -> tuple[Any, list[Any], bool]:
     """An index as NumPy takes it, its items, and whether it makes a view."""
     if isinstance(key, range):
         key = list(key)
+    if isinstance(key, list) and any(map(_is_index, key)):
+        key = tuple(key)
     items = key if isinstance(key, tuple) else (key,)
     plain: list[Any] = []
     basic = True
     for item in items:
         if isinstance(item, Tensor):
             array = item._array()
+            if array.dtype == np.uint8:  # bytes were masks before there were booleans
+                array = array.astype(bool)
             number = array.ndim == 0 and array.dtype.kind in "iu"
             if not number and array.dtype.kind not in "biu":
                 raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
@@ -44,7 +48,8 @@ def _key(input: Tensor, key: Any) -> tuple[Any, list[Any], bool]:
             basic = basic and number
         elif isinstance(item, (list, np.ndarray)):
             array = np.asarray([int(x) if isinstance(x, Tensor) else x for x in item]
-                               if isinstance(item, list) and item else item)  # fmt: skip
+                               if isinstance(item, list) else item)  # fmt: skip
+            array = array if array.size or array.dtype == bool else array.astype(np.int64)
             plain.append(array if array.ndim or array.dtype != bool else bool(array))
             basic = False
         elif isinstance(item, (bool, np.bool_)):
@@ -60,6 +65,12 @@ def _key(input: Tensor, key: Any) -> tuple[Any, list[Any], bool]:
             raise IndexError(_KINDS.format(type(item).__name__))
     _check_index(input, plain)
     return (tuple(plain) if isinstance(key, tuple) else plain[0]), plain, basic
+
+
+def _is_index(item: Any) -> bool:
+    """Whether an item of a list is an index of its own, which makes the list one of several."""
+    kinds = (Tensor, np.ndarray, list, tuple, range, slice)
+    return item is None or item is Ellipsis or isinstance(item, kinds)
 
 
 def _slice(item: slice) -> slice:
@@ -111,13 +122,28 @@ def _check_index(input: Tensor, items: Sequence[Any]) -> None:
         axis += _used(item)
 
 
-def _whole(x: Any, plain: Any, items: Sequence[Any]) -> Any:
-    """``x[plain]``, single booleans as masks of a new axis."""
-    if not any(isinstance(i, bool) for i in items):
-        return x[plain]
-    if len(items) == 1:
-        return HANDLERS[np.expand_dims](x, 0)[np.array([items[0]])]
-    raise NotImplementedError("a single bool beside other indices is not supported")
+def _split(items: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]] | None:
+    """An index as one that makes a view and one of that view, by arrays and whole axes only.
+
+    Numbers pick slices before arrays pick elements: NumPy counts them among the arrays, which
+    moves axes.  A single boolean is a mask of a new axis.  ``None`` if one index does.
+    """
+    if not any(_is_int(i) or isinstance(i, bool) for i in items):
+        return None
+    first: list[Any] = []
+    then: list[Any] = []
+    for item in items:
+        if isinstance(item, bool):
+            first.append(None)
+            then.append(np.array([item]))
+        elif isinstance(item, np.ndarray):
+            first += [slice(None)] * _used(item)
+            then.append(item)
+        else:
+            first.append(item)
+            if not _is_int(item):
+                then.append(item if item is Ellipsis else slice(None))
+    return tuple(first), tuple(then)
 
 
 def _or_whole(key: Any) -> Any:
@@ -128,9 +154,9 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for numbers and slices, a copy for arrays and masks."""
     plain, items, basic = _key(input, key)
     if not basic:
-        made: Tensor = apply(
-            "IndexBackward0", lambda x: _whole(x, plain, items), (input,), saves=NOTHING
-        )
+        if (split := _split(items)) is not None:
+            input, plain = getitem(input, split[0]), split[1]
+        made: Tensor = apply("IndexBackward0", lambda x: x[plain], (input,), saves=NOTHING)
         return made
     last = next((i for i in reversed(items) if i is not Ellipsis and i != slice(None)), ...)
     label = "Select" if _is_int(last) else "Unsqueeze" if last is None else "Slice"
@@ -142,13 +168,16 @@ def getitem(input: Tensor, key: Any) -> Tensor:
 
 def setitem(input: Tensor, key: Any, value: Any) -> None:
     """``input[key] = value``"""
-    plain, items, _ = _key(input, key)
+    plain, items, basic = _key(input, key)
     operands = (input, value) if isinstance(value, Tensor) else (input,)
     if len(items) == 1 and isinstance(items[0], bool):  # a mask of a new axis, of size 1
         if not items[0]:
             input._check_writable(isinstance(value, Tensor) and value.requires_grad)
             return
         plain = ()
+    elif not basic and (split := _split(items)) is not None:
+        setitem(getitem(input, split[0]), split[1], value)
+        return
 
     def compute(x: Tracer, *new: Tracer) -> Any:
         stored = cast(new[0], x.dtype) if new else value

@@ -149,6 +149,22 @@ class NotImplemented(Node):
         raise RuntimeError(f"derivative for {self.operation} is not implemented")
 
 
+class ByHand(Node):
+    """An operation whose derivative its author gives."""
+
+    __slots__ = ("silent",)
+
+    silent: frozenset[int]
+    """The places of parents for which the last backward pass was told that there is none."""
+
+    @classmethod
+    def named(cls, name: str, parents: Sequence[Node | None], *, saves: bool) -> ByHand:
+        """A node of a class ``name``."""
+        node: ByHand = type(name, (cls,), {"__slots__": ()})(parents, saves=saves)
+        node.silent = frozenset()
+        return node
+
+
 @functools.cache
 def kind_of_node(name: str) -> type[Node]:
     """The class of nodes ``name``; with an operation behind it, that operation's own."""
@@ -165,13 +181,30 @@ def make_node(name: str, parents: Sequence[Node | None], *, saves: bool = False)
 
 def reachable(roots: Sequence[Node]) -> list[Node]:
     """The nodes that lead to ``roots``, each once."""
+    return _reached(roots, lambda node: node.parents)
+
+
+def told(roots: Sequence[Node]) -> list[Node]:
+    """The nodes that a backward pass brought a gradient to, if only one of zeros."""
+
+    def parents(node: Node) -> Sequence[Node | None]:
+        if isinstance(node, ByHand) and node.silent:
+            return [p for i, p in enumerate(node.parents) if i not in node.silent]
+        return node.parents
+
+    return _reached(roots, parents)
+
+
+def _reached(
+    roots: Sequence[Node], parents: Callable[[Node], Sequence[Node | None]]
+) -> list[Node]:
     found: dict[Node, None] = {}
     stack = list(roots)
     while stack:
         node = stack.pop()
         if node not in found:
             found[node] = None
-            stack += [p for p in node.parents if p is not None and p not in found]
+            stack += [p for p in parents(node) if p is not None and p not in found]
     return list(found)
 
 

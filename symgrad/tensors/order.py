@@ -17,9 +17,9 @@ from symgrad.tensors.creation import tensor
 from symgrad.tensors.elementwise import cast, declared, is_number, without_derivative
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.positions import along, flat, iota, pick_one
-from symgrad.tensors.reductions import reduction, returned
+from symgrad.tensors.reductions import reduction, refuse_empty, returned
 from symgrad.tracer import Tracer
-from symgrad.tracing import stage
+from symgrad.tracing import constant, stage
 
 Sorted = returned("sort", "values indices")
 TopK = returned("topk", "values indices")
@@ -125,6 +125,7 @@ def _fixed(number: int, axis: int) -> Any:
 @reduction
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """The ``k``-th smallest element along an axis, counted from 1, with its position."""
+    refuse_empty("kthvalue", input, dim)
     axis = one_axis(dim, input.ndim)
     if not 1 <= k <= (input.shape[axis] if input.ndim else 1):
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {axis}")
@@ -154,6 +155,7 @@ def _declare_median(name: str, kind: Any, ignore_nan: bool) -> None:
     def median(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
         if dim is None:
             return _whole_median(f"{label}0", input, ignore_nan)
+        refuse_empty("median", input, dim)
         axis = one_axis(dim, input.ndim)
         return _chosen(kind, f"{label}1", input, axis, keepdim, _middle(axis, ignore_nan))
 
@@ -162,10 +164,16 @@ def _declare_median(name: str, kind: Any, ignore_nan: bool) -> None:
     reduction(median)
 
 
+_OF_NOTHING = {"f": math.nan, "b": True}
+"""The median of no elements, by the kind of their type; an integer is the smallest one."""
+
+
 def _whole_median(label: str, input: Tensor, ignore_nan: bool) -> Tensor:
     """The median of all elements: equal ones share the cotangent."""
 
     def compute(x: Tracer) -> Any:
+        if not x.size:
+            return constant(_OF_NOTHING.get(x.dtype.kind) or np.iinfo(x.dtype).min, x.dtype)
         x = flat(x)
         place = _middle(0, ignore_nan)(x, _ordered(x, 0))
         value = stage("stop_gradient", pick_one(x, place, 0))
@@ -186,6 +194,7 @@ _declare_median("nanmedian", NanMedian, True)
 @reduction
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """The smallest of the most frequent elements along an axis, with its last position."""
+    refuse_empty("mode", input, dim)
     axis = one_axis(dim, input.ndim)
 
     def place(x: Tracer, order: Tracer) -> Any:

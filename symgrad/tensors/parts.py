@@ -196,6 +196,11 @@ def split(
             raise RuntimeError(
                 f"split expects split_size be non-negative, but got split_size={size}"
             )
+        if not size and total:
+            raise RuntimeError(
+                "split_size can only be 0 if dimension size is 0, but got dimension size of "
+                f"{total}"
+            )
         ends = [min(at + size, total) for at in range(0, total, size or 1)] or [0]
         return parts(input, ends, dim, label)
     counts = list(split_size_or_sections)
@@ -215,7 +220,8 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most ``chunks`` parts of equal size, the last one maybe smaller."""
     if chunks < 1:
         raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
-    return split(input, max(1, -(-input.shape[dim] // chunks)), dim)
+    n = input.shape[one_axis(dim, input.ndim)] if input.ndim else 1
+    return split(input, -(-n // chunks) if n else [0] * chunks, dim)
 
 
 FUNCTIONS["unsafe_chunk"] = lambda input, chunks, dim=0: split(

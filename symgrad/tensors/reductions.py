@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import symgrad.numpy as snp
-from symgrad.tensors import dtypes
+from symgrad.tensors import dtypes, softmax
 from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.axes import many_axes, one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, cast, enter, floating
@@ -131,22 +131,22 @@ _declare_truth("all", snp.all)
 # -- extremes ------------------------------------------------------------------------------
 
 
-def _refuse_empty(name: str, input: Tensor, dim: Any, text: str) -> None:
+def refuse_empty(name: str, input: Tensor, dim: Any, error: type[Exception] = RuntimeError) -> None:
+    """Raises where there is no element to choose: ``error`` of all, ``IndexError`` of an axis."""
     if dim is None and not input.numel():
-        raise RuntimeError(
-            f"{name}(): Expected reduction dim to be specified for input.numel() == 0. {text}"
+        remedy = " Specify the reduction dim with the 'dim' argument."
+        raise error(
+            f"{name}(): Expected reduction dim to be specified for input.numel() == 0."
+            f"{remedy if error is RuntimeError else ''}"
         )
     for axis in _axes(input, dim) if dim is not None else ():
         if input.shape[axis] == 0:
             raise IndexError(f"{name}(): Expected reduction dim {axis} to have non-zero size.")
 
 
-_SPECIFY = "Specify the reduction dim with the 'dim' argument."
-
-
 def _declare_position(name: str, function: Any) -> None:
     def position(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-        _refuse_empty(name, input, dim, _SPECIFY)
+        refuse_empty(name, input, dim, IndexError)
         axis = None if dim is None else one_axis(dim, input.ndim)
 
         def compute(x: Tracer) -> Any:
@@ -168,7 +168,7 @@ _declare_position("argmin", snp.argmin)
 
 def _declare_extremes(name: str, function: Any) -> None:
     def extreme(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-        _refuse_empty(name, input, dim if dim not in ((), None) else None, _SPECIFY)
+        refuse_empty(name, input, dim if dim not in ((), None) else None)
         axes = _axes(input, dim)
         made: Tensor = apply(
             f"{name.title()}Backward0",
@@ -192,7 +192,7 @@ def _declare_extreme(name: str, function: Any, position: str, elementwise: str) 
     def extreme(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
         if isinstance(dim, Tensor):
             return FUNCTIONS[elementwise](input, dim)
-        _refuse_empty(name, input, dim, _SPECIFY)
+        refuse_empty(name, input, dim)
         label = f"{name.title()}Backward{1 if dim is None else 0}"
         axis = None if dim is None else one_axis(dim, input.ndim)
         along = axis if input.ndim else None
@@ -312,6 +312,11 @@ def norm(
         return _nuclear(input, keepdim)
     order = 2 if p in (None, "fro") else p
     axes = _axes(input, dim)
+    if (dtypes.named(dtype).numpy if dtype else input._dtype).kind not in "fc":
+        raise RuntimeError(
+            "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
+            f"{input.dtype.scalar_name}"
+        )
     made: Tensor = apply(
         "LinalgVectorNormBackward0",
         lambda x: vector_norm(x, order, axes, keepdim),
@@ -326,10 +331,7 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     axes, dtype = _axes(input, dim), floating((input,))
 
     def compute(x: Tracer) -> Any:
-        x = cast(x, dtype)
-        top = stage("stop_gradient", snp.max(x, axis=axes, keepdims=True))
-        top = snp.where(snp.isfinite(top), top, 0.0)
-        total = snp.log(snp.sum(snp.exp(x - top), axis=axes, keepdims=True)) + top
+        total = softmax.logsumexp(cast(x, dtype), axes)
         return total if keepdim else snp.squeeze(total, axis=axes)
 
     made: Tensor = apply("LogsumexpBackward0", compute, (input,))
@@ -412,35 +414,19 @@ _declare_running("cumsum", snp.cumsum, NOTHING)
 _declare_running("cumprod", snp.cumprod, INPUTS)
 
 
-def _shifted(x: Tracer, axis: Any) -> Any:
-    """``x`` less its maximum along an axis, against overflow of the exponential."""
-    return x - stage("stop_gradient", snp.max(x, axis=axis, keepdims=True))
-
-
-def _declare_softmax(name: str, label: str, formula: Callable[[Tracer, Any], Any]) -> None:
-    def function(input: Tensor, dim: int = -1, *, dtype: Any = None) -> Tensor:
-        axis = one_axis(dim, input.ndim) if input.ndim else None
+def _declare_softmax(name: str, label: str, formula: Callable[[Tracer, int], Any]) -> None:
+    def function(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
         operand = to(input, dtype=dtype)
         if operand._dtype.kind != "f":
             raise RuntimeError(
                 f'"{name}_lastdim_kernel_impl" not implemented for \'{operand.dtype.scalar_name}\''
             )
-        made: Tensor = apply(label, lambda x: formula(x, axis), (operand,), saves=RESULT)
+        made: Tensor = apply(label, lambda x: formula(x, dim), (operand,), saves=RESULT)
         return made
 
     enter(function, name, f"``{name}`` along an axis.")
     reduction(function)
 
 
-def _softmax(x: Tracer, axis: Any) -> Any:
-    e = snp.exp(_shifted(x, axis))
-    return e / snp.sum(e, axis=axis, keepdims=True)
-
-
-def _log_softmax(x: Tracer, axis: Any) -> Any:
-    shifted = _shifted(x, axis)
-    return shifted - snp.log(snp.sum(snp.exp(shifted), axis=axis, keepdims=True))
-
-
-_declare_softmax("softmax", "SoftmaxBackward0", _softmax)
-_declare_softmax("log_softmax", "LogSoftmaxBackward0", _log_softmax)
+_declare_softmax("softmax", "SoftmaxBackward0", softmax.softmax)
+_declare_softmax("log_softmax", "LogSoftmaxBackward0", softmax.log_softmax)

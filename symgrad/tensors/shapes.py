@@ -174,9 +174,7 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two axes exchanged."""
     i, j = one_axis(dim0, input.ndim), one_axis(dim1, input.ndim)
-    if not input.ndim:
-        return alias(input)
-    made: Tensor = viewed("Transpose", lambda x: np.swapaxes(x, i, j), input)
+    made: Tensor = viewed("Transpose", lambda x: np.swapaxes(x, i, j) if x.ndim else x, input)
     return made
 
 
@@ -196,6 +194,8 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
         [one_axis(d, input.ndim) for d in (given if isinstance(given, (tuple, list)) else [given])]
         for given in (source, destination)
     ]
+    if not input.ndim:
+        return alias(input)
     made: Tensor = viewed("Permute", lambda x: np.moveaxis(x, *pairs), input)
     return made
 

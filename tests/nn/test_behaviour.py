@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -116,3 +117,25 @@ def test_copies_are_apart() -> None:
     nn.init.zeros_(other[0].weight)
     assert model[0].weight.abs().sum().item() > 0
     assert isinstance(other[0].weight, nn.Parameter) and other[0].weight.requires_grad
+
+
+def test_loading_copies_once() -> None:
+    model = nn.Linear(256, 256, bias=False)
+    weight = model.weight
+    state = {"weight": torch.ones(256, 256)}
+    tracemalloc.start()
+    try:
+        model.load_state_dict(state)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert weight.nelement() * 4 <= most < 1.5 * weight.nelement() * 4
+    assert model.weight is weight and weight.requires_grad and bool((weight == 1).all())
+    state["weight"].zero_()
+    assert bool((weight == 1).all())
+
+
+def test_one_hot_refuses_classes_out_of_range() -> None:
+    for classes, text in ([3, 0], "smaller than num_classes"), ([-1, 0], "non-negative"):
+        with pytest.raises(RuntimeError, match=f"Class values must be {text}"):
+            nn.functional.one_hot(torch.tensor(classes), 3)

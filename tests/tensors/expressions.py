@@ -402,9 +402,34 @@ def _listed(text: str, prefix: str = "") -> list[str]:
     return [prefix + p for p in parts if p]
 
 
+EDGES = """
+s.softmax(0); s.log_softmax(-1); torch.softmax(s, 0); s.logsumexp(0); s.logsumexp(-1, keepdim=True)
+torch.nn.functional.softmax(s, 0); torch.nn.functional.log_softmax(s, -1); (x[:0] * 1.0).softmax(1)
+(x[:0] * 1.0).softmax(0); (x[:, :0] / 2).softmax(1); (x[:0] / 2).log_softmax(1); x[:0].logsumexp(0)
+x[:0].logsumexp(1); x[:, :0].logsumexp(1); x[:0].logsumexp((0, 1)); s.median(); s.median(0)
+x[:0].median(); x[:0].nanmedian(); x[:0].median(1); s.max(0); s.min(-1, True); s.amax(0)
+s.argmax(); s.argmin(0, keepdim=True); x[:0].max(1); x[:0].min(1); x[:0].argmax(1); x[:0].amax(1)
+x[:0].aminmax(dim=1); s.aminmax(dim=0); x[:0].sum(0); x[:0].mean(0); x[:0].prod(1); x[:0].norm()
+s.cumsum(0); s.cumprod(0); x[:0].cumsum(0); s.cummax(0); s.logcumsumexp(0); s.sort(); s.argsort()
+x[:0].sort(0); s.topk(1); s.kthvalue(1); s.mode(); s.flip(()); s.roll(1)
+s.movedim(0, -1); s.transpose(0, 0); s.t(); s.flatten(); s.squeeze(0); s.diff() if s.ndim else s
+x[:0] @ y.T; x[:, :0] @ y.T[:0]; v[:0] @ w[:0]; x[:0].chunk(2); v[:0].chunk(3); v[:0].split(2)
+x[:0].repeat(2, 1); torch.cat([x[:0], y]); torch.einsum("ij,kj->ik", x[:0], y)
+torch.nn.functional.one_hot(n[:0], 3); torch.nn.functional.mse_loss(x[:0], y[:0]); x[:0].nansum()
+z[0, :, torch.tensor([0, 1])]; z[0, torch.tensor([0, 1])]; z[torch.tensor([0, 1]), :, 1]
+z[-1, ..., torch.tensor([[0, 1]])]; z[None, 0, :, [0, 1]]; z[0, 1:, [0, 1]]
+z[torch.tensor(1), :, [0, 1]]; z[0, None, [0, 1]]; z[True, 0]; z[0, False]; z[True, [0, 1]]
+z[:, True]; z[[[0, 1], [2, 1]]]; z[[torch.tensor([0, 1]), torch.tensor([2, 1])]]
+z[[0, slice(1, 3)]]; z[torch.tensor([1, 0], dtype=torch.uint8)]; z[[]]; z[0, []]; z[:, [], 1]
+!s.softmax(1); !s.log_softmax(-2); !s.max(1); !x[:0].max(); !x[:0].max(0); !x[:0].argmax(0)
+!x[:0].argmax(); !x[:0].amax(); !x[:0].median(0); !x[:0].kthvalue(1, 0); !x.split(0); !i // 0
+!i % 0; !i.fmod(0); !torch.tensor(2**63); !i.norm(); !x[:0].mode(0)
+"""
+
 CASES: list[str] = [
     *(case for text in (
-        ARITHMETIC, ELEMENTWISE, REDUCTIONS, ORDER, SHAPES, INDEXING, LINALG, CREATION, CONVERSION
+        ARITHMETIC, ELEMENTWISE, REDUCTIONS, ORDER, SHAPES, INDEXING, LINALG, CREATION, CONVERSION,
+        EDGES,
     ) for case in _listed(text)),
     *_listed(IN_PLACE, "x.clone()."),
     *_listed(POSITIVE_IN_PLACE, "p.clone()."),

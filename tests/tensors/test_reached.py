@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import symgrad as torch
@@ -70,3 +72,57 @@ def test_a_write_through_an_alias_of_a_number() -> None:
     y = torch.tensor([0.2])
     y[y > 0.5] = 0.0
     assert y.tolist() == torch.tensor([0.2]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        (lambda y: y.sign(), [2, 2]),
+        (lambda y: y.floor(), [2, 2]),
+        (lambda y: y.zero_(), [2, 2]),
+        (lambda y: (y * 1).zero_(), [2, 2]),
+        (lambda y: (y > 0).float() + y * 0, [2, 2]),
+    ],
+)
+def test_hooks_see_gradients_that_are_zero(lost: Any, expected: list[float]) -> None:
+    """What they make of zeros goes on, as in PyTorch."""
+    seen: list[Any] = []
+
+    def hook(g: Any) -> Any:
+        seen.append(g.tolist())
+        return g + 1
+
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 2
+    y.register_hook(hook)
+    lost(y).sum().backward()
+    assert seen == [[0, 0]] and x.grad.tolist() == expected
+    x.register_hook(hook)
+    assert torch.autograd.grad(x.sign().sum(), x)[0].tolist() == [1, 1]
+
+
+def test_hooks_off_the_way_are_not_called() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda g: g + 1)
+    for z in (y.detach() * x, (y > 0).float() * x):
+        x.grad = None
+        z.sum().backward()
+        assert x.grad.tolist() == z.detach().div(x.detach()).tolist()
+
+
+def test_gradients_are_retained_where_nothing_goes_on() -> None:
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    y = x.sign()
+    y.retain_grad()
+    z = y * 1
+    z.retain_grad()
+    (y * 3 + z.floor()).sum().backward()
+    assert (x.grad.tolist(), y.grad.tolist(), z.grad.tolist()) == ([0, 0], [3, 3], [0, 0])
+
+
+def test_a_refused_backward_retains_nothing() -> None:
+    y = torch.ones(2, requires_grad=True) * 2
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        torch.ones(2).sum().backward(inputs=[y])
+    assert not y.retains_grad

@@ -42,9 +42,11 @@ def test_a06_tensors_from_lists_tuples_and_numbers() -> None:
 
 def test_a07_creation() -> None:
     assert torch.rand(1, 3, 64, 64).shape == (1, 3, 64, 64)
+    assert torch.rand(1, 1000).shape == (1, 1000) and not torch.rand(1, 1000).requires_grad
     assert torch.rand(5, 5, requires_grad=True).requires_grad
     assert torch.rand((5, 5), requires_grad=True).shape == (5, 5)
-    assert torch.randn((3, 1), requires_grad=True).dtype is torch.float32
+    for made in (torch.randn((3, 1), requires_grad=True), torch.ones((3, 1), requires_grad=True)):
+        assert (made.shape, made.dtype, made.requires_grad) == ((3, 1), torch.float32, True)
     counted = torch.arange(6)
     assert counted.dtype is torch.int64
     assert (counted.reshape(2, 3) * 1.0).dtype is torch.float32
@@ -76,6 +78,19 @@ def test_a08_printing(data: Any, text: str) -> None:
     assert repr(torch.tensor(data)) == text
 
 
+def test_a08_printing_of_what_is_tracked(capsys: pytest.CaptureFixture[str]) -> None:
+    """Leaves say that they want a gradient, results where they come from, others nothing."""
+    x = torch.tensor([[2.1829], [-0.0914], [0.7154]], requires_grad=True)
+    column = "tensor([[ 2.1829],\n        [-0.0914],\n        [ 0.7154]]"
+    assert repr(x) == f"{column}, requires_grad=True)"
+    assert repr(x * 1) == f"{column}, grad_fn=<MulBackward0>)"
+    assert repr(x.detach()) == f"{column})"
+    a, b = _pair()
+    print(a, b)
+    first, second = "tensor([2., 3.], requires_grad=True)", "tensor([6., 4.], requires_grad=True)"
+    assert capsys.readouterr().out == f"{first} {second}\n"
+
+
 def test_a08_printing_of_many_elements() -> None:
     assert repr(torch.arange(2000)) == "tensor([   0,    1,    2,  ..., 1997, 1998, 1999])"
     assert repr(torch.zeros(0, 3)) == "tensor([], size=(0, 3))"
@@ -101,8 +116,8 @@ def test_a10_scalars() -> None:
 def test_a11_grad_fn() -> None:
     y = torch.randn((3, 1), requires_grad=True) + 1
     assert y.requires_grad
-    assert re.fullmatch(r"<AddBackward0 object at 0x[0-9a-f]+>", repr(y.grad_fn))
-    assert (y**2 + 3).grad_fn.name() == "AddBackward0"
+    for tensor in (y, y**2 + 3):
+        assert re.fullmatch(r"<AddBackward0 object at 0x[0-9a-f]+>", repr(tensor.grad_fn))
 
 
 def test_a12_next_functions() -> None:
@@ -111,7 +126,12 @@ def test_a12_next_functions() -> None:
     z = y**2 + 3
     (power, slot), last = z.grad_fn.next_functions
     assert (power.name(), slot, last) == ("PowBackward0", 0, (None, 0))
-    assert power.next_functions == ((y.grad_fn, 0),)
+    address = r"object at 0x[0-9a-f]+>"
+    assert re.fullmatch(
+        rf"\(\(<PowBackward0 {address}, 0\), \(None, 0\)\)", repr(z.grad_fn.next_functions)
+    )
+    assert re.fullmatch(rf"\(\(<AddBackward0 {address}, 0\),\)", repr(power.next_functions))
+    assert power.next_functions[0][0] is y.grad_fn
     leaf = y.grad_fn.next_functions[0][0]
     assert leaf.name() == "torch::autograd::AccumulateGrad" and leaf.variable is x
     node = _q(*_pair()).grad_fn
@@ -258,7 +278,8 @@ def test_a25_vector_jacobian_product() -> None:
     def f(x: Any) -> Any:
         return np.stack([x[0] * x[1], np.sin(x[0]), x[1] ** 2 + x[0]])
 
-    point, v = np.array([0.7, -1.3]), np.array([0.3, -0.8, 1.7])
+    rng = np.random.default_rng(25)
+    point, v = rng.standard_normal(2), rng.standard_normal(3)
     jacobian = torch.jacobian(f)(point)
     x = torch.tensor(point, requires_grad=True)
     y = torch.stack([x[0] * x[1], x[0].sin(), x[1] ** 2 + x[0]])
@@ -307,8 +328,13 @@ def test_a28_in_place_update() -> None:
 
 def test_a29_flags_of_leaves() -> None:
     x = torch.ones(2, requires_grad=True)
-    with pytest.raises(RuntimeError, match=r"^you can only change requires_grad flags of leaf"):
+    with pytest.raises(RuntimeError) as error:
         (x * 2).requires_grad = False
+    assert str(error.value) == (
+        "you can only change requires_grad flags of leaf variables. If you want to use a computed "
+        "variable in a subgraph that doesn't require differentiation use var_no_grad = "
+        "var.detach()."
+    )
     x.requires_grad = False
     assert not (x * 2).requires_grad
 
@@ -322,17 +348,20 @@ def test_a30_integers() -> None:
 
 
 def test_a37_signatures() -> None:
-    def defaults(function: Any) -> dict[str, Any]:
+    def arguments(function: Any) -> str:
         parameters = inspect.signature(function).parameters.values()
-        return {p.name: p.default for p in parameters if p.name not in ("self", "tensors")}
+        return ", ".join(
+            p.name if p.default is p.empty else f"{p.name}={p.default}" for p in parameters
+        )
 
-    assert defaults(torch.Tensor.backward) == {
-        "gradient": None, "retain_graph": None, "create_graph": False, "inputs": None,
-    }  # fmt: skip
-    assert defaults(torch.autograd.backward) == {
-        "grad_tensors": None, "retain_graph": None, "create_graph": False, "grad_variables": None,
-        "inputs": None,
-    }  # fmt: skip
+    assert arguments(torch.Tensor.backward) == (
+        "self, gradient=None, retain_graph=None, create_graph=False, inputs=None"
+    )
+    assert arguments(torch.autograd.backward) == (
+        "tensors, grad_tensors=None, retain_graph=None, create_graph=False, grad_variables=None, "
+        "inputs=None"
+    )
+    assert arguments(torch.Tensor.register_hook) == "self, hook"
 
 
 def test_a37_hooks_and_inputs() -> None:

@@ -430,3 +430,39 @@ def test_booleans_are_scaled_as_what_they_are_added_to() -> None:
     x, mask = torch.zeros(2), torch.tensor([True, False])
     assert torch.add(x, mask, alpha=2).tolist() == [2, 0]
     assert torch.add(mask, mask, alpha=2).tolist() == [True, False]
+
+
+def _through_a_view(y: Any) -> None:
+    part = y[1:]
+    with torch.no_grad():
+        part.mul_(0.5)
+
+
+UNSEEN: dict[str, Callable[[Any], Any]] = {
+    **{road: write for road, (write, _) in WRITES.items()}, "view": _through_a_view,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize("leaf", [False, True])
+@pytest.mark.parametrize("road", UNSEEN)
+def test_a_derivative_counts_uses_before_and_after_a_write(
+    road: str, leaf: bool, look: bool
+) -> None:
+    """``grad``, hooks and retained gradients go by the tensor, whatever it held when used."""
+    y = torch.tensor(POINT, requires_grad=True)
+    y = y if leaf else y * 2
+    seen: list[Any] = []
+    before = y * 3
+    if look:
+        before.tolist()
+    UNSEEN[road](y)
+    y.register_hook(lambda g: seen.append(g.tolist()))
+    (alone,) = torch.autograd.grad(before.sum(), y, retain_graph=True)
+    assert alone.tolist() == [3, 3, 3]
+    after = y * 5
+    (both,) = torch.autograd.grad((before + after).sum(), y, retain_graph=True)
+    assert both.tolist() == [8, 8, 8]
+    y.retain_grad()
+    (before + after).sum().backward()
+    assert y.grad.tolist() == [8, 8, 8] and seen == [[3, 3, 3], [8, 8, 8], [8, 8, 8]]

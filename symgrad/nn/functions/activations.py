@@ -13,6 +13,7 @@ from typing import Any
 import symgrad.numpy as snp
 from symgrad.ir.errors import UsageError
 from symgrad.nn.faces import for_tensors
+from symgrad.tensors import softmax as formulas
 from symgrad.tensors.apply import RESULT
 from symgrad.tensors.dtypes import named
 from symgrad.tracing import emit
@@ -216,12 +217,12 @@ def glu(input: Array, dim: int = -1) -> Array:
 
 @for_tensors("SoftmaxBackward0", saves=RESULT)
 def _softmax(input: Array, dim: int, dtype: Any) -> Array:
-    return softmax_of(_converted(input, dtype), dim)
+    return formulas.softmax(_converted(input, dtype), dim)
 
 
 @for_tensors("LogSoftmaxBackward0", saves=RESULT)
 def _log_softmax(input: Array, dim: int, dtype: Any) -> Array:
-    return log_softmax_of(_converted(input, dtype), dim)
+    return formulas.log_softmax(_converted(input, dtype), dim)
 
 
 def softmax(input: Array, dim: int | None = None, *, dtype: Any = None) -> Array:
@@ -237,18 +238,6 @@ def softmin(input: Array, dim: int | None = None, *, dtype: Any = None) -> Array
 def log_softmax(input: Array, dim: int | None = None, *, dtype: Any = None) -> Array:
     """``x - log(sum(exp(x)))`` along an axis, shifted by the maximum against overflow."""
     return _log_softmax(input, _axis("log_softmax", input, dim), dtype)
-
-
-def softmax_of(x: Array, axis: int) -> Array:
-    """``softmax`` of an array or traced value."""
-    e = snp.exp(x - emit("stop_gradient", snp.max(x, axis=axis, keepdims=True)))
-    return e / snp.sum(e, axis=axis, keepdims=True)
-
-
-def log_softmax_of(x: Array, axis: int) -> Array:
-    """``log_softmax`` of an array or traced value."""
-    shifted = x - emit("stop_gradient", snp.max(x, axis=axis, keepdims=True))
-    return shifted - snp.log(snp.sum(snp.exp(shifted), axis=axis, keepdims=True))
 
 
 def _converted(x: Array, dtype: Any) -> Array:

@@ -14,10 +14,10 @@ import numpy as np
 import symgrad.numpy as snp
 from symgrad.ir.errors import UsageError
 from symgrad.nn.faces import FitError, for_tensors
-from symgrad.nn.functions.activations import softmax_of
 from symgrad.nn.functions.dropout import kept, random_key
 from symgrad.nn.functions.linear import linear
 from symgrad.tensors import Tensor
+from symgrad.tensors.softmax import softmax
 from symgrad.tracing import emit
 
 Array = Any
@@ -58,9 +58,9 @@ def _weights(query: Array, key: Array, masks: tuple[Array | None, ...], causal: 
         else:
             scores = scores + mask
     if allowed is None:
-        return softmax_of(scores, -1)
+        return softmax(scores, -1)
     allowed = snp.broadcast_to(allowed, scores.shape)
-    weights = softmax_of(snp.where(allowed, scores, float(np.finfo(scores.dtype).min) / 2), -1)
+    weights = softmax(snp.where(allowed, scores, float(np.finfo(scores.dtype).min) / 2), -1)
     return snp.where(allowed, weights, weights * 0)
 
 

@@ -92,6 +92,11 @@ def one_hot(tensor: Array, num_classes: int = -1) -> Array:
     if num_classes == -1:
         known = tensor._array() if isinstance(tensor, Tensor) else tensor
         num_classes = int(snp.max(known)) + 1
+    known = known_array(tensor)
+    if known is not None and known.size and not (known < num_classes).all():
+        raise FitError("Class values must be smaller than num_classes.")
+    if known is not None and known.size and not (known >= 0).all():
+        raise FitError("Class values must be non-negative.")
     return _one_hot(tensor, num_classes)
 
 

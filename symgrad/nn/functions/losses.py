@@ -14,8 +14,8 @@ from typing import Any
 import symgrad.numpy as snp
 from symgrad.ir.errors import ShapeError, UsageError
 from symgrad.nn.faces import FitError, for_tensors, kind_of, known_array
-from symgrad.nn.functions.activations import log_softmax_of
 from symgrad.tensors import Tensor, dtypes
+from symgrad.tensors.softmax import log_softmax
 from symgrad.tracing import emit
 
 Array = Any
@@ -118,7 +118,7 @@ def _cross_entropy_of_classes(
     input: Array, target: Array, weight: Array | None, ignore_index: int, reduction: str,
     label_smoothing: float,
 ) -> Array:  # fmt: skip
-    log_p = log_softmax_of(input, _class_axis(input))
+    log_p = log_softmax(input, _class_axis(input))
     return _negative_likelihood(log_p, target, weight, ignore_index, reduction, label_smoothing)
 
 
@@ -127,7 +127,7 @@ def _cross_entropy_of_odds(
     input: Array, target: Array, weight: Array | None, reduction: str, label_smoothing: float
 ) -> Array:
     axis = _class_axis(input)
-    log_p = log_softmax_of(input, axis)
+    log_p = log_softmax(input, axis)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]
     scaled = log_p if weight is None else log_p * _by_class(weight, log_p)
