@@ -100,6 +100,15 @@ class Target:
         return table[name]
 
 
+@functools.cache
+def huge_page_bytes() -> int:
+    """Size of the large pages that Linux backs memory with where a program asks; else 0."""
+    try:
+        return int(Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 def _cache_sizes() -> dict[str, int]:
     """Data cache sizes of CPU 0 as Linux reports them; empty where it does not."""
     names = {("1", "Data"): "l1d", ("2", "Unified"): "l2", ("3", "Unified"): "l3"}

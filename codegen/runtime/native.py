@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.jit import build, load_objects, renamed
-from symgrad.codegen.target import Target
+from symgrad.codegen.target import Target, huge_page_bytes
 
 if TYPE_CHECKING:  # numpy.typing takes milliseconds to import
     from numpy.typing import NDArray
@@ -111,7 +112,19 @@ def load_entries(
 
 
 def aligned_bytes(size: int, align: int = LINE) -> NDArray[np.uint8]:
-    """Zeroed memory that starts at a multiple of ``align``; untouched pages cost nothing."""
-    raw = np.zeros(size + align, np.uint8)
-    start = -raw.ctypes.data % align
+    """Zeroed memory that starts at a multiple of ``align``; untouched pages cost nothing.
+
+    Large memory lies in huge pages where the system has them.  Weights that stream by once
+    in a run miss the TLB at every small page, and hardware fetches ahead within a page only.
+    """
+    page = huge_page_bytes()
+    if not page or size < page:
+        raw = np.zeros(size + align, np.uint8)
+        start = -raw.ctypes.data % align
+        return raw[start : start + size]
+    pages = mmap.mmap(-1, size + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    raw = np.frombuffer(pages, np.uint8)  # keeps the pages as long as there is a view
+    start = -raw.ctypes.data % page
+    with suppress(OSError):  # a kernel without them refuses
+        pages.madvise(mmap.MADV_HUGEPAGE, start, size // page * page)
     return raw[start : start + size]
