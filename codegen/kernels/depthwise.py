@@ -17,7 +17,7 @@ from math import prod
 from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.gemm_emit import split_index
+from symgrad.codegen.kernels.gemm_result import split_index
 from symgrad.codegen.kernels.implicit_gemm import Convolution
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
 from symgrad.codegen.kernels.microkernel import (

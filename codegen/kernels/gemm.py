@@ -15,8 +15,9 @@ from math import ceil, isqrt, prod
 from symgrad.codegen.access import MEMORY_TYPES, Access
 from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.gemm_emit import Plan, emit_combine, emit_gemm
+from symgrad.codegen.kernels.gemm_emit import emit_combine, emit_gemm
 from symgrad.codegen.kernels.gemm_pairs import in_pairs
+from symgrad.codegen.kernels.gemm_plan import Plan
 from symgrad.codegen.kernels.gemm_schedule import DEEPEST, vectors_beside
 from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums, runs_down, transposed
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of
-from symgrad.codegen.kernels.gemm_schedule import Problem, schedule
-from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums
-from symgrad.codegen.kernels.lanes import columns_of, load_lanes, store_lanes
-from symgrad.codegen.kernels.matrix import Matrix, Operand, Source, permuted
+from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.kernels.gemm_plan import Plan
+from symgrad.codegen.kernels.gemm_result import Result
+from symgrad.codegen.kernels.gemm_spec import GemmSpec
+from symgrad.codegen.kernels.matrix import Matrix, Source
 from symgrad.codegen.kernels.microkernel import (
     Accumulators,
     Feed,
@@ -25,16 +25,13 @@ from symgrad.codegen.kernels.microkernel import (
     sum_lanes,
 )
 from symgrad.codegen.kernels.pack import (
-    CACHE_LINE,
     pack_lines,
     pack_transposed,
     packed_dtype,
     prefetch_share,
-    round_up,
     vectors,
 )
-from symgrad.codegen.scalar import convert, emit_op
-from symgrad.codegen.target import Target
+from symgrad.codegen.scalar import emit_op
 
 Range = tuple[Int, Int]
 
@@ -61,7 +58,7 @@ def emit_combine(k: Emitter, name: str, spec: GemmSpec) -> None:
     with k.function(name, ("ptr noalias", "i64", "i64")) as (args, tid, nth):
         operands = len(spec.epilogue.operands) if spec.epilogue else 0
         buffers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(operands + 2)]
-        result = _Result(k, plan, buffers[-1], buffers[1:-1])
+        result = Result(k, plan, buffers[-1], buffers[1:-1])
         by_rows = rows >= columns
         share = k.slice(max(rows, columns), tid, nth)
         with k.loop(*(share if by_rows else (0, rows))) as line:
@@ -80,157 +77,6 @@ def emit_combine(k: Emitter, name: str, spec: GemmSpec) -> None:
                     result.store(row, col, piece, total)
 
 
-class Plan:
-    """A spec's operands as matrices, its schedule, and the layout of packed blocks."""
-
-    def __init__(self, spec: GemmSpec, target: Target) -> None:
-        self.spec = spec
-        # Vectors run along the columns of C at one stride.  Where several of its
-        # column dimensions cannot be merged, all but the last join the batch.
-        batch, moved = len(spec.batch), len(spec.n) - spec.mergeable
-        self.head, self.inner = (*spec.batch, *spec.n[:moved]), spec.n[moved:]
-        self.batch, self.m, self.n, self.k = map(prod, (self.head, spec.m, self.inner, spec.k))
-        a_axes = list(range(batch + len(spec.m) + len(spec.k)))
-        a = permuted(spec.a, [*a_axes[:batch], *[None] * moved, *a_axes[batch:]])
-        c = replace(spec.c, strides=spec.c.strides[1:]) if spec.splits > 1 else spec.c
-        self.a = Matrix.of(a, self.head, spec.m, spec.k)
-        self.b, self.c = self._regrouped(spec.b, spec.k), self._regrouped(c, spec.m)
-        holds_partials = c.dtype == spec.accumulator
-        sizes = self.batch, self.m, self.n, self.k
-        problem = Problem(*sizes, self.a, self.b, holds_partials, spec.threads, spec.splits)
-        self.schedule = s = schedule(problem, target)
-        self.k_blocks = max(1, ceil(self.k / max(1, s.kc)))
-        self.a_lines = s.form == "dot" or self.a.run(self.a.cols) >= self.a.run(self.a.rows)
-        self.b_lines = self.b.run(self.b.cols) >= self.b.run(self.b.rows)
-        self.pitch = round_up(s.kc, s.lanes) + s.lanes
-        self.a_tile, self.b_tile = s.mr * self.pitch, s.nr * self.pitch
-        a_items = s.pack_a * s.mc // s.mr * self.a_tile
-        b_items = s.pack_b * s.nc // s.nr * self.b_tile
-        self.a_area = round_up(a_items * problem.bytes, 64)
-        self.scratch = self.a_area + round_up(b_items * problem.bytes, 64)
-
-    def _axes(self, rows: Sequence[int], lead: int = 0) -> tuple[list[int], list[int], list[int]]:
-        """Axes of the batch, the rows and the columns of an operand that has ``lead`` more."""
-        batch = len(self.spec.batch)
-        axes = list(range(lead, lead + batch + len(rows) + len(self.spec.n)))
-        cols = axes[batch + len(rows) :]
-        moved = len(self.head) - batch
-        return axes[:batch] + cols[:moved], axes[batch : batch + len(rows)], cols[moved:]
-
-    def _regrouped(self, operand: Operand, rows: Sequence[int]) -> Matrix:
-        """An operand over ``batch + rows + n`` as matrices."""
-        head, mid, cols = self._axes(rows)
-        return Matrix.of(permuted(operand, head + mid + cols), self.head, rows, self.inner)
-
-    def partials(self, splits: int) -> Matrix:
-        """For each row of C, its partial sums as a matrix of ``splits`` rows."""
-        head, rows, cols = self._axes(self.spec.m, lead=1)
-        operand = permuted(partial_sums(self.spec, splits), [*head, *rows, 0, *cols])
-        return Matrix.of(operand, (*self.head, *self.spec.m), (splits,), self.inner)
-
-
-class _Result:
-    """Stores vectors of the result, through the epilogue."""
-
-    def __init__(self, k: Emitter, plan: Plan, buffer: Reg, operands: Sequence[Reg]) -> None:
-        self.k, self.plan, self.buffer, self.operands = k, plan, buffer, operands
-        self.partial = plan.spec.accumulator
-        self.plain = plan.spec.epilogue is None and plan.spec.c.dtype == self.partial
-        self.stride = plan.c.cols.strides[0]
-        rows = plan.c.rows
-        self.turned = self.stride != 1 and rows.strides == (1,) and plan.spec.epilogue is None
-        """Whether C is contiguous down its tiles' columns, which are then what is stored."""
-
-    def at(self, batch: Int, split: Int = 0) -> None:
-        """Turns to one matrix of the batch, of a part of the contraction."""
-        k, plan = self.k, self.plan
-        source = Source.of(k, plan.c, self.buffer, batch)
-        skip = k.mul(split, plan.spec.c.strides[0]) if plan.spec.splits > 1 else 0
-        self.base = k.gep(source.base, skip, MEMORY_TYPES[plan.c.dtype])
-        self.head = split_index(k, batch, plan.head)
-
-    def address(self, row: Int, col: Int) -> Reg:
-        """Where an element lies."""
-        k, c = self.k, self.plan.c
-        offset = k.add(c.rows.at(k, row).offset, c.cols.at(k, col).offset)
-        return k.gep(self.base, offset, MEMORY_TYPES[c.dtype])
-
-    def prefetch(self, at: tuple[Int, Int], height: int, width: int) -> None:
-        """Asks for the memory of a tile that will be stored once its sums are there."""
-        if self.stride == 1 or self.turned:
-            step = CACHE_LINE // bytes_of(MEMORY_TYPES[self.plan.c.dtype])
-            steps = (step, 1) if self.turned else (1, step)
-            for i, j in product(range(0, height, steps[0]), range(0, width, steps[1])):
-                address = self.address(self.k.add(at[0], i), self.k.add(at[1], j))
-                self.k.prefetch(address, write=True)
-
-    def load(self, row: Int, col: Int, piece: Piece) -> Reg:
-        """Partial sums stored before."""
-        mask = None if piece.count == piece.lanes else self.k.lane_mask(piece.count, piece.lanes)
-        start = self.address(row, col)
-        return load_lanes(self.k, start, self.partial, self.stride, piece.lanes, mask)
-
-    def store_partial(self, row: Int, col: Int, piece: Piece, value: Reg) -> None:
-        """Stores sums that are not complete."""
-        mask = None if piece.count == piece.lanes else self.k.lane_mask(piece.count, piece.lanes)
-        store_lanes(self.k, value, self.address(row, col), self.partial, self.stride, mask)
-
-    def store(self, row: Int, col: Int, piece: Piece, value: Reg) -> None:
-        """Stores complete sums."""
-        k, spec, batch = self.k, self.plan.spec, len(self.plan.spec.batch)
-        mask = None if piece.count == piece.lanes else k.lane_mask(piece.count, piece.lanes)
-        if spec.epilogue is None:
-            value = convert(k, value, self.partial, spec.c.dtype)
-        else:
-            inner: list[Int] = [0 for _ in self.plan.inner]
-            if inner:  # merged: the position along the last one tells all
-                inner[-1] = col
-            rows = split_index(k, row, spec.m)
-            point = [*self.head[:batch], *rows, *self.head[batch:], *inner]
-            value = spec.epilogue.emit(k, value, self.operands, point, mask)
-        store_lanes(k, value, self.address(row, col), spec.c.dtype, self.stride, mask)
-
-    def store_columns(
-        self, at: tuple[Int, Int], line: Sequence[Piece], sums: Sequence[Sequence[Reg]]
-    ) -> None:
-        """Stores a whole tile of complete sums column by column."""
-        self._each_column(at, line, sums, self._store_column)
-
-    def add_columns(
-        self, at: tuple[Int, Int], line: Sequence[Piece], sums: Sequence[Sequence[Reg]]
-    ) -> None:
-        """Adds a whole tile to what was stored before, column by column."""
-        k, dtype = self.k, self.partial
-
-        def add(start: Reg, value: Reg, mask: Reg | None) -> None:
-            so_far = load_lanes(k, start, dtype, 1, lanes_of(value.type), mask)
-            self._store_column(start, emit_op(k, "add", (so_far, value), (dtype, dtype)), mask)
-
-        self._each_column(at, line, sums, add)
-
-    def _each_column(
-        self,
-        at: tuple[Int, Int],
-        line: Sequence[Piece],
-        sums: Sequence[Sequence[Reg]],
-        write: Callable[[Reg, Reg, Reg | None], None],
-    ) -> None:
-        """Calls ``write`` with the address of each part of a column, its values and lanes."""
-        k = self.k
-        for v, piece in enumerate(line):
-            for top in range(0, len(sums), piece.lanes):
-                rows = [row[v] for row in sums[top : top + piece.lanes]]
-                for j, column in enumerate(columns_of(k, rows)[: piece.count]):
-                    lanes = lanes_of(column.type)
-                    mask = None if len(rows) == lanes else k.lane_mask(len(rows), lanes)
-                    start = self.address(k.add(at[0], top), k.add(at[1], piece.start + j))
-                    write(start, column, mask)
-
-    def _store_column(self, start: Reg, value: Reg, mask: Reg | None) -> None:
-        dtype = self.plan.spec.c.dtype
-        store_lanes(self.k, convert(self.k, value, self.partial, dtype), start, dtype, 1, mask)
-
-
 class _Product:
     """Emits the blocked loops around the tiles."""
 
@@ -239,7 +85,7 @@ class _Product:
         operands = 2 + (len(spec.epilogue.operands) if spec.epilogue else 0)
         buffers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(operands + 1)]
         self.a_buffer, self.b_buffer = buffers[:2]
-        self.result = _Result(k, self.plan, buffers[-1], buffers[2:-1])
+        self.result = Result(k, self.plan, buffers[-1], buffers[2:-1])
         if self.plan.scratch:
             scratch = k.load("ptr", k.gep(args, operands + 1, "ptr"))
             self.a_block = k.gep(scratch, k.mul(tid, self.plan.scratch), "i8")
@@ -409,8 +255,8 @@ class _Product:
         else:
             acc = Accumulators(k, height, [accumulator_type(dtype, p.lanes) for p in line])
             acc.clear()
-            result.prefetch(at, height, width)
-            outer_tile(k, a, b, acc, height, line, part.depth)
+            errands = result.fetches(at, height, width, part.last)
+            outer_tile(k, a, b, acc, height, line, part.depth, errands)
             # Adding block sums rounds less than one long sum.
             if part.first is not None and not result.turned:
                 with k.if_(k.bits("xor", part.first, 1)):
@@ -488,12 +334,3 @@ def tiles(
         yield span(k, low, k.min(high, full)), size
     if rest:
         yield span(k, k.max(low, full), high), rest
-
-
-def split_index(k: Emitter, index: Int, extents: Sequence[int]) -> list[Int]:
-    """A flat index as one position per dimension."""
-    digits: list[Int] = []
-    for extent in reversed(extents[1:]):
-        index, digit = k.divmod(index, extent)
-        digits.insert(0, digit)
-    return [index, *digits] if extents else []

@@ -9,7 +9,7 @@ products with little reuse whose operands are contiguous along the contraction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -25,6 +25,9 @@ LATENCY_PRODUCTS = 8
 
 UNROLLED_PRODUCTS = 16
 """Vector products in the body of the inner loop, at least: hides its overhead."""
+
+ERRAND_STEPS = 4
+"""Contraction steps between two errands, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,17 @@ def multiply_add(k: Emitter, a: Reg, b: Reg, total: Reg) -> Reg:
     return k.as_reg(k.add(k.mul(a, b), total))
 
 
+@dataclass(frozen=True, slots=True)
+class Errands:
+    """What a tile does for others while it computes: ``do(0)`` to ``do(count - 1)``.
+
+    Memory that is asked for little by little holds nothing up.
+    """
+
+    count: int
+    do: Callable[[Int], None]
+
+
 class Accumulators:
     """The registers of a tile, as stack slots that SROA dissolves."""
 
@@ -119,10 +133,42 @@ class Accumulators:
 
 
 def outer_tile(
-    k: Emitter, a: Feed, b: Feed, acc: Accumulators, rows: int, row: Sequence[Piece], depth: Int
+    k: Emitter,
+    a: Feed,
+    b: Feed,
+    acc: Accumulators,
+    rows: int,
+    row: Sequence[Piece],
+    depth: Int,
+    errands: Errands | None = None,
 ) -> None:
     """``acc[i, v] += sum over p < depth of A[i, p] * B[p, v]``."""
+    if errands is None or not errands.count:
+        _add_products(k, a, b, acc, rows, row, depth)
+        return
+    between = k.udiv(depth, errands.count)
+    shallow = isinstance(between, int) and between < ERRAND_STEPS
+    if shallow or rows * len(row) < LATENCY_PRODUCTS:  # few sums are best made in one go
+        for early in range(errands.count):
+            errands.do(early)
+        _add_products(k, a, b, acc, rows, row, depth)
+        return
 
+    def part(start: Int, length: Int) -> None:
+        _add_products(k, a.from_index(k, start), b.from_index(k, start), acc, rows, row, length)
+
+    with k.loop(0, errands.count) as number:
+        errands.do(number)
+        part(k.mul(number, between), between)
+    done = k.mul(between, errands.count)
+    if done != depth:
+        part(done, k.sub(depth, done))
+
+
+def _add_products(
+    k: Emitter, a: Feed, b: Feed, acc: Accumulators, rows: int, row: Sequence[Piece], depth: Int
+) -> None:
+    """As ``outer_tile``, and nothing else meanwhile."""
     unroll = max(1, UNROLLED_PRODUCTS // (rows * len(row)))
     # A tile of few sums is several, added up at the end: an addition takes its time.
     chains = [acc]
