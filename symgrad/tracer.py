@@ -358,7 +358,7 @@ class Tracer:
     ) -> Any:
         handler = HANDLERS.get(function)
         if handler is None:
-            raise unsupported(function.__name__, [*args, *kwargs.values()])
+            raise unsupported(_full_name(function), [*args, *kwargs.values()])
         out = kwargs.pop("out", None) if "out" in kwargs else None
         result = fresh(handler(*args, **kwargs), self)
         return result if out is None else _store((out,), result, function.__name__)
@@ -390,9 +390,15 @@ def _is_item_assignment() -> bool:
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "STORE_SUBSCR"
 
 
+def _full_name(function: Callable[..., Any]) -> str:
+    """A NumPy function's name with that of its module: ``linalg.eig``."""
+    _, _, module = function.__module__.partition(".")
+    return f"{module}.{function.__name__}" if module else function.__name__
+
+
 def unsupported(name: str, operands: Sequence[Any]) -> SymgradError:
     """The error for a NumPy function that has no traced form."""
-    known = sorted({f.__name__ for f in HANDLERS if hasattr(f, "__name__")})
+    known = sorted({_full_name(f) for f in HANDLERS if hasattr(f, "__name__")})
     close = difflib.get_close_matches(name, known, 3, 0.6)
     listed = ", ".join(describe(x) for x in operands if isinstance(x, Tracer))
     hint = f"nearest supported: {', '.join(close)}" if close else "see symgrad.numpy.SUPPORTED"

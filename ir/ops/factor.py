@@ -93,6 +93,13 @@ def _diagonal(v: Value) -> Value:
     return _part(spread)
 
 
+def _by_gaps(x: Value, gap: Value) -> Value:
+    """``x / gap`` off the diagonals of square matrices, and zero on them."""
+    i, j = (sh.iota(shape=x.shape, axis=a, dtype=i64) for a in (x.rank - 2, x.rank - 1))
+    on = ew.eq(i, j)
+    return ew.where(on, 0.0, x / ew.where(on, 1.0, gap))
+
+
 def _symmetric(x: Value) -> Value:
     return 0.5 * (x + _t(x))
 
@@ -257,7 +264,8 @@ def _cholesky_adjoint(ct: Value, lower: Value, a: Value) -> tuple[Value]:
 def eigh(a: TensorType) -> tuple[TensorType, TensorType]:
     """Eigenvalues in rising order, and eigenvectors as columns, of symmetric matrices.
 
-    Only the lower triangle is read.
+    Only the lower triangle is read.  Vectors of equal eigenvalues have no derivative, nor has
+    what is made of them: it is nan.
     """
     _matrix("eigh", a)
     return a.with_shape(a.shape[:-1]), a
@@ -280,10 +288,7 @@ def _eigh_adjoint(
     inner = _diagonal(_zero(cts[0], w))
     if cts[1] is not None:
         gap = _over_columns(w, v) - _over_rows(w, v)
-        turned = _mm(_t(v), cts[1])
-        same = ew.eq(gap, ew.zeros_like(gap))
-        # Vectors of equal eigenvalues have no derivative; their share is left out.
-        inner = inner + ew.where(same, 0.0, ew.scale(turned, 1 / ew.where(same, 1.0, gap)))
+        inner = inner + _by_gaps(_mm(_t(v), cts[1]), gap)
     return (_symmetric(_mm(_mm(v, inner), _t(v))),)
 
 
@@ -321,7 +326,11 @@ def _qr_adjoint(
 
 @op("svd", samples=[Sample(((3, 2),), {}, ((0.5, 2.0),)), Sample(((2, 2, 3),))])
 def svd(a: TensorType) -> tuple[TensorType, TensorType, TensorType]:
-    """``u``, ``s`` falling and ``vh`` with ``u @ diag(s) @ vh = a``, the thin form."""
+    """``u``, ``s`` falling and ``vh`` with ``u @ diag(s) @ vh = a``, the thin form.
+
+    Vectors of equal singular values have no derivative, nor has what is made of them: it is
+    nan.
+    """
     m, n = _matrix("svd", a, square=False)
     k, lead = min(m, n), a.shape[:-2]
     return a.with_shape((*lead, m, k)), a.with_shape((*lead, k)), a.with_shape((*lead, k, n))
@@ -348,10 +357,8 @@ def _svd_adjoint(
         v = _t(vh)
         rows, columns = _over_rows(s, inner), _over_columns(s, inner)
         gap = (columns - rows) * (columns + rows)
-        same = ew.eq(gap, ew.zeros_like(gap))
-        factor = ew.where(same, 0.0, 1 / ew.where(same, 1.0, gap))
-        left = factor * (_mm(_t(u), ct_u) - _mm(_t(ct_u), u))
-        right = factor * (_mm(_t(v), ct_v) - _mm(_t(ct_v), v))
+        left = _by_gaps(_mm(_t(u), ct_u) - _mm(_t(ct_u), u), gap)
+        right = _by_gaps(_mm(_t(v), ct_v) - _mm(_t(ct_v), v), gap)
         inner = inner + left * columns + rows * right
         whole = _outside(u, ct_u, s, vh) if u.shape[-2] > u.shape[-1] else None
         if v.shape[-2] > v.shape[-1]:
@@ -367,3 +374,35 @@ def _outside(u: Value, ct: Value, s: Value, vh: Value) -> Value:
     return _mm(beyond / _over_columns(s, ct), vh)
 
 
+@op(
+    "pinv",
+    samples=[
+        Sample(((3, 2),), {"rtol": 1e-15}, ((0.5, 2.0),)),
+        Sample(((2, 2, 3),), {"rtol": 1e-15, "atol": 1e-3}),
+    ],
+)
+def pinv(a: TensorType, *, rtol: float, atol: float = 0.0) -> TensorType:
+    """The pseudoinverse: singular values up to ``max(atol, rtol * the largest)`` count as 0."""
+    m, n = _matrix("pinv", a, square=False)
+    return a.with_shape((*a.shape[:-2], n, m))
+
+
+_hosted(pinv)
+
+
+@pinv.evaluate
+def _pinv(a: Array, *, rtol: float, atol: float) -> Array:
+    u, s, vh = _svd(a)
+    limit = np.maximum(s.max(-1, keepdims=True, initial=0) * rtol, atol)
+    inverted = np.divide(1, s, out=np.zeros_like(s), where=s > limit)
+    return np.asarray(np.swapaxes(vh, -1, -2) * inverted[..., None, :] @ np.swapaxes(u, -1, -2))
+
+
+@pinv.adjoint
+def _pinv_adjoint(ct: Value, p: Value, a: Value, *, rtol: float, atol: float) -> tuple[Value]:
+    """Golub and Pereyra, "The differentiation of pseudo-inverses ...", 1973: as long as the
+    rank stays the same."""
+    rows = _mm(_t(ct), _mm(p, _t(p)))
+    columns = _mm(_mm(_t(p), p), _t(ct))
+    to_a = rows - _mm(a, _mm(p, rows)) + columns - _mm(_mm(columns, p), a)
+    return (to_a - _mm(_mm(_t(p), ct), _t(p)),)

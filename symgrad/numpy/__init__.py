@@ -13,6 +13,7 @@ from symgrad.numpy import (  # noqa: F401  (they enter their functions in SUPPOR
     analysis,
     creation,
     elementwise,
+    factors,
     indexing,
     joining,
     linalg,

@@ -18,8 +18,10 @@ from symgrad.numpy.core import (
     sliced,
     traced,
 )
+from symgrad.numpy.indexing import guard
 from symgrad.numpy.reductions import NO_VALUE, mean, sum_
 from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracing import constant
 
 
 @implements(np.diff)
@@ -127,3 +129,94 @@ def polyval(p: Any, x: Any) -> Any:
     for i in range(coefficients.size):
         result = result * x + coefficients[i]
     return result
+
+
+@implements(np.interp)
+def interp(
+    x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period: Any = None
+) -> Tracer:
+    """Straight lines between the points ``(xp, fp)``, ``xp`` rising; constant outside."""
+    at, points, values = (traced(v, np.float64) for v in (x, xp, fp))
+    if points.ndim != 1 or points.shape != values.shape or not points.size:
+        raise ShapeError(
+            f"interp: needs as many positions as values, got {points._value.type} and "
+            f"{values._value.type}"
+        )
+    take, where = HANDLERS[np.take], HANDLERS[np.where]
+    if period is not None:
+        at, points = at % period, points % period
+        order = HANDLERS[np.argsort](points)
+        points, values = take(points, order), take(values, order)
+        join = HANDLERS[np.concatenate]
+        points = join([points[-1:] - period, points, points[:1] + period])
+        values = join([values[-1:], values, values[:1]])
+    n = points.size
+    below = HANDLERS[np.searchsorted](points, at, "right") - 1
+    low = HANDLERS[np.clip](below, 0, max(n - 2, 0))
+    high = HANDLERS[np.minimum](low + 1, n - 1)
+    start, width = take(points, low), take(points, high) - take(points, low)
+    level = take(values, low)
+    slope = (take(values, high) - level) / where(width == 0, 1.0, width)
+    inside = level + (at - start) * slope
+    before = values[0] if left is None or period is not None else left
+    behind = values[-1] if right is None or period is not None else right
+    line = where(at == points[-1], values[-1], inside)
+    result: Tracer = where(at < points[0], before, where(at > points[-1], behind, line))
+    return result
+
+
+@implements(np.unwrap)
+def unwrap(
+    p: Any, discont: Any = None, axis: int = -1, *, period: Any = 2 * np.pi
+) -> Tracer:
+    """Angles without jumps: differences become their complements to the period."""
+    x = traced(p)
+    x = astype(x, float_type(x, "unwrap"))
+    at, half = one_axis("unwrap", axis, x), period / 2
+    where = HANDLERS[np.where]
+    steps = diff(x, axis=at)
+    turned = (steps + half) % period - half
+    turned = where((turned == -half) & (steps > 0), half, turned)
+    fixes = where(abs(steps) < (half if discont is None else discont), 0.0, turned - steps)
+    n = x.shape[at]
+    rest = sliced(x, at, 1, n) + HANDLERS[np.cumsum](fixes, at)
+    result: Tracer = HANDLERS[np.concatenate]([sliced(x, at, 0, 1), rest], at)
+    return result
+
+
+@implements(np.piecewise)
+def piecewise(x: Any, condlist: Any, funclist: Any, *args: Any, **kw: Any) -> Tracer:
+    """For each point the function whose condition holds, the last of several; else the default.
+
+    All functions are computed at all points.
+    """
+    a = traced(x)
+    conditions = list(condlist) if isinstance(condlist, (list, tuple)) else [condlist]
+    functions = list(funclist)
+    if len(functions) not in (len(conditions), len(conditions) + 1):
+        raise ShapeError(
+            f"piecewise: {len(conditions)} conditions need {len(conditions)} or "
+            f"{len(conditions) + 1} functions, got {len(functions)}"
+        )
+    values = [f(a, *args, **kw) if callable(f) else f for f in functions]
+    result: Any = values.pop() if len(values) > len(conditions) else 0
+    result = broadcast(traced(result, a.dtype), a.shape)
+    for condition, value in zip(conditions, values, strict=True):
+        result = HANDLERS[np.where](condition, traced(value, a.dtype), result)
+    return traced(result)
+
+
+@implements(np.bincount)
+def bincount(x: Any, /, weights: Any = None, minlength: int = 0) -> Tracer:
+    """Sums of the weights by bin; the bins must be known while tracing."""
+    if isinstance(x, Tracer):
+        raise UnsupportedError(
+            "bincount: the bins decide the shape of the result and cannot be traced; with "
+            "a known number n of them use y = np.zeros(n); np.add.at(y, bins, weights)"
+        )
+    guard(x)
+    bins = np.asarray(x)
+    size = max(int(bins.max(initial=-1)) + 1, minlength)
+    total = constant(0, np.int64 if weights is None else np.float64, (size,))
+    HANDLERS[np.add, "at"](total, bins, 1 if weights is None else traced(weights, np.float64))
+    return total

@@ -164,14 +164,14 @@ def _item(x: Tracer, item: Any, axis: int) -> list[Any]:
             f"{describe(x)} cannot be indexed with {array.dtype} values; use integers, slices or "
             "masks"
         )
-    if isinstance(item, np.ndarray):
-        _guard(item)
+    guard(item)
     return [_wrapped(x, array, axis)]
 
 
-def _guard(array: np.ndarray[Any, Any]) -> None:
+def guard(array: Any) -> None:
+    """Has the function traced again when an array that decided a shape has changed."""
     trace = current_trace()
-    if trace is not None:
+    if trace is not None and isinstance(array, np.ndarray):
         trace.guard(array)
 
 
@@ -181,7 +181,7 @@ def _mask(x: Tracer, mask: np.ndarray[Any, Any], axis: int) -> list[Any]:
         raise IndexError(
             f"boolean index of shape {mask.shape} does not match {covered} of {x._value.type}"
         )
-    _guard(mask)
+    guard(mask)
     return list(np.nonzero(mask))
 
 

@@ -21,6 +21,7 @@ from symgrad.numpy.core import (
     transposed,
     types_text,
 )
+from symgrad.numpy.indexing import guard
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
@@ -97,6 +98,53 @@ def column_stack(tup: Any) -> Tracer:
 def append(arr: Any, values: Any, axis: Any = None) -> Tracer:
     """Joins two arrays, flattened unless an axis is given."""
     return concatenate([traced(arr), traced(values)], axis)
+
+
+def _positions(name: str, obj: Any) -> Any:
+    """Positions along an axis, which decide the shape of a result."""
+    if isinstance(obj, Tracer):
+        raise UnsupportedError(
+            f"{name}: the positions decide the shape of the result and must be known while "
+            "tracing; keep the shape and choose with np.where(condition, x, 0)"
+        )
+    guard(obj)
+    return obj
+
+
+def _picked(x: Tracer, source: np.ndarray[Any, Any], axis: int) -> Tracer:
+    result: Tracer = HANDLERS[np.take](x, source, axis)
+    return result
+
+
+@implements(np.insert)
+def insert(arr: Any, obj: Any, values: Any, axis: Any = None) -> Tracer:
+    """Values put in before positions, which must be known while tracing."""
+    x = traced(arr)
+    if axis is None:
+        x, axis = reshape(x, (x.size,)), 0
+    at = one_axis("insert", axis, x)
+    n, where = x.shape[at], _positions("insert", obj)
+    new = traced(values, x.dtype)
+    new = reshape(new, (1,) * (x.ndim - new.ndim) + new.shape)
+    if np.ndim(where) == 0 and not isinstance(where, slice):  # all of the values go there
+        new = HANDLERS[np.moveaxis](new, 0, at)
+        count = new.shape[at]
+        where = [where] * count
+    else:
+        count = len(np.insert(np.arange(n), where, 0)) - n
+    new = broadcast(new, (*x.shape[:at], count, *x.shape[at + 1 :]))
+    source = np.insert(np.arange(n), where, np.arange(n, n + count))
+    return _picked(concatenate([x, new], at), source, at)
+
+
+@implements(np.delete)
+def delete(arr: Any, obj: Any, axis: Any = None) -> Tracer:
+    """The array without positions, which must be known while tracing."""
+    x = traced(arr)
+    if axis is None:
+        x, axis = reshape(x, (x.size,)), 0
+    at = one_axis("delete", axis, x)
+    return _picked(x, np.delete(np.arange(x.shape[at]), _positions("delete", obj)), at)
 
 
 @implements(np.block)
@@ -308,7 +356,6 @@ _REFUSED: Sequence[tuple[Callable[..., Any], str]] = (
             np.flatnonzero,
             np.extract,
             np.compress,
-            np.delete,
         )
     ),
 )

@@ -1,4 +1,4 @@
-"""``symgrad.numpy.linalg``: norms, products and powers of matrices."""
+"""``symgrad.numpy.linalg``: norms, products and powers of matrices; see also ``factors``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from symgrad.numpy.core import (
     traced,
 )
 from symgrad.numpy.elementwise import norm_root, where
+from symgrad.numpy.factors import inv, svdvals
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
 
 @implements(np.linalg.norm, name="linalg.norm")
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Tracer:
-    """Vector and matrix norms except those that need singular values; slope 0 at 0."""
+    """Norms of vectors and matrices; slope 0 at 0."""
     a = traced(x)
     a = astype(a, float_type(a, "norm"))
     if axis is None and ord is None:
@@ -70,11 +71,14 @@ def _matrix(x: Tracer, ord: Any, axes: tuple[int, ...]) -> Tracer:
     if ord in (None, "fro", "f"):
         return _euclidean(x, axes)
     rows, columns = axes
+    if ord in (2, -2, "nuc"):
+        s = svdvals(HANDLERS[np.moveaxis](x, axes, (-2, -1)))
+        return s.sum(-1) if ord == "nuc" else s[..., 0 if ord > 0 else -1]
     sums = {1: rows, -1: rows, math.inf: columns, -math.inf: columns}
     if ord not in sums:
         raise UnsupportedError(
-            f"norm: order {ord!r} of matrices needs singular values and cannot be traced; "
-            "supported: 'fro', 1, -1, inf, -inf"
+            f"norm: there is no order {ord!r} of matrices; "
+            "use 'fro', 'nuc', 1, -1, 2, -2, inf or -inf"
         )
     totals = abs(x).sum(sums[ord])
     other = columns if sums[ord] == rows else rows
@@ -122,10 +126,9 @@ def multi_dot(arrays: Any) -> Tracer:
 
 @implements(np.linalg.matrix_power, name="linalg.matrix_power")
 def matrix_power(a: Any, n: int) -> Tracer:
-    """A square matrix to a power of at least 0, by repeated squaring."""
-    x = traced(a)
-    if n < 0:
-        raise UnsupportedError("matrix_power: negative powers need an inverse and cannot be traced")
+    """A square matrix to a power, by repeated squaring."""
+    x = traced(a) if n >= 0 else inv(a)
+    n = abs(n)
     result: Any = None
     while n:
         if n % 2:

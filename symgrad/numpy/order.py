@@ -20,7 +20,7 @@ from symgrad.numpy.core import (
     traced,
     transposed,
 )
-from symgrad.numpy.indexing import take_along_axis
+from symgrad.numpy.indexing import guard, take_along_axis
 from symgrad.numpy.reductions import keep_axes
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import stage
@@ -151,3 +151,21 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Trac
         place = HANDLERS[np.where](ahead & (reached <= n), reached, place)
         step >>= 1
     return place
+
+
+@implements(np.digitize)
+def digitize(x: Any, bins: Any, right: bool = False) -> Tracer:
+    """The bins that elements fall into; the edges must be known while tracing."""
+    if isinstance(bins, Tracer):
+        raise UnsupportedError(
+            "digitize: whether the edges rise or fall must be known while tracing; use "
+            "np.searchsorted, for rising ones"
+        )
+    guard(bins)
+    edges = np.asarray(bins)
+    steps = np.diff(edges)
+    if (steps >= 0).all():
+        return searchsorted(edges, x, "left" if right else "right")
+    if (steps <= 0).all():
+        return len(edges) - searchsorted(edges[::-1], x, "left" if right else "right")
+    raise ValueError("bins must be monotonically increasing or decreasing")

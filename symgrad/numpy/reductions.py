@@ -21,6 +21,7 @@ from symgrad.numpy.core import (
     many_axes,
     one_axis,
     reshape,
+    sliced,
     traced,
 )
 from symgrad.numpy.elementwise import norm_root, where
@@ -266,8 +267,48 @@ def _declare_running(name: Callable[..., Any], op: str, ufunc: np.ufunc) -> Any:
     return run
 
 
-_declare_running(np.cumsum, "cumsum", np.add)
-_declare_running(np.cumprod, "cumprod", np.multiply)
+cumsum = _declare_running(np.cumsum, "cumsum", np.add)
+cumprod = _declare_running(np.cumprod, "cumprod", np.multiply)
+
+
+def _declare_cumulative(name: Callable[..., Any], run: Callable[..., Any], neutral: int) -> None:
+    @implements(name)
+    def cumulative(
+        x: Any, /, *, axis: Any = None, dtype: Any = None, include_initial: bool = False
+    ) -> Tracer:
+        a = traced(x)
+        if axis is None and a.ndim != 1:
+            raise ShapeError(f"{name.__name__}: {a._value.type} needs an axis")
+        at = one_axis(name.__name__, 0 if axis is None else axis, a)
+        total: Tracer = run(a, at, dtype)
+        if include_initial:
+            shape = tuple(1 if i == at else n for i, n in enumerate(a.shape))
+            first = constant(neutral, total.dtype, shape)
+            total = HANDLERS[np.concatenate]([first, total], at)
+        return total
+
+
+_declare_cumulative(np.cumulative_sum, cumsum, 0)
+_declare_cumulative(np.cumulative_prod, cumprod, 1)
+
+
+def _declare_running_extremum(ufunc: np.ufunc) -> None:
+    def run(a: Any, axis: Any = 0, dtype: Any = None) -> Tracer:
+        """By doubling: after step k each element has seen 2^k before it."""
+        x = traced(a, dtype)
+        at = one_axis(f"{ufunc.__name__}.accumulate", axis, x)
+        n, reach = x.shape[at], 1
+        while reach < n:
+            new = HANDLERS[ufunc](sliced(x, at, reach, n), sliced(x, at, 0, n - reach))
+            x = HANDLERS[np.concatenate]([sliced(x, at, 0, reach), new], at)
+            reach *= 2
+        return x
+
+    HANDLERS[ufunc, "accumulate"] = run
+
+
+for _ufunc in (np.maximum, np.minimum, np.fmax, np.fmin):
+    _declare_running_extremum(_ufunc)
 
 
 @implements(np.allclose)

@@ -349,12 +349,7 @@ def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = Fal
     small = max(A.shape[-2:]) * float(np.finfo(A._dtype).eps) if rtol is None else float(rtol)
 
     def compute(a: Tracer) -> Any:
-        u, s, vh = stage("svd", a)
-        limit = snp.max(s, axis=-1, keepdims=True) * small
-        limit = snp.maximum(limit, float(atol)) if atol is not None else limit
-        kept = s > limit
-        inverted = snp.where(kept, 1.0 / snp.where(kept, s, 1.0), 0.0)
-        return snp.matmul(_t(vh) * snp.expand_dims(inverted, -2), _t(u))
+        return stage("pinv", a, rtol=small, atol=0.0 if atol is None else float(atol))
 
     made: Tensor = apply("LinalgPinvBackward0", compute, (A,))
     return made

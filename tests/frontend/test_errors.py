@@ -124,10 +124,10 @@ TABLE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str
     ),
     "read-only view": (read_only, (X,), errors.TraceError, r"read-only view.*copy\(\)"),
     "unsupported function": (
-        np.linalg.svd,
+        np.linalg.eig,
         (M,),
         errors.UnsupportedError,
-        r"np\.svd cannot be traced \(operands traced f64\[3,4\]",
+        r"np\.linalg\.eig cannot be traced \(operands traced f64\[3,4\]",
     ),
     "nearest": (
         np.nancumsum,

@@ -21,6 +21,8 @@ A = RNG.uniform(-1.0, 1.0, (5, 5))
 N = RNG.integers(-9, 9, (3, 5))
 B = RNG.uniform(size=(3, 5)) < 0.5
 S = np.float64(0.3)
+P = A @ A.T + np.eye(5)
+Q = np.stack([P, 2 * P - A, P + 1])
 
 
 def same(actual: Any, expected: Any) -> None:
@@ -281,6 +283,109 @@ TABLE: dict[str, Case] = {
         lambda x, a, v: (np.linalg.multi_dot([x, a, a]), np.linalg.multi_dot([x, a, v])),
         (X, A, V),
     ),
+    "matrix_power inverse": (lambda p: np.linalg.matrix_power(p, -2), (P,)),
+    "determinants": (lambda p, q: (np.linalg.det(p), *np.linalg.slogdet(q)), (P, Q)),
+    "inverses": (lambda p, q: (np.linalg.inv(p), np.linalg.inv(q)), (P, Q)),
+    "solve": (
+        lambda p, q, v, x: (
+            np.linalg.solve(p, v), np.linalg.solve(p, x.T), np.linalg.solve(q, x.T),
+            np.linalg.solve(p, q),
+        ),
+        (P, Q, V, X),
+    ),
+    "solve float32": (np.linalg.solve, (P.astype("f4") * 4, V.astype("f4"))),
+    "solve integers": (np.linalg.solve, (np.array([[2, 1], [1, 3]]), np.array([1, 2]))),
+    "cholesky": (
+        lambda p, q: (np.linalg.cholesky(p), np.linalg.cholesky(q, upper=True)), (P, Q)
+    ),
+    "qr": (lambda x: (*np.linalg.qr(x), np.linalg.qr(x, "r")), (X,)),
+    "eigh": (
+        lambda a: (*np.linalg.eigh(a), np.linalg.eigvalsh(a, UPLO="U")), (A,)
+    ),
+    "svd": (
+        lambda x, a: (
+            *np.linalg.svd(x, full_matrices=False), *np.linalg.svd(a), np.linalg.svdvals(x),
+            np.linalg.svd(x, compute_uv=False),
+        ),
+        (X, A),
+    ),
+    "pinv": (
+        lambda x, t: (
+            np.linalg.pinv(x), np.linalg.pinv(t), np.linalg.pinv(x.T, 0.3),
+            np.linalg.pinv(x, rtol=0.2),
+        ),
+        (X, T),
+    ),
+    "lstsq": (
+        lambda x, v: (np.linalg.lstsq(x.T, v), np.linalg.lstsq(x, x[:, :2], rcond=0.2)), (X, V)
+    ),
+    "matrix_rank": (lambda x, a: [np.linalg.matrix_rank(m) for m in (x, a @ a.T)], (X, A)),
+    "cond": (lambda p, x: [np.linalg.cond(p, n) for n in (None, 1, -2, "fro")], (P, X)),
+    "norms by singular values": (
+        lambda x, t: [
+            *(np.linalg.norm(x, n) for n in (2, -2, "nuc")), np.linalg.norm(t, 2, (2, 0)),
+            np.linalg.norm(t, "nuc", (0, 1)),
+        ],
+        (X, T),
+    ),
+    "interp": (
+        lambda x, p, f: (
+            np.interp(x, p, f), np.interp(x, p, f, left=-7.0, right=9.0), np.interp(p, p, f),
+            np.interp(x * 9, p, f, period=1.3), np.interp(0.3, p[:1], f[:1]),
+        ),
+        (Y, np.sort(V), U),
+    ),
+    "digitize": (
+        lambda x: (
+            np.digitize(x, [-0.5, 0.0, 0.5]), np.digitize(x, [0.5, 0.0, -0.5], right=True)
+        ),
+        (np.array([-0.7, -0.5, 0.0, 0.2, 0.5, 3.0]),),
+    ),
+    "bincount": (
+        lambda v: (
+            np.bincount([0, 2, 2, 5, 0], v), np.bincount(np.array([1, 1, 0, 1, 1]), v, minlength=4)
+        ),
+        (V,),
+    ),
+    "running extrema": (
+        lambda x, n: (
+            np.maximum.accumulate(x, 1), np.minimum.accumulate(x), np.maximum.accumulate(n, axis=1),
+            np.fmax.accumulate(x, axis=-1),
+        ),
+        (np.where(B, Y, np.nan), N),
+    ),
+    "cumulative": (
+        lambda x, v: (
+            np.cumulative_sum(x, axis=1), np.cumulative_prod(v, include_initial=True),
+            np.cumulative_sum(x, axis=0, include_initial=True),
+        ),
+        (X, V),
+    ),
+    "insert": (
+        lambda x, v: (
+            np.insert(x, 1, v, axis=0), np.insert(x, [0, 3], 7.0, axis=1), np.insert(v, 2, x[0]),
+            np.insert(x, slice(0, 2), 1, axis=0), np.insert(x, [3, 1], x[:, :2], axis=1),
+        ),
+        (X, V),
+    ),
+    "delete": (
+        lambda x: (
+            np.delete(x, 1, 0), np.delete(x, [0, -1], axis=1), np.delete(x, slice(None, None, 2)),
+            np.delete(x, np.arange(5) > 2, axis=1),
+        ),
+        (X,),
+    ),
+    "piecewise": (
+        lambda x: (
+            np.piecewise(x, [x < 0, x >= 0.5], [lambda t: -t, 2.0, np.square]),
+            np.piecewise(x, [x < 0, x < 0.5], [lambda t, k: t * k, -1], 3),
+        ),
+        (Y,),
+    ),
+    "unwrap": (
+        lambda x: (np.unwrap(x * 9), np.unwrap(x * 9, axis=0, period=4.0), np.unwrap(x * 9, 4.0)),
+        (Y,),
+    ),
     "matrix_power": (lambda a: [np.linalg.matrix_power(a, n) for n in (0, 1, 2, 5)], (A,)),
     # creation
     "like": (
@@ -377,6 +482,73 @@ def test_public_function_is_numpy_on_plain_arrays(name: str) -> None:
     same(
         sg.jit(ours, static_argnums={"einsum": 0, "reshape": 1}.get(name, ()))(*args), theirs(*args)
     )
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        np.linalg.det, np.linalg.inv, np.linalg.cholesky, np.linalg.eigvalsh, np.linalg.pinv,
+        np.linalg.svdvals, np.linalg.cond, lambda p: np.linalg.slogdet(p).logabsdet,
+        lambda p: np.linalg.solve(p, p[0] ** 2), lambda p: np.linalg.lstsq(p[:, :2], p[:, 2])[:2],
+        lambda p: np.linalg.pinv(p[:3]), lambda p: np.linalg.norm(p, "nuc"),
+        lambda p: abs(np.linalg.eigh(p)[1]), lambda p: np.linalg.svd(p[:, :2], False).U ** 2,
+        lambda p: np.linalg.matrix_power(p, -2), lambda p: np.linalg.qr(p[:, :3]).R ** 2,
+        lambda p: np.interp(p, np.sort(p[0]), p[1]), lambda p: np.maximum.accumulate(p, 1),
+        lambda p: np.insert(np.delete(p, 1, 0), 2, p[1], axis=0),
+        lambda p: np.bincount([0, 2, 2, 0, 1], p[0] ** 2), lambda p: np.unwrap(p * 3),
+    ],
+)  # fmt: skip
+def test_derivatives(function: Callable[..., Any]) -> None:
+    def loss(p: Any) -> Any:
+        results = function((p + p.T) / 2)
+        results = results if isinstance(results, tuple) else (results,)
+        return sum(np.sum(np.sin(r)) for r in results)
+
+    sg.check_grads(loss, (P,), order=2)
+
+
+def test_the_pseudoinverse_of_matrices_that_are_not_of_full_rank() -> None:
+    """Where all singular values are equal, too, it has a derivative along equal ranks."""
+    rng = np.random.default_rng(5)
+    for u, v in (
+        (np.eye(3, 2), np.eye(2)), (np.eye(4, 2), np.eye(3, 2)),
+        (rng.normal(size=(4, 2)), rng.normal(size=(3, 2))),
+    ):  # fmt: skip
+        weights = rng.normal(size=(v.shape[0], u.shape[0]))
+
+        def loss(u: Any, v: Any, weights: Any = weights) -> Any:
+            return np.sum(weights * np.linalg.pinv(u @ v.T, 1e-10))
+
+        found = sg.grad(loss, (0, 1))(u, v)
+        for k, (x, gradient) in enumerate(zip((u, v), found, strict=True)):
+            for at in np.ndindex(x.shape):
+                step = np.zeros_like(x)
+                step[at] = 1e-6
+                ends = [[u, v] for _ in range(2)]
+                ends[0][k], ends[1][k] = x + step, x - step
+                slope = (loss(*ends[0]) - loss(*ends[1])) / 2e-6
+                np.testing.assert_allclose(gradient[at], slope, rtol=1e-6, atol=1e-6)
+
+
+def test_vectors_of_equal_eigenvalues_have_no_derivative() -> None:
+    def root(x: Any) -> Any:
+        w, v = np.linalg.eigh(x)
+        return np.sum((v * np.sqrt(w)) @ v.T)
+
+    assert np.isnan(sg.grad(root)(np.eye(2))).all()
+    assert np.isnan(sg.grad(lambda x: np.sum(np.matmul(*np.linalg.svd(x)[::2])))(np.eye(2))).all()
+    np.testing.assert_array_equal(
+        sg.grad(lambda x: np.linalg.eigvalsh(x).sum())(np.eye(3)), np.eye(3)
+    )
+
+
+def test_what_decides_a_shape_is_looked_at_in_every_call() -> None:
+    places = np.array([0, 1])
+    f = sg.jit(lambda v: (np.delete(v, places), np.bincount(places, v[:2]), np.digitize(v, edges)))
+    edges = np.array([-0.5, 0.5])
+    f(V)
+    places[:], edges[:] = [1, 3], [0.5, -0.5]
+    same(f(V), (np.delete(V, places), np.bincount(places, V[:2]), np.digitize(V, edges)))
 
 
 def test_sinc_has_derivatives_at_0() -> None:
