@@ -20,6 +20,7 @@ from symgrad import tree
 from symgrad.api_backend import compile_func, register_owner
 from symgrad.api_captures import Environment, Surroundings
 from symgrad.api_leaves import leaf_type, signature
+from symgrad.api_places import places
 from symgrad.api_results import Constant, Returned, check_places, filled
 from symgrad.api_statics import Statics
 from symgrad.bounded import Bounded
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from symgrad.api_stages import Stages
     from symgrad.codegen.lower import Lowered
     from symgrad.codegen.profile import Profile
-    from symgrad.codegen.runtime.calltable import Table
+    from symgrad.codegen.runtime.calltable import Item, Table
 
 Array = np.ndarray[Any, Any]
 
@@ -168,21 +169,23 @@ class Program:
         captured = self.environment.current()
         return None if captured is None else [*leaves, *captured]
 
-    def native_table(self, types: Sequence[type]) -> Table | None:
-        """What native code needs to run the program on arguments of these types.
+    def native_table(self, types: Sequence[type], items: Sequence[Item]) -> Table | None:
+        """What native code needs to run the program on leaves of these types.
 
-        ``None`` where it cannot: the result is more than tuples, or an argument is a number
-        other than a float, or the program depends on what it does not see.
+        ``items`` tell where it finds them.  ``None`` where it cannot: the result is in other
+        containers than Python's own, or a leaf is a number that it does not know, or the program
+        depends on what it does not see.
         """
         describe = getattr(self.executable, "call_table", None)
         recipe = self.traced.returned.recipe(len(self.traced.func.results))
         sources = self.environment.sources()
-        plain = all(t in (float, np.ndarray) or issubclass(t, np.generic) for t in types)
+        known = (float, int, np.ndarray)
+        plain = all(t in known or issubclass(t, np.generic) for t in types)
         if describe is None or recipe is None or sources is None or not plain:
             return None
         table: Table | None = describe(
             types=tuple(types), sources=sources, watched=self.environment.watched(),
-            recipe=recipe[0], constants=recipe[1],
+            recipe=recipe[0], constants=recipe[1], items=items,
         )  # fmt: skip
         return table
 
@@ -294,13 +297,16 @@ class Function:
             if (arguments := program.arguments(leaves)) is not None:
                 return program, arguments
         program = self._compile(key, leaves, args, kwargs)
-        if leaves is args:
-            self._answer_natively(program, [type(x) for x in args])
+        items = [] if leaves is args else None if self._statics else places(key[0])
+        if items is not None:
+            self._answer_natively(program, [type(x) for x in leaves], items)
         return program, program.arguments_now(leaves)
 
-    def _answer_natively(self, program: Program, types: Sequence[type]) -> None:
+    def _answer_natively(
+        self, program: Program, types: Sequence[type], items: Sequence[Item]
+    ) -> None:
         """Calls that fit a program go to it without passing here, if it is one for that."""
-        table = program.native_table(types)
+        table = program.native_table(types, items)
         if table is not None:
             from symgrad.codegen.runtime.fastcall import answer_with
 

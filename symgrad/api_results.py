@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from symgrad import tree
+from symgrad.codegen.runtime.calltable import DICT, LEAF, LIST, TUPLE, Order
 from symgrad.ir.errors import DTypeError, ShapeError, UsageError
 
 Array = np.ndarray[Any, Any]
@@ -18,6 +20,17 @@ class Constant:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """Stands for a leaf of what is returned."""
+
+    number: int
+
+
+_CONTAINERS: dict[type, int] = {tuple: TUPLE, list: LIST, dict: DICT}
+"""What native code puts together."""
 
 
 class Returned:
@@ -38,34 +51,35 @@ class Returned:
         filled = [x.value if isinstance(x, Constant) else results[x] for x in self.outputs]
         return tree.unflatten(self.spec, filled)
 
-    def recipe(self, results: int) -> tuple[list[int], list[Any]] | None:
-        """``Interface.recipe`` and its constants; ``None`` if there is more than tuples."""
-        orders: list[int] = []
+    def recipe(self, results: int) -> tuple[list[Order], list[Any]] | None:
+        """``Interface.recipe`` and its constants; ``None`` if native code knows it not."""
+        orders: list[Order] = []
         constants: list[Any] = []
-        leaves = iter(self.outputs)
 
         def constant(value: Any) -> None:
-            orders.append(results + len(constants))
+            orders.append(Order(LEAF, results + len(constants)))
             constants.append(value)
 
-        def visit(spec: tree.Spec) -> bool:
-            if spec.is_leaf():
-                leaf = next(leaves)
+        def visit(thing: Any) -> bool:
+            if type(thing) is _Leaf:
+                leaf = self.outputs[thing.number]
                 if isinstance(leaf, Constant):
                     constant(leaf.value)
                 else:
-                    orders.append(leaf)
+                    orders.append(Order(LEAF, leaf))
                 return True
-            if spec.type is type(None):
+            if thing is None:
                 constant(None)
                 return True
-            children = spec.children()
-            if spec.type is not tuple or not all(map(visit, children)):
+            kind = _CONTAINERS.get(type(thing))
+            things = list(thing.values()) if kind == DICT else thing
+            if kind is None or not all(map(visit, things)):
                 return False
-            orders.append(-1 - len(children))
+            orders.append(Order(kind, len(things), tuple(thing) if kind == DICT else ()))
             return True
 
-        return (orders, constants) if visit(self.spec) else None
+        form = tree.unflatten(self.spec, [_Leaf(i) for i in range(len(self.outputs))])
+        return (orders, constants) if visit(form) else None
 
     # -- results in given arrays -----------------------------------------------------------
 

@@ -19,8 +19,13 @@ from symgrad.codegen.runtime.source import Source
 
 Signature = Sequence[tuple[np.dtype[Any], tuple[int, ...]]]
 
-ARRAY, FLOAT, SCALAR = 1, 2, 4
-"""What may be passed: an array, a Python float (for a 0-d f64), a NumPy scalar."""
+ARRAY, FLOAT, SCALAR, INT = 1, 2, 4, 8
+"""What may be passed: an array, a Python float (for a 0-d f64), a NumPy scalar, a Python int
+(for a 0-d i64)."""
+LEAF, TUPLE, LIST, DICT, NONE = range(5)
+"""What is found among arguments, and what results are put together to."""
+ARGUMENT, KEYWORD = -1, -2
+"""In place of the number of a container: the arguments themselves."""
 
 _BLOCK = np.dtype(
     [
@@ -28,6 +33,10 @@ _BLOCK = np.dtype(
         ("program", np.uint64),
         ("release", np.int64),  # whether other Python threads go on meanwhile
         ("visible", np.int64),  # parameters that a call is given
+        ("positional", np.int64),  # arguments by position
+        ("keywords", np.int64),  # and by name
+        ("items", np.uint64),  # so many of _ITEM, if the parameters are not just the former
+        ("item_count", np.int64),
         ("params", np.int64),  # with those that are read from elsewhere
         ("results", np.int64),
         ("slots", np.uint64),  # one _SLOT for each parameter, then each result
@@ -35,12 +44,13 @@ _BLOCK = np.dtype(
         ("watches", np.uint64),  # so many of _SOURCE
         ("constants", np.uint64),  # objects among the leaves of what is returned
         ("constant_count", np.int64),
-        ("recipe", np.uint64),  # i64: how the leaves are put together, see ``recipe``
+        ("recipe", np.uint64),  # _ORDERs: how the leaves are put together
         ("recipe_length", np.int64),
         ("array_type", np.uint64),
         ("new_array", np.uint64),
         ("new_scalar", np.uint64),
         ("float_type", np.uint64),
+        ("int_type", np.uint64),
         ("tuple_type", np.uint64),
         ("tuple_items", np.int64),  # offset of a tuple's items
         ("none", np.uint64),
@@ -57,9 +67,21 @@ _SLOT = np.dtype(
         ("source", np.uint64),  # a _SOURCE, or null for an argument
         ("ndim", np.int32),
         ("flags", np.int32),  # those that an array must have
-        ("accepts", np.int64),  # of ARRAY, FLOAT, SCALAR
+        ("accepts", np.int64),  # of ARRAY, FLOAT, SCALAR, INT
     ]
 )
+_ITEM = np.dtype(
+    [
+        ("holder", np.int64),  # number of the item it lies in, or ARGUMENT, KEYWORD
+        ("way", np.int64),  # what the holder is: TUPLE for arguments, DICT for keywords
+        ("place", np.int64),  # its position in a tuple or list
+        ("key", np.uint64),  # its key in a dict
+        ("leaf", np.int64),  # number of the parameter that it is, or -1
+        ("type", np.uint64),  # what a container must be
+        ("count", np.int64),  # and how many it must hold, or -1
+    ]
+)
+_ORDER = np.dtype([("kind", np.int64), ("count", np.int64), ("keys", np.uint64)])
 _SOURCE = np.dtype(
     [
         ("root", np.uint64),
@@ -100,7 +122,38 @@ class Record:
         return k.gep(tables, k.mul(i, self.bytes), "i8")
 
 
-BLOCK, SLOT, SOURCE, STEP, DESK = map(Record, (_BLOCK, _SLOT, _SOURCE, _STEP, _DESK))
+BLOCK, SLOT, SOURCE, STEP, DESK, ITEM, ORDER = map(
+    Record, (_BLOCK, _SLOT, _SOURCE, _STEP, _DESK, _ITEM, _ORDER)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A thing that a call is given: a leaf, or a container whose items follow it.
+
+    ``holder`` is the number of the container that it lies in, or ``ARGUMENT`` or ``KEYWORD``;
+    ``place`` its position or key there.  A container must be of this very ``kind`` and hold
+    ``count`` things.
+    """
+
+    holder: int
+    place: Any
+    kind: int = LEAF
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A step of putting results together, on a pile.
+
+    ``LEAF`` puts leaf number ``count`` on top; any other ``kind`` makes a container of the
+    ``count`` uppermost things and puts it in their place.
+    """
+
+    kind: int
+    count: int
+    keys: tuple[Any, ...] = ()
+    """Of a dict, in the order of its things."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +173,11 @@ class Interface:
     """The Python types the arguments have to have; ``None`` for any that will do."""
     constants: Sequence[Any] = ()
     """Leaves of what is returned that are no results: they are numbered behind these."""
-    recipe: Sequence[int] = ()
-    """How the leaves are put together: ``n >= 0`` takes leaf ``n``, ``-1 - n`` makes a
-    tuple of the last ``n``; in the end one thing is left.  By default a tuple of all."""
+    recipe: Sequence[Order] = ()
+    """How the leaves are put together: in the end one thing is left.  By default a tuple."""
+    items: Sequence[Item] = ()
+    """Where the parameters are found among the arguments, their leaves in the parameters'
+    order.  By default they are the arguments by position."""
 
 
 class Table(np.ndarray[Any, Any]):
@@ -144,7 +199,7 @@ def entry_table(run: int, program: int, release: bool) -> Table:
     for name, address in cpython.numpy_functions().items():
         block[name] = address
     block["tuple_items"] = cpython.tuple_items()
-    names = {"float_type": float, "tuple_type": tuple, "none": None}
+    names = {"float_type": float, "int_type": int, "tuple_type": tuple, "none": None}
     for name, thing in (names | {"not_implemented": NotImplemented}).items():
         block[name] = id(thing)
     return block
@@ -172,17 +227,21 @@ def call_table(
             slot["accepts"] = _accepted(dtype, scalar, face.types[i] if face.types else None)
         elif is_param:
             slot["source"] = sources.ctypes.data + (i - visible) * _SOURCE.itemsize
-    recipe = face.recipe or [*range(len(face.results)), -1 - len(face.results)]
-    steps, constants = np.array(recipe, np.int64), _addresses(face.constants)
+    results = len(face.results)
+    recipe = face.recipe or [*(Order(LEAF, i) for i in range(results)), Order(TUPLE, results)]
+    orders, constants, items = _orders(recipe), _addresses(face.constants), _items(face.items)
+    holders = [item.holder for item in face.items]
     block = entry_table(run, program, release)
     for name, value in {
-        "visible": visible, "params": len(face.params), "results": len(face.results),
+        "visible": visible, "params": len(face.params), "results": results,
+        "positional": holders.count(ARGUMENT) if holders else visible,
+        "keywords": holders.count(KEYWORD), "items": items.ctypes.data, "item_count": len(items),
         "slots": slots.ctypes.data, "watches": watches.ctypes.data, "watch_count": len(watches),
         "constants": constants.ctypes.data, "constant_count": len(constants),
-        "recipe": steps.ctypes.data, "recipe_length": len(steps),
+        "recipe": orders.ctypes.data, "recipe_length": len(orders),
     }.items():  # fmt: skip
         block[name] = value
-    block.keeps = (face, owner, slots, shapes, sources, watches, steps, constants)
+    block.keeps = (face, owner, slots, shapes, sources, watches, orders, constants, items)
     return block
 
 
@@ -191,11 +250,40 @@ def _accepted(dtype: np.dtype[Any], scalar: type | None, type_: type | None) -> 
         return ARRAY if type_ in (None, np.ndarray) else 0
     if type_ is None:
         return ARRAY | SCALAR | (FLOAT if dtype == np.float64 else 0)
-    return FLOAT if type_ is float else ARRAY | SCALAR  # these two mean the same
+    return {float: FLOAT, int: INT}.get(type_, ARRAY | SCALAR)  # these two mean the same
 
 
 def _addresses(things: Sequence[Any]) -> np.ndarray[Any, Any]:
     return np.array([id(x) for x in things], np.uint64)
+
+
+_TYPES = {TUPLE: tuple, LIST: list, DICT: dict, NONE: type(None)}
+
+
+def _items(items: Sequence[Item]) -> Table:
+    """Rows of _ITEM."""
+    rows, leaves = np.zeros(len(items), _ITEM), 0
+    for row, item in zip(rows, items, strict=True):
+        outermost = {ARGUMENT: TUPLE, KEYWORD: DICT}
+        way = outermost.get(item.holder) or items[item.holder].kind
+        row["holder"], row["way"] = item.holder, way
+        row["key" if way == DICT else "place"] = id(item.place) if way == DICT else item.place
+        row["leaf"], row["count"] = -1, -1
+        if item.kind == LEAF:
+            row["leaf"] = leaves
+            leaves += 1
+        else:
+            row["type"] = id(_TYPES[item.kind])
+            row["count"] = -1 if item.kind == NONE else item.count
+    return _table(rows, list(items))
+
+
+def _orders(recipe: Sequence[Order]) -> Table:
+    """Rows of _ORDER."""
+    rows, keys = np.zeros(len(recipe), _ORDER), [_addresses(order.keys) for order in recipe]
+    for row, order, own in zip(rows, recipe, keys, strict=True):
+        row["kind"], row["count"], row["keys"] = order.kind, order.count, own.ctypes.data
+    return _table(rows, list(recipe), keys)
 
 
 def _sources(pairs: Sequence[tuple[Source, Any]]) -> Table:

@@ -18,8 +18,9 @@ import numpy as np
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.runtime.native import field
 
-# PyObject, PyVarObject, PyFloatObject and NumPy's scalars, PyArrayObject_fields.
-TYPE, COUNT, SCALAR = 8, 16, 16
+# PyObject, PyVarObject and PyDictObject, PyListObject, PyFloatObject and NumPy's scalars,
+# PyArrayObject_fields.
+TYPE, COUNT, LIST_ITEMS, SCALAR = 8, 16, 24, 16
 DATA, NDIM, DIMS, DESCR, FLAGS = 16, 24, 32, 56, 64
 READABLE = 0x0001 | 0x0100  # NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED
 WRITEABLE = READABLE | 0x0400
@@ -30,10 +31,15 @@ _TP_ALLOC = 47  # Py_tp_alloc
 _LONG = f"i{8 * ctypes.sizeof(ctypes.c_long)}"
 _FUNCTIONS = {
     "PyCell_Get": ("ptr", "ptr"),
+    "PyDict_GetItemWithError": ("ptr", "ptr", "ptr"),
+    "PyDict_New": ("ptr",),
+    "PyDict_SetItem": ("i32", "ptr", "ptr", "ptr"),
     "PyErr_Clear": ("void",),
     "PyErr_Occurred": ("ptr",),
     "PyEval_RestoreThread": ("void", "ptr"),
     "PyEval_SaveThread": ("ptr",),
+    "PyList_New": ("ptr", "i64"),
+    "PyLong_AsLongLong": ("i64", "ptr"),
     "PyLong_AsVoidPtr": ("ptr", "ptr"),
     "PyLong_FromLong": ("ptr", _LONG),
     "PyObject_GetAttr": ("ptr", "ptr", "ptr"),
@@ -102,8 +108,11 @@ def _checks() -> Iterator[bool]:
     yield _peek(ctypes.c_size_t, probe, DESCR) == id(probe.dtype)
     yield _peek(ctypes.c_int, probe, FLAGS) & WRITEABLE == WRITEABLE
     yield _peek(ctypes.c_double, 1.2345, SCALAR) == 1.2345
-    for items in ([], [None] * 3):
+    for items in ([], [None] * 3, {}, dict.fromkeys(range(7))):
         yield _peek(ctypes.c_ssize_t, items, COUNT) == len(items)
+    pair = [object(), object()]
+    first = _peek(ctypes.c_size_t, pair, LIST_ITEMS)
+    yield list((ctypes.c_size_t * 2).from_address(first)) == [id(x) for x in pair]
     yield _peek(ctypes.c_ssize_t, (1, 2), COUNT) == 2
     yield tuple_items() != 0
 

@@ -23,8 +23,17 @@ from typing import Any
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.jit import CompileError
 from symgrad.codegen.runtime import cpython, vectorcall
-from symgrad.codegen.runtime.calltable import BLOCK, DESK, Table, desk_of, entry_table
+from symgrad.codegen.runtime.calltable import (
+    BLOCK,
+    DESK,
+    ORDER,
+    TUPLE,
+    Table,
+    desk_of,
+    entry_table,
+)
 from symgrad.codegen.runtime.cpython import NULL, get, python
+from symgrad.codegen.runtime.gather import emit_gather
 from symgrad.codegen.runtime.native import load_entries, loaded_once
 from symgrad.codegen.runtime.serve import (
     FALSE,
@@ -41,6 +50,7 @@ from symgrad.codegen.runtime.serve import (
 
 def _emit_module(k: Emitter) -> Sequence[str]:
     emit_serve(k)
+    emit_gather(k)
     _emit_invoke(k)
     _emit_call(k)
     _emit_unpack(k)
@@ -120,6 +130,8 @@ def _emit_unpack(k: Emitter) -> None:
                 require(k.icmp("eq", get(k, "i64", out, cpython.COUNT), results))
                 flat = k.icmp("eq", length, k.add(results, 1))
                 require(k.bits("and", flat, k.icmp("eq", BLOCK.get(k, "constant_count", block), 0)))
+                last = ORDER.at(k, BLOCK.get(k, "recipe", block), results)
+                require(k.icmp("eq", ORDER.get(k, "kind", last), TUPLE))
                 k.store(TRUE, fills)
                 items = k.gep(out, BLOCK.get(k, "tuple_items", block), "i8")
                 with k.loop(0, results) as i:
@@ -131,8 +143,9 @@ def _emit_unpack(k: Emitter) -> None:
 
 
 def _emit_answer(k: Emitter) -> None:
-    """``answer(block, args, out)``: ``serve`` with results in ``out``, unless it is null."""
-    with inlined(k, "answer", ("ptr",) * 3, "ptr") as (block, args, out):
+    """``answer(block, args, names, out)``: ``serve`` with the leaves of the arguments, and with
+    results in ``out``, unless that is null."""
+    with inlined(k, "answer", ("ptr",) * 4, "ptr") as (block, args, names, out):
         given, whole = variable(k, NULL), variable(k, NULL)
         good, fills = variable(k, TRUE), variable(k, FALSE)
         with k.if_(truth(k, out)):
@@ -144,7 +157,14 @@ def _emit_answer(k: Emitter) -> None:
         answer = variable(k, NULL)
         with k.if_(k.load("i1", good)):
             memory = f"ptr {k.load('ptr', given)}, ptr {k.load('ptr', whole)}"
-            k.store(k.op("ptr", f"call ptr @serve(ptr {block}, ptr {args}, {memory})"), answer)
+            within = truth(k, BLOCK.get(k, "item_count", block))
+            with k.if_else(within) as (nested, flat):
+                with nested:
+                    call = f"call ptr @serve_items(ptr {block}, ptr {args}, ptr {names}, {memory})"
+                    k.store(k.op("ptr", call), answer)
+                with flat:
+                    call = f"call ptr @serve(ptr {block}, ptr {args}, {memory})"
+                    k.store(k.op("ptr", call), answer)
         k.line(f"ret ptr {k.load('ptr', answer)}")
 
 
@@ -187,23 +207,25 @@ def _ask_programs(
     with guarded(k) as require:
         paused = get(k, "i64", DESK.get(k, "paused", table), cpython.COUNT)
         require(k.icmp("eq", paused, 0))
-        out, known = variable(k, NULL), variable(k, TRUE)
+        out, named = variable(k, NULL), variable(k, k.as_reg(0))
         with k.if_(truth(k, names)):
-            k.store(FALSE, known)
-            with guarded(k) as require_out:
-                require_out(k.icmp("eq", get(k, "i64", names, cpython.COUNT), 1))
-                name = k.gep(names, DESK.get(k, "tuple_items", table), "i8")
-                require_out(k.icmp("eq", k.load("ptr", name), DESK.get(k, "out_name", table)))
-                k.store(k.load("ptr", k.gep(args, count, "ptr")), out)
-                k.store(TRUE, known)
-        require(k.load("i1", known))
+            texts = k.gep(names, DESK.get(k, "tuple_items", table), "i8")
+            k.store(get(k, "i64", names, cpython.COUNT), named)
+            every = k.load("i64", named)
+            with k.loop(0, every) as i:
+                name = k.load("ptr", k.gep(texts, i, "ptr"))
+                with k.if_(k.icmp("eq", name, DESK.get(k, "out_name", table))):
+                    k.store(k.load("ptr", k.gep(args, k.add(count, i), "ptr")), out)
+                    k.store(k.as_reg(k.sub(every, 1)), named)
         blocks, wanted = DESK.get(k, "blocks", table), k.load("ptr", out)
+        keywords = k.load("i64", named)
         with k.loop(0, DESK.get(k, "count", table)) as i, guarded(k) as require_this:
             done = k.bits("or", k.load("i1", failed), truth(k, k.load("ptr", answer)))
             require_this(k.bits("xor", done, TRUE))
             block = k.load("ptr", k.gep(blocks, i, "ptr"))
-            require_this(k.icmp("eq", count, BLOCK.get(k, "visible", block)))
-            call = f"call ptr @answer(ptr {block}, ptr {args}, ptr {wanted})"
+            require_this(k.icmp("eq", count, BLOCK.get(k, "positional", block)))
+            require_this(k.icmp("eq", keywords, BLOCK.get(k, "keywords", block)))
+            call = f"call ptr @answer(ptr {block}, ptr {args}, ptr {names}, ptr {wanted})"
             k.store(k.op("ptr", call), answer)
             with k.if_(k.icmp("eq", k.load("ptr", answer), NULL)):
                 k.store(truth(k, python(k, "PyErr_Occurred")), failed)

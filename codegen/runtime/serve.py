@@ -11,7 +11,20 @@ from contextlib import AbstractContextManager, contextmanager
 
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.runtime import cpython
-from symgrad.codegen.runtime.calltable import ARRAY, BLOCK, FLOAT, SCALAR, SLOT, SOURCE, STEP
+from symgrad.codegen.runtime.calltable import (
+    ARRAY,
+    BLOCK,
+    FLOAT,
+    INT,
+    LEAF,
+    LIST,
+    ORDER,
+    SCALAR,
+    SLOT,
+    SOURCE,
+    STEP,
+    TUPLE,
+)
 from symgrad.codegen.runtime.cpython import NULL, get, python
 from symgrad.codegen.runtime.native import field
 from symgrad.codegen.runtime.source import CELL, ITEM
@@ -30,6 +43,7 @@ def emit_serve(k: Emitter) -> None:
     _emit_create(k)
     _emit_place(k)
     _emit_complete(k)
+    _emit_contain(k)
     _emit_pack(k)
     _emit_serve(k)
 
@@ -71,7 +85,7 @@ def stack(k: Emitter, words: Int) -> Reg:
     return k.op("ptr", f"alloca i64, i64 {words}, align 8")
 
 
-def _pointers(k: Emitter, count: Int) -> Reg:
+def pointers(k: Emitter, count: Int) -> Reg:
     """Room for so many pointers, null at first."""
     pointers = stack(k, count)
     with k.loop(0, count) as i:
@@ -150,8 +164,11 @@ def _emit_intact(k: Emitter) -> None:
 
 
 def _emit_accept(k: Emitter) -> None:
-    """``accept(block, slot, object)``: the address of its data, null if it does not fit."""
-    with inlined(k, "accept", ("ptr",) * 3, "ptr") as (block, slot, thing):
+    """``accept(block, slot, object, room)``: the address of its data, null if it does not fit.
+
+    That of a Python int is put into ``room``, which is null where there is none.
+    """
+    with inlined(k, "accept", ("ptr",) * 4, "ptr") as (block, slot, thing, room):
         found = variable(k, NULL)
         kind, accepts = get(k, "ptr", thing, cpython.TYPE), SLOT.get(k, "accepts", slot)
 
@@ -180,6 +197,13 @@ def _emit_accept(k: Emitter) -> None:
                 )
                 with k.if_(fits):
                     k.store(field(k, thing, cpython.SCALAR), found)
+                python_int = k.icmp("eq", kind, BLOCK.get(k, "int_type", block))
+                with k.if_(k.bits("and", python_int, takes(INT))):
+                    k.store(python(k, "PyLong_AsLongLong", thing), room)
+                    k.store(room, found)
+                    with k.if_(truth(k, python(k, "PyErr_Occurred"))):  # it is too large
+                        python(k, "PyErr_Clear")
+                        k.store(NULL, found)
         k.line(f"ret ptr {k.load('ptr', found)}")
 
 
@@ -194,12 +218,13 @@ def _same_dims(k: Emitter, dims: Reg, slot: Reg, ndim: Reg) -> Reg:
 
 
 def _emit_collect(k: Emitter) -> None:
-    """``collect(block, args, addresses, held)``: whether all parameters are there and fit.
+    """``collect(block, args, addresses, held, rooms)``: whether all parameters are there and fit.
 
-    ``held`` gets the references to those that are read from elsewhere.
+    ``held`` gets the references to those that are read from elsewhere; ``rooms`` has a word for
+    each.
     """
-    with inlined(k, "collect", ("ptr",) * 4, "i1") as (block, args, *rooms):
-        addresses, held = rooms
+    with inlined(k, "collect", ("ptr",) * 5, "i1") as (block, args, *memory):
+        addresses, held, rooms = memory
         slots, visible = BLOCK.get(k, "slots", block), BLOCK.get(k, "visible", block)
         fits = variable(k, TRUE)
         with k.loop(0, BLOCK.get(k, "params", block)) as i:
@@ -214,8 +239,8 @@ def _emit_collect(k: Emitter) -> None:
                     k.store(k.load("ptr", k.gep(args, i, "ptr")), thing)
             there = k.load("ptr", thing)
             with k.if_(truth(k, there)):
-                call = f"call ptr @accept(ptr {block}, ptr {slot}, ptr {there})"
-                k.store(k.op("ptr", call), address)
+                what = f"ptr {block}, ptr {slot}, ptr {there}, ptr {k.gep(rooms, i, 'i64')}"
+                k.store(k.op("ptr", f"call ptr @accept({what})"), address)
             k.store(k.load("ptr", address), k.gep(addresses, i, "ptr"))
             both(k, fits, truth(k, k.load("ptr", address)))
         k.line(f"ret i1 {k.load('i1', fits)}")
@@ -279,7 +304,7 @@ def _emit_place(k: Emitter) -> None:
             target = k.load("ptr", array)
             with k.if_else(truth(k, target)) as (fill, make):
                 with fill, guarded(k) as require:
-                    call = f"call ptr @accept(ptr {block}, ptr {slot}, ptr {target})"
+                    call = f"call ptr @accept(ptr {block}, ptr {slot}, ptr {target}, ptr null)"
                     data = k.op("ptr", call)
                     require(truth(k, data))
                     require(_lies_apart(k, slots, addresses, number, data))
@@ -333,30 +358,80 @@ def _emit_complete(k: Emitter) -> None:
 
 
 def _emit_pack(k: Emitter) -> None:
-    """``pack(block, leaves)``: the leaves put together by the recipe; takes them over."""
+    """``pack(block, leaves)``: the leaves put together by the recipe; takes them over.
+
+    Null with an error.
+    """
     with inlined(k, "pack", ("ptr", "ptr"), "ptr") as (block, leaves):
         recipe, length = (BLOCK.get(k, f"recipe{x}", block) for x in ("", "_length"))
         pile, height = stack(k, length), variable(k, k.as_reg(0))
+        complete = variable(k, TRUE)
         with k.loop(0, length) as i:
-            order, top = k.load("i64", k.gep(recipe, i, "i64")), k.load("i64", height)
-            with k.if_else(k.icmp("sge", order, 0)) as (leaf, many):
+            order, top = ORDER.at(k, recipe, i), k.load("i64", height)
+            kind, count = (ORDER.get(k, x, order) for x in ("kind", "count"))
+            with k.if_else(k.icmp("eq", kind, LEAF)) as (leaf, many):
                 with leaf:
-                    k.store(k.load("ptr", k.gep(leaves, order, "ptr")), k.gep(pile, top, "ptr"))
+                    k.store(k.load("ptr", k.gep(leaves, count, "ptr")), k.gep(pile, top, "ptr"))
                     k.store(k.as_reg(k.add(top, 1)), height)
                 with many:
-                    count = k.sub(k.as_reg(-1), order)
-                    first = k.gep(pile, k.sub(top, count), "ptr")
-                    made = python(k, "PyTuple_New", k.as_reg(count))
-                    items = k.gep(made, BLOCK.get(k, "tuple_items", block), "i8")
-                    with k.if_else(truth(k, made)) as (there, out_of_memory):
-                        with there, k.loop(0, count) as j:
-                            item = k.load("ptr", k.gep(first, j, "ptr"))
-                            k.store(item, k.gep(items, j, "ptr"))
-                        with out_of_memory:
-                            _release(k, first, count)
-                    k.store(made, first)
+                    first, made = k.gep(pile, k.sub(top, count), "ptr"), variable(k, NULL)
+                    with k.if_else(k.icmp("eq", kind, TUPLE)) as (often, seldom):
+                        with often:
+                            new = python(k, "PyTuple_New", count)
+                            items = k.gep(new, BLOCK.get(k, "tuple_items", block), "i8")
+                            _fill(k, new, items, first, count)
+                            k.store(new, made)
+                        with seldom:
+                            call = f"call ptr @contain(ptr {order}, ptr {first})"
+                            k.store(k.op("ptr", call), made)
+                    both(k, complete, truth(k, k.load("ptr", made)))
+                    k.store(k.load("ptr", made), first)
                     k.store(k.as_reg(k.add(k.sub(top, count), 1)), height)
+        with k.if_(k.icmp("eq", k.load("i1", complete), 0)):  # null, or has null in it
+            python(k, "Py_DecRef", k.load("ptr", pile))
+            k.store(NULL, pile)
         k.line(f"ret ptr {k.load('ptr', pile)}")
+
+
+def _fill(k: Emitter, new: Reg, items: Reg, things: Reg, count: Reg) -> None:
+    """Moves things into a container, or gives them back where there is none."""
+    with k.if_else(truth(k, new)) as (there, out_of_memory):
+        with there, k.loop(0, count) as i:
+            k.store(k.load("ptr", k.gep(things, i, "ptr")), k.gep(items, i, "ptr"))
+        with out_of_memory:
+            release(k, things, count)
+
+
+def _emit_contain(k: Emitter) -> None:
+    """``contain(order, things)``: a list or dict of things, which it takes over.
+
+    Null with an error.
+    """
+    with k.function("contain", ("ptr", "ptr"), "ptr", internal=True) as (order, things):
+        kind, count = (ORDER.get(k, x, order) for x in ("kind", "count"))
+        made = variable(k, NULL)
+        with k.if_else(k.icmp("eq", kind, LIST)) as (a_list, a_dict):
+            with a_list:
+                new = python(k, "PyList_New", count)
+                k.store(new, made)
+                items = variable(k, NULL)
+                with k.if_(truth(k, new)):
+                    k.store(get(k, "ptr", new, cpython.LIST_ITEMS), items)
+                _fill(k, new, k.load("ptr", items), things, count)
+            with a_dict:
+                new, keys = python(k, "PyDict_New"), ORDER.get(k, "keys", order)
+                good = variable(k, truth(k, new))
+                with k.loop(0, count) as i:
+                    key, thing = (k.load("ptr", k.gep(p, i, "ptr")) for p in (keys, things))
+                    both(k, good, truth(k, thing))
+                    with k.if_(k.load("i1", good)):
+                        status = python(k, "PyDict_SetItem", new, key, thing)
+                        both(k, good, k.icmp("eq", status, 0))
+                release(k, things, count)  # the dict has references of its own
+                k.store(k.select(k.load("i1", good), new, NULL), made)
+                with k.if_(k.icmp("eq", k.load("i1", good), 0)):
+                    python(k, "Py_DecRef", new)
+        k.line(f"ret ptr {k.load('ptr', made)}")
 
 
 def _emit_serve(k: Emitter) -> None:
@@ -370,13 +445,15 @@ def _emit_serve(k: Emitter) -> None:
         params, results = BLOCK.get(k, "params", block), BLOCK.get(k, "results", block)
         hidden = k.sub(params, BLOCK.get(k, "visible", block))
         leaves = k.add(results, BLOCK.get(k, "constant_count", block))
-        addresses, rooms = stack(k, k.add(params, results)), stack(k, k.mul(results, _ROOM_WORDS))
-        held, made = _pointers(k, hidden), _pointers(k, leaves)
+        slots, rooms = k.add(params, results), stack(k, k.mul(results, _ROOM_WORDS))
+        addresses = stack(k, k.add(slots, params))
+        numbers = k.gep(addresses, slots, "i64")
+        held, made = pointers(k, hidden), pointers(k, leaves)
         answer, ran = variable(k, NULL), variable(k, FALSE)
         fresh = k.icmp("eq", whole, NULL)
         with guarded(k) as require:
             require(k.op("i1", f"call i1 @intact(ptr {block})"))
-            arguments = f"ptr {block}, ptr {args}, ptr {addresses}, ptr {held}"
+            arguments = f"ptr {block}, ptr {args}, ptr {addresses}, ptr {held}, ptr {numbers}"
             require(k.op("i1", f"call i1 @collect({arguments})"))
             memory = f"ptr {addresses}, ptr {made}, ptr {rooms}"
             place = f"call i1 @place(ptr {block}, ptr {given}, i1 {fresh}, {memory})"
@@ -394,15 +471,16 @@ def _emit_serve(k: Emitter) -> None:
                     with good:
                         k.store(k.op("ptr", f"call ptr @pack(ptr {block}, ptr {made})"), answer)
                     with bad:
-                        _release(k, made, leaves)
+                        release(k, made, leaves)
             with hand_back, k.if_(k.load("i1", ran)):
                 python(k, "Py_IncRef", whole)
                 k.store(whole, answer)
-        _release(k, held, hidden)
+        release(k, held, hidden)
         k.line(f"ret ptr {k.load('ptr', answer)}")
 
 
-def _release(k: Emitter, things: Reg, count: Int) -> None:
+def release(k: Emitter, things: Reg, count: Int) -> None:
+    """Gives references back."""
     with k.loop(0, count) as i:
         python(k, "Py_DecRef", k.load("ptr", k.gep(things, i, "ptr")))  # null is fine
 

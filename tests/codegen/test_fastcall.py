@@ -16,7 +16,7 @@ from symgrad.codegen import jit
 from symgrad.codegen.access import MEMORY_TYPES
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.runtime import cpython, fastcall, threads
-from symgrad.codegen.runtime.calltable import Interface
+from symgrad.codegen.runtime.calltable import LEAF, Interface, Order
 from symgrad.codegen.runtime.program import NativeProgram, Step
 from symgrad.codegen.target import Target
 
@@ -48,7 +48,7 @@ def bind(dtype: np.dtype[Any], *shapes: tuple[int, ...], unwrap: bool = False) -
     scalar = "i16" if dtype == np.float16 else MEMORY_TYPES[names[dtype]]
     program = copies(scalar, tuple(int(np.prod(shape)) for shape in shapes))
     signature = [(dtype, shape) for shape in shapes]
-    return program.bind(Interface(signature, signature, recipe=(0,) if unwrap else ()))
+    return program.bind(Interface(signature, signature, recipe=(Order(LEAF, 0),) if unwrap else ()))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 17), (2, 1, 33), (0,), (4, 0)])
@@ -163,7 +163,7 @@ def test_a_stopped_team_is_asked_for() -> None:
     address = jit.compile_modules({"count": k.module()}, k.target)
     i64 = np.dtype(np.int64)
     program = NativeProgram([Step("count", ((0, 0), (1, 0)))], address, 2, threads=2)
-    call = program.bind(Interface([(i64, ())], [(i64, (2,))], recipe=(0,)))
+    call = program.bind(Interface([(i64, ())], [(i64, (2,))], recipe=(Order(LEAF, 0),)))
     before = threads.get_num_threads()
     threads.set_num_threads(2)
     try:
