@@ -20,7 +20,7 @@ FAMILIES: Mapping[str, str] = {
     "attention": "attention attention_grad",
     "conv": "conv conv_input_grad conv_weight_grad",
     "elementwise": "fused",
-    "host": "cholesky eigh qr slogdet solve svd",
+    "host": "cholesky eigh pinv qr slogdet solve svd",
     "index": "concatenate dynamic_slice dynamic_update_slice gather pad scatter scatter_add",
     "linalg": "dot_general",
     "running": "argmax argmin cumprod cumsum recurrence",
