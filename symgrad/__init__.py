@@ -22,14 +22,16 @@ _EXPORTS = {
     "symgrad.api_vjp": "vjp",
     "symgrad.symbolic.formulas": "from_sympy",
     "symgrad.gradcheck": "check_grads",
-    "symgrad.io": "load save",
+    "symgrad.checkpoints": "load save",
     "symgrad.api_backend": "profile set_conv_precision set_num_threads",
     "symgrad.codegen.precision": "get_conv_precision",
     "symgrad.codegen.runtime.threads": "get_num_threads",
 }
 """Public names by the module that has them: imported on first use (PEP 562)."""
 
-_MODULES = ("autograd", "hub", "io", "models", "nn", "numpy", "optim", "tensors", "utils")
+_MODULES = tuple(
+    """autograd backends cuda func hub io models nn numpy optim tensors testing utils""".split()
+)
 _ORIGIN = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
 

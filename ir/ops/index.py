@@ -242,3 +242,36 @@ def _dynamic_update_slice_adjoint(
 ) -> Any:
     to_x = dynamic_update_slice(ct, ew.zeros_like(update), *starts)
     return to_x, dynamic_slice(ct, *starts, sizes=update.shape), *(None for _ in starts)
+
+
+def _batch_block(opdef: OpDef, arrays: int) -> None:
+    """One block across the batch axis, or, where each example has a place of its own, elements
+    one by one."""
+
+    @opdef.batch
+    def _(size: int, operands: Sequence[Value], batched: Sequence[bool], **attrs: Axes) -> Any:
+        values = sh.add_batch(size, operands[:arrays], batched[:arrays])
+        block = attrs["sizes"] if attrs else values[1].shape[1:]
+        starts, moved = operands[arrays:], batched[arrays:]
+        if not any(moved):
+            kind = starts[0].type if starts else TensorType(i64, ())
+            first = insertion.builder.emit("constant", value=0, type=kind)
+            whole = {"sizes": (size, *block)} if attrs else {}
+            return opdef(*values, first, *starts, **whole)
+        shape = (size, *block)
+        places = [sh.iota(shape=shape, axis=0, dtype=i64)]
+        for axis, start in enumerate(sh.add_batch(size, starts, moved), 1):
+            last = values[0].shape[axis] - shape[axis]
+            least, most = (insertion.builder.constant(n, TensorType(i64, (size,)))
+                           for n in (0, last))  # fmt: skip
+            low = ew.minimum(ew.maximum(ew.convert(start, dtype=i64), least), most)
+            places.append(
+                sh.broadcast_to(low, shape=shape, axes=(0,))
+                + sh.iota(shape=shape, axis=axis, dtype=i64)
+            )
+        indexed = gather if attrs else scatter
+        return indexed(*values, *places, axes=tuple(range(len(shape))))
+
+
+_batch_block(dynamic_slice, 1)
+_batch_block(dynamic_update_slice, 2)

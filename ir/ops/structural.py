@@ -10,6 +10,7 @@ import numpy as np
 from symgrad.ir.errors import DifferentiationError, ShapeError, UsageError, VerifyError
 from symgrad.ir.graph import Region, Value
 from symgrad.ir.opdef import Array, Sample, op
+from symgrad.ir.ops.shape import add_batch
 from symgrad.ir.types import TensorType
 
 REDUCERS = {
@@ -73,6 +74,9 @@ def straight_through(x: TensorType, contents: TensorType) -> TensorType:
 
 straight_through.evaluate(lambda x, contents: contents)
 straight_through.adjoint(lambda ct, y, x, contents: (ct, None))
+straight_through.batch(
+    lambda size, operands, batched: straight_through(*add_batch(size, operands, batched))
+)
 straight_through.expand(lambda x, contents: identity(contents))
 
 

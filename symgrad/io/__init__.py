@@ -6,10 +6,11 @@ handful of torch's names, and refuses everything else.
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,8 +23,10 @@ __all__ = ["WeightsError", "load", "save", "state_dict"]
 Array = np.ndarray[Any, Any]
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str] | BinaryIO) -> Any:
     """What a ``.safetensors``, ``.pth`` or ``.pt`` file holds, its tensors as NumPy arrays.
+
+    ``path`` may be a file that is open for reading, which is read from where it is.
 
     The format is told from the content, not the name.  A state dict comes back as a
     dictionary of arrays; a nested checkpoint keeps its structure (``state_dict`` finds the
@@ -33,10 +36,18 @@ def load(path: str | os.PathLike[str]) -> Any:
     Raises ``WeightsError`` for a file that is missing, damaged, or asks for anything beyond
     tensors and plain Python data.
     """
-    path = Path(path)
+    if not isinstance(path, (str, os.PathLike)):
+        content = path.read()
+        return _read(Path(getattr(path, "name", "the open file")), lambda: io.BytesIO(content))
+    found = Path(path)
+    return _read(found, lambda: open(found, "rb"))
+
+
+def _read(path: Path, opened: Callable[[], BinaryIO]) -> Any:
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with opened() as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             start = file.read(9)
             file.seek(0)
             if start[8:] == b"{":
@@ -93,5 +104,5 @@ def _is_state(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and bool(value)
-        and all(isinstance(k, str) and isinstance(v, np.ndarray) for k, v in value.items())
+        and all(isinstance(k, str) and hasattr(v, "dtype") for k, v in value.items())
     )

@@ -14,7 +14,7 @@ from symgrad.numpy.core import traced
 from symgrad.tensors import Tensor
 from symgrad.tensors.apply import INPUTS, apply, write
 from symgrad.tensors.plans import remembered
-from symgrad.tensors.recorded import memory_of
+from symgrad.tensors.recorded import Unknown, memory_of
 from symgrad.tracer import Tracer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -143,4 +143,4 @@ def known_array(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         return x
     memory = memory_of(x._value()) if isinstance(x, Tensor) else None
-    return None if memory is None else memory.array
+    return None if memory is None or isinstance(memory, Unknown) else memory.array

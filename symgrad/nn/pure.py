@@ -107,6 +107,23 @@ def own_arrays(model: Module) -> Iterator[None]:
             before[name]._set_array(np.array(value))
 
 
+def lent_tensors(model: Module, values: Mapping[str, Any], *, strict: bool) -> Any:
+    """A context in which a module has ``values`` in place of its own of these names.
+
+    Raises ``RuntimeError`` for names it does not know, and if ``strict`` for missing ones.
+    """
+    own = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
+    unexpected = [name for name in values if name not in own]
+    missing = [name for name in own if name not in values] if strict else []
+    if unexpected or missing:
+        raise RuntimeError(
+            f"functional_call: unexpected key(s): {_listed(unexpected)}; missing key(s): "
+            f"{_listed(missing)}"
+        )
+    replaced = {id(own[name]): value for name, value in values.items()}
+    return _lent_for(model, lambda value: replaced.get(id(value), value))
+
+
 def _values_lent(model: Module, params: Mapping[str, Array], state: Mapping[str, Array]) -> Any:
     values: dict[int, Array] = {}  # by what they stand for: one module may be in several places
     for members, given in ((model.named_parameters(), params), (model.named_buffers(), state)):

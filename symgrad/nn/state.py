@@ -115,7 +115,7 @@ class StateDict:
         for arg in args:
             if isinstance(arg, Tensor):
                 dtype = arg.dtype
-            elif isinstance(arg, str):
+            elif isinstance(arg, (str, dtypes.device)):
                 device = arg
             elif not isinstance(arg, bool) and arg is not None:
                 dtype = arg

@@ -24,6 +24,7 @@ from symgrad.tensors import (
     products,
     random,
     scatter,  # noqa: F401  (enters its functions)
+    settings,
     shapes,
     special,
     state,
@@ -62,6 +63,7 @@ NAMES: dict[str, object] = {
     },
     **random.PUBLIC,
     **legacy.PUBLIC,
+    **settings.PUBLIC,
     **dtypes.PUBLIC,
     "range": creation.range_,
     "special": special.namespace(),

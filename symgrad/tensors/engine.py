@@ -125,6 +125,13 @@ def grad(
     return tuple(results)
 
 
+def leaves_behind(tensors: Sequence[Any]) -> list[Tensor]:
+    """The leaves that tensors depend on."""
+    edges = [t._edge() for t in tensors if isinstance(t, Tensor)]
+    nodes = reachable([edge for edge in edges if edge is not None])
+    return [node.variable for node in nodes if isinstance(node, AccumulateGrad)]
+
+
 def _zeros(value: Value) -> Tensor:
     """The derivative by a value that the result depends on in name only."""
     return Tensor.of_value(RECORDER.builder.constant(0, value.type))

@@ -556,6 +556,16 @@ class Tensor:
         memo[id(self)] = copy
         return copy
 
+    def __copy__(self) -> Tensor:
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy._tracer, copy._node = self._tracer, self._node
+        copy._requires_grad = self._requires_grad
+        return copy
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (type(self), self._array(), self.requires_grad)
+
     def _check_leaf(self) -> None:
         """Refuses to turn a leaf into something else."""
         if not is_grad_enabled():
@@ -581,6 +591,11 @@ class Tensor:
             raise RuntimeError(_BY_HAND.format(self._by_hand[0], "is being"))
         if self.requires_grad or operand_tracked:
             self._check_leaf()
+
+
+def _rebuilt(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
+    """A tensor that was pickled."""
+    return kind.of_array(array, requires_grad=requires_grad)
 
 
 def _fits(array: Array, tracer: Tracer) -> bool:

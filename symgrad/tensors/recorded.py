@@ -14,6 +14,7 @@ import numpy as np
 
 from symgrad.bounded import Bounded
 from symgrad.ir import TensorType, Value
+from symgrad.ir.errors import UsageError
 from symgrad.ir.graph import TAME, Op, Region
 from symgrad.ir.opdef import Array, OpDef
 from symgrad.ir.types import type_of_array
@@ -52,6 +53,28 @@ class Memory:
     def is_shared(self) -> bool:
         """Whether anything else refers to the contents."""
         return are_shared([self])[0]
+
+
+class Unknown(Memory):
+    """What stands for the contents of every example of a batch at once: nobody can see it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        """Has no contents."""
+
+    @property
+    def contents(self) -> Any:
+        """Raises ``UsageError``."""
+        raise UsageError(
+            "a value was looked at inside vmap, where it stands for those of all examples; choose "
+            "with torch.where, and compute what does not depend on the batch outside"
+        )
+
+    @property
+    def array(self) -> Array:
+        """Raises ``UsageError``."""
+        return self.contents  # type: ignore[no-any-return]
 
 
 def _count(x: object) -> int:
