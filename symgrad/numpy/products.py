@@ -36,8 +36,9 @@ def contract(x: Tracer, xs: Labels, y: Tracer, ys: Labels, out: Labels) -> Trace
 
     ``xs``, ``ys`` and ``out`` label the axes; equal labels have equal sizes.
     """
-    if x.dtype.kind == "b":
-        return astype(contract(astype(x, int), xs, astype(y, int), ys, out), bool)
+    if x.dtype.kind == "b":  # counts round, but never to 0; products of floats are the fastest
+        counts = contract(astype(x, np.float32), xs, astype(y, np.float32), ys, out)
+        return astype(counts, bool)
     x, xs = _simplified(x, xs, {*ys, *out})
     y, ys = _simplified(y, ys, {*xs, *out})
     shared = [k for k in xs if k in ys]

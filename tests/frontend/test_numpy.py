@@ -204,6 +204,8 @@ TABLE: dict[str, Case] = {
     "matmul batch": (lambda t, a: (t @ a, a[:3, :3] @ t, t @ t.swapaxes(1, 2)), (T, A)),
     "matmul stretched": (lambda t: t[:, None] @ t[None].swapaxes(2, 3), (T,)),
     "matmul constant": (lambda x: x @ A, (X,)),
+    "matmul bool": (lambda b: (b @ b.T, b.T @ b, b[:, :2] @ b[:2], b[0] @ b.T), (B,)),
+    "matmul bool, nothing summed": (lambda b: b[:, :0] @ b[:0], (B,)),
     "dot": (lambda x, a, v: (np.dot(x, a), np.dot(v, v), x.dot(v), np.dot(2.0, v)), (X, A, V)),
     "dot of 3-d": (np.dot, (T, A)),
     "inner": (lambda x, v: (np.inner(x, v), np.inner(x, x), np.vdot(v, v)), (X, V)),
