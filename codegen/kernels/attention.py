@@ -11,7 +11,7 @@ whose weights are kept in L1 at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
 
@@ -28,6 +28,10 @@ from symgrad.codegen.target import Target
 
 RUN_KEYS = 48
 """Keys of a run, about: their weights and the block of queries share L1."""
+
+CAUSAL_QUERIES = 32
+"""Queries of a causal block, about: all of them meet the keys of the last one, so that longer
+blocks compute more in vain; shorter ones go over the keys more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,25 @@ class Blocking:
     def of(heads: Heads, target: Target) -> Blocking:
         """The blocking for a target."""
         lanes = target.lanes(bytes_of(MEMORY_TYPES[heads.dtype]))
-        rows, columns = outer_tile_shape(heads.keys, heads.queries, lanes, target)
+        queries = min(heads.queries, CAUSAL_QUERIES) if heads.causal else heads.queries
+        rows, columns = outer_tile_shape(heads.keys, queries, lanes, target)
         return Blocking(lanes, rows, columns // lanes, max(1, RUN_KEYS // rows))
+
+
+@contextmanager
+def in_turn(k: Emitter, tasks: int, tid: Reg, nth: Reg) -> Iterator[Int]:
+    """The tasks of a thread: one of each round, in every other round from the other end.
+
+    Where tasks take longer the later they come, as causal ones do, threads so get about as
+    much work as each other.
+    """
+    with k.loop(0, tasks, nth) as first:
+        odd = k.bits("and", k.udiv(first, nth), 1)
+        mirrored = k.sub(k.sub(nth, 1), tid)
+        place = k.select(k.icmp("eq", odd, 0), tid, k.as_reg(mirrored))
+        task = k.as_reg(k.add(first, place))
+        with k.if_(k.icmp("slt", task, tasks)):
+            yield task
 
 
 class Scores:

@@ -15,7 +15,15 @@ from math import ceil, prod
 from symgrad.codegen.access import MEMORY_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.attention import Blocking, Heads, Scores, Scratch, as_column, feed
+from symgrad.codegen.kernels.attention import (
+    Blocking,
+    Heads,
+    Scores,
+    Scratch,
+    as_column,
+    feed,
+    in_turn,
+)
 from symgrad.codegen.kernels.lanes import load_lanes
 from symgrad.codegen.kernels.matrix import Source
 from symgrad.codegen.kernels.microkernel import (
@@ -146,7 +154,7 @@ class _Backward:
     def emit(self, tid: Reg, nth: Reg) -> None:
         """Ranges in turn: causal ones take longer the later they come."""
         k, s, (by_keys, by_queries) = self.k, self.scores, self.spec.parts
-        with k.loop(tid, prod(self.heads.batch) * by_keys * by_queries, nth) as task:
+        with in_turn(k, prod(self.heads.batch) * by_keys * by_queries, tid, nth) as task:
             rest, query_part = k.divmod(task, by_queries)
             batch, key_part = k.divmod(rest, by_keys)
             self._at(batch)

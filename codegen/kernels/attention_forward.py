@@ -8,7 +8,14 @@ from math import prod
 from symgrad.codegen.access import MEMORY_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.attention import Blocking, Heads, Scores, Scratch, as_column
+from symgrad.codegen.kernels.attention import (
+    Blocking,
+    Heads,
+    Scores,
+    Scratch,
+    as_column,
+    in_turn,
+)
 from symgrad.codegen.kernels.lanes import store_lanes
 from symgrad.codegen.kernels.microkernel import Accumulators, Feed
 from symgrad.codegen.kernels.pack import round_up
@@ -81,7 +88,7 @@ class _Forward:
     def emit(self, tid: Reg, nth: Reg) -> None:
         """Blocks of queries in turn: causal ones take longer the later they come."""
         k, s = self.k, self.scores
-        with k.loop(tid, prod(self.spec.heads.batch) * s.blocks, nth) as task:
+        with in_turn(k, prod(self.spec.heads.batch) * s.blocks, tid, nth) as task:
             batch, block = k.divmod(task, s.blocks)
             s.at(batch)
             self._block(batch, k.mul(block, s.cut.block))

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.compile import compile_func
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import emit_assembly
+from symgrad.codegen.kernels.attention import in_turn
 from symgrad.codegen.lower import kernel_text, lower
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.target import Target
@@ -17,7 +19,7 @@ from symgrad.ir.passes import optimize
 from symgrad.ir.types import type_of_array
 
 from symgrad import ir
-from tests.codegen.harness import target_named
+from tests.codegen.harness import run_kernel, target_named
 
 TOLERANCE = {"f2": 3e-3, "f4": 3e-5, "f8": 1e-12}
 SHAPES = [  # batch, queries, keys, depth, width
@@ -136,3 +138,23 @@ def test_large_scores_do_not_overflow() -> None:
     k = np.linspace(-100, 100, 64, dtype=np.float32).reshape(16, 4)
     func = built("attention", [q, k, k], causal=False)
     check(func, [q, k, k], 1e-4, 1, None)
+
+
+@pytest.mark.parametrize(("tasks", "threads"), [(0, 2), (1, 3), (11, 3), (12, 2), (128, 64)])
+def test_tasks_in_turn_are_done_once_and_evenly(tasks: int, threads: int) -> None:
+    """Task ``i`` taking time ``i``, no thread has more than one task's more than another."""
+    done = np.full((max(tasks, 1), 1), -1, np.int64)
+
+    def emit(k: Emitter, name: str) -> None:
+        with k.function(name, ("ptr noalias", "i64", "i64")) as (args, tid, nth):
+            times = k.load("ptr", k.gep(args, 0, "ptr"))
+            with in_turn(k, tasks, tid, nth) as task:
+                slot = k.gep(times, task, "i64")
+                untouched = k.icmp("eq", k.load("i64", slot), -1)
+                k.store(k.select(untouched, tid, k.as_reg(1000)), slot)
+
+    run_kernel(emit, [done], threads=threads)
+    owners = done[:tasks, 0]
+    assert ((owners >= 0) & (owners < threads)).all()
+    work = np.bincount(owners, weights=np.arange(tasks), minlength=threads)
+    assert not tasks or np.ptp(work) <= tasks
