@@ -22,7 +22,7 @@ from symgrad.codegen.vecmath import FUNCTIONS
 
 if TYPE_CHECKING:
     from symgrad.codegen.target import Target
-    from symgrad.ir.graph import Op, Region
+    from symgrad.ir.graph import Op, Region, Value
 
 SERIAL_WORK = 8192
 """Nests of less work (elements times operations) run on one thread."""
@@ -194,11 +194,35 @@ def vector_lanes(spec: LoopSpec, target: Target) -> int:
     return target.lanes(4 if 4 in widths else max(widths, default=4))
 
 
+def values_alive(body: Region) -> int:
+    """The most values of a region that are needed at once, in the order of its ops."""
+    last = {id(v): n for n, op in enumerate(body.ops) for v in op.operands}
+    last.update((id(v), len(body.ops)) for v in body.results)
+    most, alive = 0, set[int]()
+    for n, op in enumerate(body.ops):
+        if op.name == "constant":
+            continue
+        alive.update(id(v) for v in (*op.operands, *op.results) if not _is_constant(v))
+        most = max(most, len(alive))
+        alive = {v for v in alive if last.get(v, n) > n}
+    return most
+
+
+def _is_constant(value: Value) -> bool:
+    return value.op is not None and value.op.name == "constant"
+
+
 def _widening(spec: LoopSpec, target: Target, outline: bool) -> int:
-    """Registers per vector: long chains of operations wait for each other less in several."""
+    """Registers per vector: long chains of operations wait for each other less in several.
+
+    Not where one for each value that is needed at once would be too many: then most values wait
+    in memory, and bodies of so many values have independent operations enough.
+    """
     if outline:
         return 4 if target.vector_registers >= 32 else 2
-    return 2 if operation_cost(spec.body) > 32 and target.vector_registers >= 32 else 1
+    if operation_cost(spec.body) <= 32 or target.vector_registers < 32:
+        return 1
+    return 2 if values_alive(spec.body) <= target.vector_registers else 1
 
 
 def _fit(extent: int, lanes: int, target: Target) -> int:

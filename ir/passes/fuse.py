@@ -65,7 +65,8 @@ _CHEAP_FLOPS = 8
 _SMALL = range(256, 1 << 14)
 """Points of nests that are cut into smaller parts, if they must be cut: such parts compile in
 less time and read fewer arrays in turn.  With fewer points it would be calls that take the
-time, with more points the values that pass from part to part through memory."""
+time, with more points the values that pass from part to part through memory: then nests may be
+twice as large before they are cut."""
 _PERIOD, _ALIKE = 50, 12
 """Ops that a cut may move back by, and of which it compares the names."""
 
@@ -73,7 +74,8 @@ _PERIOD, _ALIKE = 50, 12
 def fuse(func: Func, *, max_operands: int = 24, max_ops: int = 200) -> Func:
     """Returns ``func`` with all elementwise ops and reductions in ``fused`` nests.
 
-    ``max_operands`` bounds the arrays a nest reads, ``max_ops`` the ops of its region.
+    ``max_operands`` bounds the arrays a nest reads, ``max_ops`` the ops of its region; nests of
+    many points may have twice as many.
     """
     uses = Uses(func)
     return emit_nests(func, uses, _Grouping(func, uses, max_operands, max_ops).run())
@@ -370,8 +372,9 @@ class _Grouping:
 
     def _bounded(self, nest: Nest) -> list[Nest]:
         """Cuts a nest into runs of program order that keep the bounds."""
-        cuts, limit = [0], self.max_ops
-        if len(nest.ops) > limit and math.prod(space_of(nest.ops[0])) in _SMALL:
+        points, cuts = math.prod(space_of(nest.ops[0])), [0]
+        limit = self.max_ops * (2 if points >= _SMALL.stop else 1)
+        if len(nest.ops) > limit and points in _SMALL:
             limit = max(1, limit // 4)
         operands: set[Key] = set()
         inside: set[int] = set()

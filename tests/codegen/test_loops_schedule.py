@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from symgrad.codegen.access import Access, row_major
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
-from symgrad.codegen.kernels.loop_schedule import SUM_RUN, describe, normalise, schedule
+from symgrad.codegen.kernels.loop_schedule import (
+    SUM_RUN,
+    describe,
+    normalise,
+    schedule,
+    values_alive,
+)
 from symgrad.codegen.target import Target
 
 from tests.codegen.harness import run_lowering
@@ -133,6 +139,28 @@ def test_large_bodies_are_written_once() -> None:
     spec = LoopSpec((1001,), (dense(1001),), region(body, "f32"), (Output(dense(1001)),))
     assert schedule(spec, WIDE, 1).one_copy
     assert not schedule(spec, NARROW, 1).one_copy
+
+
+def test_vectors_take_several_registers_where_there_are_enough() -> None:
+    """A long chain does; not a body whose values do not fit into the registers even once."""
+
+    def chain(b: Any, x: Any) -> Any:
+        for _ in range(40):
+            x = x * 0.5 + x
+        return x
+
+    def crowd(b: Any, x: Any) -> Any:
+        many = [x * (i + 0.5) for i in range(40)]
+        for y in many:
+            x = x * y
+        return x
+
+    array = dense(1000, dtype="f64")
+    for build, alive, registers in ((chain, 2, 2), (crowd, 42, 1)):
+        body = region(build, "f64")
+        spec = LoopSpec((1000,), (array,), body, (Output(array),))
+        assert values_alive(body) in range(alive, alive + 2)
+        assert schedule(spec, WIDE, 1).lanes == registers * WIDE.lanes(8)
 
 
 def test_schedules_read_as_loops() -> None:

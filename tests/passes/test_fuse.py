@@ -148,6 +148,25 @@ def test_bounds_hold(n):
     assert all(len(op.regions[0].ops) <= 5 for op in nests(fused))
 
 
+@pytest.mark.parametrize(
+    ("n", "parts"), [(3, [200, 100]), (1000, [50] * 6), (1 << 14, [300]), ((1 << 14) + 5, [300])]
+)
+def test_nests_are_cut_by_what_that_costs_at_so_many_points(n, parts):
+    """Few points: calls; more: compile time; many: values that pass through memory."""
+
+    def make(x):
+        total = x
+        for i in range(150):
+            total = total * x + float(i)
+        return total
+
+    fused = fuse(build(make, x=(n,)))
+    sizes = [sum(op.name != "constant" for op in nest.regions[0].ops) for nest in nests(fused)]
+    assert sum(sizes) == 300
+    assert len(sizes) == len(parts)
+    assert max(sizes) <= parts[0]
+
+
 def batch_norm(y, gain, bias):
     mean, var = rd.moments(y, axes=(0, 2, 3))
     spread = lambda t: rd.spread(t, y, (0, 2, 3))  # noqa: E731
