@@ -197,7 +197,7 @@ class _Product:
             pack_transposed(k, self.b, dst, at, shape, s.nr, s.lanes)
 
     def _next_panel(self, part: _Part, tile: Int, steps: Range) -> tuple[Int, Int]:
-        """Where the panel that is packed after panel ``tile`` begins in B."""
+        """Where the panel that comes after panel ``tile`` begins in B."""
         k, s = self.k, self.plan.schedule
         below, right = k.add(part.start, s.kc), k.mul(k.add(tile, 1), s.nr)
         if part.last is None:
@@ -208,7 +208,7 @@ class _Product:
     def _fetch_ahead(self, first: tuple[Int, Int], tile: Int) -> None:
         """Asks for the share of B's next panel that falls to one of the tiles of this one.
 
-        Packing is too quick to wait for memory, and computing slow enough.
+        Packing, or a dot product with few rows, is too quick to wait for memory.
         """
         s, tiles_down = self.plan.schedule, ceil(self.plan.m / self.plan.schedule.mr)
         shares = ceil(tiles_down / s.grid[1])

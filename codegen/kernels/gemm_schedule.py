@@ -18,6 +18,8 @@ WAYS = 8
 """Lines that a set of a cache holds, on most processors."""
 STREAMS = 8
 """Sequences of addresses that are fetched ahead side by side."""
+ALONE = 2
+"""Lines of a factor of dot products that are quick enough to take the other's one by one."""
 DEEPEST = 1024
 """Contraction steps of a block at most: longer sums would round more."""
 ACROSS_LINES = 1.007
@@ -70,7 +72,7 @@ class Schedule:
     rows_first: bool = False
     """Whether the tiles of a block follow each other along rows of C, not columns."""
     ahead: bool = False
-    """Whether tiles ask for the panel of B that is packed next, a block being one panel."""
+    """Whether tiles ask for the panel of B that comes next, a block being one panel."""
 
 
 def schedule(p: Problem, target: Target) -> Schedule:
@@ -82,6 +84,9 @@ def schedule(p: Problem, target: Target) -> Schedule:
     if form == "dot":
         far = (p.m + p.n) * p.k * p.bytes > target.l1d
         mr, nr = dot_tile_shape(m, n, target, far)
+        waits = _waits_for_lines(p, max(m, n), max(mr, nr), target)
+        if waits and min(m, n) <= ALONE:  # one after the other, lines are a single stream
+            mr, nr = (m, 1) if m < n else (1, n)
         pack_a = p.a.strides is None or p.a.strides[1] != 1
         pack_b = p.b.strides is None or p.b.strides[0] != 1
         kc = p.k
@@ -102,7 +107,10 @@ def schedule(p: Problem, target: Target) -> Schedule:
         # little; else A is packed or gathered again, and B better comes from L3.
         room = target.l2 if _has_streams(p) else max(target.l2, target.l3 // (2 * p.threads))
         nc = min(nc, max(nr, room // step // nr * nr))
-    ahead = pack_b and not pack_a and form == "outer" and _fetches_ahead(p, m, n, kc, target)
+    if form == "dot":
+        ahead = waits and not (pack_a or pack_b) and ALONE < m < n
+    else:
+        ahead = pack_b and not pack_a and _fetches_ahead(p, m, n, kc, target)
     if ahead:
         mc, nc = round_up(m, mr), nr
     # Products of little depth are stores above all: those of a row in one go.
@@ -272,6 +280,16 @@ def _packs_b(p: Problem, m: int, n: int, mr: int, target: Target) -> bool:
     if m >= 12 * mr:
         return n * p.k * p.bytes > target.l1d
     return m > mr and _room(p.b.strides[0] * p.bytes, target.l2) < min(p.k, DEEPEST // 2)
+
+
+def _waits_for_lines(p: Problem, lines: int, together: int, target: Target) -> bool:
+    """Whether dot products wait for memory if their tiles take some lines of a factor at once.
+
+    Hardware does not fetch ahead along lines of a few kilobytes that are read side by side,
+    and a few lines of the other factor are too little to compute meanwhile.
+    """
+    line = p.k * p.bytes
+    return lines * line > target.l2 * 3 // 4 and together * line <= target.l2 // 4
 
 
 def _fetches_ahead(p: Problem, m: int, n: int, kc: int, target: Target) -> bool:

@@ -145,6 +145,13 @@ def test_dtypes(dtype: str) -> None:
         Case(14, 18, 500, "f16", "aBc"),  # half results hold no partial sums
         Case(3, 200, 200, order="aBc", threads=2),  # few rows: dot products
         Case(200, 4, 100, "f64", "aBc", threads=2),
+        Case(1, 1503, 515, order="aBc", threads=2),  # the same, line by line
+        Case(2, 1203, 700, "f64", "aBc"),
+        Case(1501, 1, 515, order="aBc"),
+        Case(1501, 2, 515, order="aBC", threads=3),
+        Case(8, 1503, 515, order="aBc", threads=2),  # the next lines asked for meanwhile
+        Case(5, 1100, 333, "f64", "aBC", threads=3),
+        Case(7, 1100, 333, "f64", "aBc", batch=2),
         Case(9, 11, 13, batch=7, threads=3),
         Case(40, 70, 50, order="ABC", batch=3, threads=2),
         Case(1, 700, 1100),  # too much to keep: streamed a few rows at a time
@@ -430,6 +437,27 @@ def test_panels_of_b_are_asked_for_ahead() -> None:
     assert not _schedule_of((300, 1), (400, 800, 300)).ahead  # B stays in L2
     assert not _schedule_of((2000, 1), (4000, 1000, 2000)).ahead  # A would come from memory
     assert not _schedule_of((1, 1024), (400, 1000, 2000)).ahead  # A is packed
+
+
+def test_lines_of_dot_products_come_one_by_one_or_are_asked_for_ahead() -> None:
+    def cut(m: int, n: int, k: int) -> Schedule:
+        a = Matrix.of(Access("f32", (k, 1)), (), (m,), (k,))
+        b = Matrix.of(Access("f32", (1, k)), (), (k,), (n,))
+        found = schedule(Problem(1, m, n, k, a, b, True, threads=1), Target.named("avx512"))
+        assert found.form == "dot"
+        return found
+
+    assert (cut(1, 1000, 512).mr, cut(1, 1000, 512).nr) == (1, 1)
+    assert (cut(2, 1000, 512).mr, cut(2, 1000, 512).nr) == (2, 1)
+    assert (cut(1000, 1, 512).mr, cut(1000, 1, 512).nr) == (1, 1)
+    assert not cut(2, 1000, 512).ahead
+    few = cut(8, 1000, 512)
+    assert few.ahead
+    assert few.nc == few.nr > 1
+    for small in (cut(1, 100, 512), cut(8, 100, 512)):  # these stay in L2
+        assert small.nr > 1
+        assert not small.ahead
+    assert cut(1, 100, 100_000).nr > 1  # lines that hardware fetches ahead
 
 
 @pytest.mark.parametrize("flipped", [False, True])
