@@ -12,10 +12,10 @@ dimensions (N, C/b, H, W, b), a plain one just its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.codegen.kernels.tally import Tally, TallySpec
@@ -43,7 +43,7 @@ REGISTER_TYPES = {**MEMORY_TYPES, "bool": "i1", "f16": "float", "bf16": "float"}
 """LLVM type of one element in a register: half types compute in f32."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Access:
     """Element ``p`` of an iteration space lies at ``offset + sum(p[d] * strides[d])``.
 

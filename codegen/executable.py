@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from symgrad.codegen.runtime.native import aligned_bytes
 from symgrad.codegen.runtime.program import NativeProgram
 from symgrad.codegen.runtime.resident import Form, Resident
 from symgrad.ir.errors import UsageError
+from symgrad.ir.record import record
 from symgrad.ir.types import type_of_array
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SHARED: dict[Form, Form] = {}
 """One object for each form: what a program left is known by identity as what another wants."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Kept:
     """What a prologue left."""
 
@@ -240,8 +240,8 @@ class Executable:
             self._program.run(slots)
             return
         run = profile.timed(self, slots)
-        for record in profile.active:
-            record.add(self, run)
+        for recording in profile.active:
+            recording.add(self, run)
 
     @property
     def threads(self) -> int:

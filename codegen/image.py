@@ -8,7 +8,6 @@ programs share kernels there as well.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from symgrad.codegen import parts
 from symgrad.codegen.plan import barriers
 from symgrad.codegen.runtime.program import ARENA, Step
 from symgrad.codegen.runtime.resident import Form
+from symgrad.ir.record import record
 from symgrad.ir.types import TensorType, parse_type
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from symgrad.codegen.storage import Buffer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PrologueImage:
     """What fills the memory that is kept from run to run; see ``codegen.prologue``."""
 
@@ -44,7 +44,7 @@ class PrologueImage:
         return PrologueImage(tuple(invariant), _restored(steps), *sizes)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Image:
     """A program without its machine code.
 

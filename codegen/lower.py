@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from symgrad.codegen import plan
@@ -22,9 +22,10 @@ from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.target import Target
 from symgrad.ir.errors import NoKernelError
 from symgrad.ir.graph import Func
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True)
+@record
 class Lowered:
     """A function as kernel calls: what ``show`` prints and what gets compiled."""
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from symgrad.codegen.memory_report import describe_memory
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.codegen.executable import Executable
@@ -34,7 +35,7 @@ ROWS = 40
 Spans = np.ndarray[Any, np.dtype[np.float64]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KernelTime:
     """One kernel call of a program and what it took."""
 

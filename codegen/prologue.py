@@ -16,17 +16,17 @@ are what they were.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.plan import place_buffers, round_up
 from symgrad.ir.graph import Func
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.codegen.lowering.scope import Call
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prologue:
     """The calls that fill the kept memory."""
 

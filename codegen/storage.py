@@ -17,6 +17,7 @@ import numpy as np
 from symgrad.codegen.access import Access, row_major
 from symgrad.codegen.kernels.blocked import Blocked, Weights
 from symgrad.codegen.tiling import Tiling
+from symgrad.ir.record import record
 from symgrad.ir.types import TensorType
 
 Halo = tuple[tuple[int, int], ...]
@@ -43,7 +44,7 @@ class Buffer:
     """Whether it lies in the memory that the prologue fills; see ``codegen.prologue``."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Storage:
     """A value's elements in a buffer.
 

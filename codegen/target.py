@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from symgrad.ir.record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record
 class Target:
     """Facts about one CPU.  Sizes in bytes."""
 

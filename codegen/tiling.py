@@ -9,13 +9,14 @@ followed over the tiling's dimensions by strides, and so can any broadcast opera
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from symgrad.codegen.access import Access
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tiling:
     """Dimension ``d`` takes ``extents[d]`` steps of ``steps[d]`` along axis ``axes[d]``.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+from symgrad.ir.record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record
 class Loc:
     """A line of the user's source."""
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
 import numpy as np
 from symgrad.ir.errors import DTypeError, InternalError, ShapeError, UsageError
 from symgrad.ir.graph import Region, Value, insertion
+from symgrad.ir.record import record
 from symgrad.ir.types import DType, TensorType
 
 Array = np.ndarray[Any, Any]
@@ -24,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 TypeRule = Callable[..., TensorType | tuple[TensorType, ...]]
 
 
-@dataclass(frozen=True)
+@record
 class Sample:
     """Example operands for the table-driven tests: shapes, attributes, value ranges.
 

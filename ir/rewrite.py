@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from symgrad.ir.builder import Builder, inline
 from symgrad.ir.facts import derive_facts
 from symgrad.ir.graph import Func, Op, Region, Value
 from symgrad.ir.opdef import OpDef
+from symgrad.ir.record import record
 from symgrad.ir.types import TensorType
 
 
-@dataclass(frozen=True)
+@record
 class Rule:
     """``apply(op, *operands)`` gives replacement value(s), or ``None`` for no match.
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from symgrad.ir.errors import DTypeError, ParseError
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DType:
     """One element type.
 

@@ -9,13 +9,13 @@ lowers to several kernels.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Any
 
 from symgrad.codegen.emitter import Emitter
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Phase:
     """One kernel of an op's lowering.
 
@@ -40,7 +40,7 @@ class Phase:
     """Those of the buffers that are temporaries which an earlier phase has filled."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lowering:
     """The phases of an op in order, a barrier after each.
 

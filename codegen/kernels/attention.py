@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
@@ -25,6 +24,7 @@ from symgrad.codegen.kernels.microkernel import Accumulators, Feed, outer_tile, 
 from symgrad.codegen.kernels.pack import pack_transposed, packed_dtype, round_up
 from symgrad.codegen.scalar import convert
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 RUN_KEYS = 48
 """Keys of a run, about: their weights and the block of queries share L1."""
@@ -34,7 +34,7 @@ CAUSAL_QUERIES = 32
 blocks compute more in vain; shorter ones go over the keys more often."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Heads:
     """What ``attention`` and its gradient have in common.
 
@@ -60,7 +60,7 @@ class Heads:
         return packed_dtype(self.q.dtype)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blocking:
     """How the scores are cut up."""
 

@@ -9,7 +9,7 @@ and v: no sum is ever shared between threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
@@ -36,12 +36,13 @@ from symgrad.codegen.kernels.microkernel import (
 from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.scalar import emit_op
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 TASKS_PER_THREAD = 4
 """Enough for an even share of the work where tasks differ."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AttentionGradSpec:
     """``attention_grad``: accesses over batch, positions and features.
 
@@ -62,7 +63,7 @@ class AttentionGradSpec:
     wants_kv: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Areas:
     """Where a thread's arrays lie in its scratch, in bytes."""
 

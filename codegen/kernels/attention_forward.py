@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
@@ -21,9 +20,10 @@ from symgrad.codegen.kernels.microkernel import Accumulators, Feed
 from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.scalar import emit_op
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AttentionSpec:
     """``attention``: ``out`` over batch, queries and width, ``lse`` over batch and queries."""
 
@@ -32,7 +32,7 @@ class AttentionSpec:
     lse: Access
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Areas:
     """Where a thread's arrays lie in its scratch, in bytes."""
 

@@ -10,12 +10,12 @@ input channel and tap, in the order a convolution reads them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, row_major
 from symgrad.codegen.emitter import Emitter, Int
 from symgrad.codegen.tiling import Tiling
+from symgrad.ir.record import record
 
 BLOCK = 16
 """Channels of a block: one AVX-512 vector of f32, whole vectors everywhere else."""
@@ -50,7 +50,7 @@ def weight_tiling(shape: Sequence[int]) -> Tiling:
     return Tiling.blocks(shape, order)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blocked:
     """Where the activations of a convolution lie.
 
@@ -125,7 +125,7 @@ class Blocked:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Weights:
     """Where the weights ``[O][I/groups][kh][kw]`` of a convolution lie.
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.runtime.threads import emit_inner_gate, meet_inside
+from symgrad.ir.record import record
 
 Emit = Callable[[Emitter, str, Any], None]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """``offset`` bytes into the loop's argument ``base``, and ``stride`` more per step of time."""
 
@@ -27,7 +27,7 @@ class Place:
     stride: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Carry:
     """Where one part of the state lies: ``first`` before the loop and ``last`` after it.
 
@@ -43,7 +43,7 @@ class Carry:
     is_local: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class State:
     """An argument of a kernel: the state number ``carry`` before a step, or ``after`` it."""
 
@@ -51,7 +51,7 @@ class State:
     after: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """A kernel of the body and its arguments.
 
@@ -84,7 +84,7 @@ def emit_steps(k: Emitter, steps: Sequence[Step]) -> Names:
     return names
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Crew:
     """The threads that run a body: this one is number ``tid`` of ``size``.
 

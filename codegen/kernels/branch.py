@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.kernels.body import (
     Carry,
@@ -14,9 +12,10 @@ from symgrad.codegen.kernels.body import (
     crew,
     emit_steps,
 )
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BranchSpec:
     """A body and what it works on.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import gcd, prod
 
 from symgrad.codegen.access import Epilogue
@@ -26,12 +26,13 @@ from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, reach
 from symgrad.codegen.kernels.conv_pack import PACKING, PackWeightsSpec, emit_pack_pair
 from symgrad.codegen.kernels.tally import Finish, open_tally
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 PREFETCH_BYTES = 2048
 """How far ahead of its use the weight stream is prefetched."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """Output pixels ``origin + step * u``, u < size, of a convolution.
 
@@ -45,7 +46,7 @@ class Part:
     step: Pair = (1, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConvSpec:
     """A convolution ``x -> y``; ``forward`` and ``input_grad`` build it.
 
@@ -123,7 +124,7 @@ def forward(
     return ConvSpec(x, y, (part,), stride, dilation, groups, epilogue)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Class:
     """Along one axis: the positions ``origin + stride * u`` and the taps that reach them."""
 
@@ -188,7 +189,7 @@ def input_grad(
 # -- schedule --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Schedule:
     """The register tile: images x rows x columns of pixels, times vectors of channels."""
 

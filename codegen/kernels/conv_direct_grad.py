@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
@@ -21,12 +21,13 @@ from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, reach
 from symgrad.codegen.kernels.conv_pack import PACKING, weight_block
 from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 BUSY = 0.92
 """Share of the threads' time with work from which on pixels are not split further."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WeightGradSpec:
     """The cotangent of a convolution's weights from x and the cotangent of y.
 
@@ -72,7 +73,7 @@ class WeightGradSpec:
         return self.x.block < BLOCK and pitch == self.x.block
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Schedule:
     """Register tile (channels x vectors) and the chunk of pixels that fits L1."""
 
@@ -324,7 +325,7 @@ def emit_weight_grad(k: Emitter, name: str, spec: WeightGradSpec) -> None:
                 k.call(f"{name}_store", "void", [pair, *place, partial, *operands])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SumPartialsSpec:
     """Adds up partial weight gradients.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import gcd, prod
 
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
@@ -33,12 +33,13 @@ from symgrad.codegen.kernels.conv_pack import (
 )
 from symgrad.codegen.kernels.tally import Finish, open_tally
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 UNROLLED = 512
 """Products in the code of one tile, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Slices:
     """A block of channels as vectors of the machine, and how groups lie in them."""
 
@@ -87,7 +88,7 @@ class Slices:
             yield j, value if self.group == 1 else k.shuffle(value, value, lanes)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LanesSpec:
     """A convolution ``conv`` with groups that are runs of lanes, and where its weights lie.
 
@@ -141,7 +142,7 @@ class LanesSpec:
 # -- schedule --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile:
     """Rows x columns of pixels whose sums stay in registers."""
 

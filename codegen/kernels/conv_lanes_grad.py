@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
@@ -22,6 +22,7 @@ from symgrad.codegen.kernels.conv_lanes import UNROLLED, Slices
 from symgrad.codegen.kernels.conv_pack import PACKING
 from symgrad.codegen.kernels.weight_store import emit_store_pair
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 
 def refusal(spec: WeightGradSpec) -> str | None:
@@ -46,7 +47,7 @@ def refusal(spec: WeightGradSpec) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tile:
     """Weights whose sums stay in registers, and the pixels that one step adds to them."""
 
@@ -106,7 +107,7 @@ def cycles(spec: WeightGradSpec, target: Target, threads: int) -> float:
     return (max(schedule(spec, target).cycles, memory) + stored) / threads
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Rows:
     """The weights of one tile: rows and taps from the ones where it lies, and inputs."""
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of, vec
 from symgrad.codegen.kernels.blocked import BLOCK, Weights
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 PACKING = 0.3
 """Cycles that gathering or transposing one weight takes."""
@@ -160,7 +160,7 @@ def weight_block(k: Emitter, weights: Weights, base: Reg, out_block: Int, in_blo
     return k.gep(base, k.add(k.add(row, column), weights.offset), weights.scalar)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PackWeightsSpec:
     """Brings weights into the form a direct convolution reads.
 

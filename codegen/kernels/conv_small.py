@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 
@@ -28,6 +27,7 @@ from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS, sum_lanes
 from symgrad.codegen.kernels.tally import Finish, open_tally
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 MAX_PRODUCTS = 160
 """Products of one channel that are written out at most."""
@@ -36,7 +36,7 @@ EXPOSED = 0.25
 hide.  To the input, where sums come and go as well, they add up."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SmallConvSpec:
     """A convolution with weights ``w`` between x and y, or its gradient to x.
 

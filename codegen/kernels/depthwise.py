@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue
@@ -29,12 +29,13 @@ from symgrad.codegen.kernels.microkernel import (
 from symgrad.codegen.kernels.pack import packed_dtype
 from symgrad.codegen.scalar import convert, emit_op
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 GROUP = 4
 """Vectors that share a loaded weight."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DepthwiseSpec:
     """A convolution with one group per input channel, or its weight gradient.
 
@@ -176,7 +177,7 @@ def emit_depthwise_weight_grad(k: Emitter, name: str, spec: DepthwiseSpec) -> No
                 store_lanes(k, value, address, spec.w.dtype, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Vector:
     """Part of an output row."""
 

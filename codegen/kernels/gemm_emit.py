@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from math import ceil, prod
 
@@ -32,6 +32,7 @@ from symgrad.codegen.kernels.pack import (
     vectors,
 )
 from symgrad.codegen.scalar import emit_op
+from symgrad.ir.record import record
 
 Range = tuple[Int, Int]
 
@@ -290,7 +291,7 @@ class _Product:
                 store(result.store_partial)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Part:
     """A block of the contraction."""
 

@@ -8,7 +8,7 @@ product is one of 4-byte elements over half the depth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, prod
 
 from symgrad.codegen.access import Access
@@ -18,12 +18,13 @@ from symgrad.codegen.kernels.gemm_spec import GemmSpec
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, lower_loop
 from symgrad.codegen.target import Target
 from symgrad.ir.graph import Region
+from symgrad.ir.record import record
 
 LEAST = 8
 """Rows and columns from which on rewriting an operand pays."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Paired:
     """A product of pairs, and the kernels and memory that make them."""
 

@@ -6,13 +6,13 @@ read) without compiling anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from math import ceil, gcd
 
 from symgrad.codegen.kernels.matrix import Matrix
 from symgrad.codegen.kernels.pack import CACHE_LINE, packed_dtype, round_up
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 WAYS = 8
 """Lines that a set of a cache holds, on most processors."""
@@ -32,7 +32,7 @@ ITEM = {"f64": 8, "i64": 8, "u64": 8}
 """Bytes of an element to compute with, where it is not 4."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Problem:
     """What decides a schedule: sizes, how A (M x K) and B (K x N) lie, and the team."""
 
@@ -53,7 +53,7 @@ class Problem:
         return ITEM.get(packed_dtype(self.a.dtype), 4)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Schedule:
     """The cut of a product.  Tiles and blocks count elements."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from symgrad.codegen.access import Access, Epilogue, row_major
 from symgrad.codegen.kernels.matrix import Operand, permuted
 from symgrad.codegen.kernels.pack import summed_dtype
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GemmSpec:
     """``C[b, m, n] = epilogue(sum over k of A[b, m, k] * B[b, k, n])``.
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
+from symgrad.ir.record import record
 from symgrad.ir.types import TensorType
 
 Array = np.ndarray[Any, Any]
@@ -23,7 +23,7 @@ Reference = Callable[..., Any]
 _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HostSpec:
     """A call with the addresses of arrays, operands first, so many bytes into their buffers."""
 

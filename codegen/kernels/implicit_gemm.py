@@ -13,7 +13,7 @@ weight (or ``dy``), their second the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from math import ceil, gcd, prod
 
@@ -24,6 +24,7 @@ from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.matrix import PaddedAccess, Window
 from symgrad.codegen.kernels.tally import Tally
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 Axes = tuple[int, ...]
 
@@ -33,7 +34,7 @@ RUN = 5
 """Cycles to load, place and store one whose elements are."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Convolution:
     """A convolution's sizes and attributes, those of the forward op for its gradients too.
 
@@ -177,7 +178,7 @@ def _scattered(spec: GemmSpec, lanes: int) -> float:
     return min(1.0, 1.5 * (lanes - 1) / spec.n[-1])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Class:
     """Pixels along one axis that meet the same taps: pixel ``every * j + first + i``, for
     ``i < count`` and ``j < pixels``, meets taps ``spacing * u + tap + i``, ``u < taps``."""
@@ -283,7 +284,7 @@ def _part(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GroupedEpilogue:
     """An epilogue over channels that a grouped convolution counts by group."""
 

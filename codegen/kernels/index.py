@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
@@ -29,6 +28,7 @@ from symgrad.codegen.kernels.loop_nest import (
 from symgrad.codegen.kernels.loop_schedule import Dim, merged
 from symgrad.codegen.kernels.movement import copy_spec
 from symgrad.codegen.scalar import convert, emit_op, from_memory
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.codegen.target import Target
@@ -124,7 +124,7 @@ def _copied(
 # -- scatter -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ScatterSpec:
     """Updates put into, or added to, an array at integer positions, in order.
 

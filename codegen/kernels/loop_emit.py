@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from symgrad.codegen import scalar
@@ -28,6 +28,7 @@ from symgrad.codegen.kernels.loop_levels import Levels, moved_by
 from symgrad.codegen.kernels.loop_schedule import schedule
 from symgrad.codegen.kernels.loop_spec import LoopSpec
 from symgrad.codegen.kernels.reduce import Accumulator, accumulator_dtype
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.ir.graph import Value
@@ -49,7 +50,7 @@ def emit_nest(k: Emitter, spec: LoopSpec, bases: Sequence[Reg], tid: Reg, nth: R
     _Nest(k, spec, bases, tid, nth).emit()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _State:
     """What is known at a point of the nest."""
 

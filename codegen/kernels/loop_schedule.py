@@ -12,13 +12,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import REGISTER_TYPES, Access
 from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels.loop_spec import Indirect, LoopSpec
 from symgrad.codegen.vecmath import FUNCTIONS
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.codegen.target import Target
@@ -38,7 +39,7 @@ _COSTS = {"div": 4, "sqrt": 4, "rsqrt": 6, **dict.fromkeys(("rem", "fmod", "floo
 _CHEAP_MATH = frozenset(("round", "floor", "ceil", "trunc"))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Dim:
     """One dimension of an iteration space: ``strides`` has one entry per access."""
 
@@ -47,7 +48,7 @@ class Dim:
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Loop:
     """One loop of the nest.
 
@@ -61,7 +62,7 @@ class Loop:
     chunk: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Schedule:
     """The loops, outermost first, and the accesses over them."""
 

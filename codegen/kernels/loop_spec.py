@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels.reduce import COMBINE
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.ir.graph import Region
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Indirect(Access):
     """An access that is moved by values known only at run time.
 
@@ -26,7 +27,7 @@ class Indirect(Access):
     along: tuple[tuple[int, int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Output:
     """Where a result of the body goes: to memory, or into a reduction over ``axes``.
 

@@ -9,15 +9,16 @@ the patches of an image that a convolution multiplies with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of, scalar_of, vec
 from symgrad.codegen.kernels.lanes import gather_lanes, load_lanes
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Window:
     """A padded and dilated axis of a buffer.
 
@@ -33,7 +34,7 @@ class Window:
     dilation: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PaddedAccess:
     """An access to whose addresses each window adds its coordinate's share."""
 
@@ -62,7 +63,7 @@ def permuted(operand: Operand, axes: Sequence[int | None]) -> Operand:
     return replace(operand, strides=pick(operand.strides))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """What an index contributes to an element's address and to its window coordinates."""
 
@@ -70,7 +71,7 @@ class Place:
     coordinates: tuple[Int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lanes:
     """Consecutive indices along a side, one per vector lane."""
 
@@ -91,7 +92,7 @@ class Lanes:
         return lanes_of(self.type)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Side:
     """The dimensions that the batch, the rows or the columns of an operand run over.
 
@@ -147,7 +148,7 @@ def _dot(k: Emitter, digits: Sequence[Int], weights: Sequence[int]) -> Int:
     return total
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Matrix:
     """An operand as a batch of matrices.
 
@@ -257,7 +258,7 @@ class Matrix:
         return gather_lanes(k, origin, k.as_reg(offsets), self.dtype, mask)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Source:
     """One matrix of the batch, found in memory."""
 

@@ -10,7 +10,6 @@ products with little reuse whose operands are contiguous along the contraction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES
@@ -19,6 +18,7 @@ from symgrad.codegen.kernels.gemm_pairs import multiply_add_pairs
 from symgrad.codegen.kernels.matrix import load_run
 from symgrad.codegen.kernels.pack import packed_dtype, summed_dtype, vectors
 from symgrad.codegen.scalar import emit_op
+from symgrad.ir.record import record
 
 LATENCY_PRODUCTS = 8
 """Independent sums that hide the latency of an addition: four cycles, two at a time."""
@@ -30,7 +30,7 @@ ERRAND_STEPS = 4
 """Contraction steps between two errands, at least."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Feed:
     """An operand as a tile reads it: line ``i`` at contraction index ``p``.
 
@@ -70,7 +70,7 @@ class Feed:
         return load_run(k, self.dtype, self.address(k, line, index), lanes, count)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Piece:
     """A vector of a tile's row: its first column, its lanes, and how many of them count."""
 
@@ -100,7 +100,7 @@ def multiply_add(k: Emitter, a: Reg, b: Reg, total: Reg) -> Reg:
     return k.as_reg(k.add(k.mul(a, b), total))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Errands:
     """What a tile does for others while it computes: ``do(0)`` to ``do(count - 1)``.
 

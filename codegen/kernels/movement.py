@@ -7,7 +7,7 @@ disjoint parts, one kernel runs them all without a barrier in between.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import Access
@@ -20,13 +20,14 @@ from symgrad.codegen.kernels.loop_nest import (
     identity_body,
     lower_loop,
 )
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.codegen.target import Target
     from symgrad.ir.graph import Region
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PartsSpec:
     """Loop nests that write disjoint memory; ``buffers`` are the arguments of each."""
 

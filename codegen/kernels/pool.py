@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf, prod
 
 from symgrad.codegen.access import REGISTER_TYPES, Access
@@ -22,11 +22,12 @@ from symgrad.codegen.kernels.blocked import reach
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
 from symgrad.codegen.scalar import emit_op
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 Sizes = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PoolSpec:
     """A pooling op by its IR name, over the physical dimensions (outer, spatial, trailing).
 
@@ -61,7 +62,7 @@ class PoolSpec:
         return range(first, max(first, min((size - span + padding) // stride + 1, self.out[-1])))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Schedule:
     """Elements per vector, and whether they are neighbouring windows or trailing elements."""
 
@@ -79,7 +80,7 @@ def schedule(spec: PoolSpec, target: Target) -> Schedule:
     return Schedule(lanes, False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Window:
     """A window of the input, or a vector of neighbouring ones, and its elements."""
 

@@ -12,8 +12,6 @@ into a register stays in one: then the kernels that see it become parts of the l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.kernels.body import (
     Carry,
@@ -26,9 +24,10 @@ from symgrad.codegen.kernels.body import (
     crew,
     emit_steps,
 )
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shared:
     """How the threads share the points of a body with one flat kernel.
 
@@ -41,7 +40,7 @@ class Shared:
     state: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RepeatSpec:
     """The loop: so many steps, in ``reverse`` from the last element to the first.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
@@ -20,6 +19,7 @@ from symgrad.codegen.kernels.lanes import load_lanes, store_lanes, vector_loop
 from symgrad.codegen.kernels.loop_schedule import SERIAL_WORK, Dim, merged
 from symgrad.codegen.kernels.reduce import across_lanes, combine, identity
 from symgrad.codegen.scalar import constant, emit_op
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from symgrad.codegen.target import Target
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 KINDS = ("sum", "prod", "recurrence", "argmax", "argmin")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RunningSpec:
     """One pass along ``axis`` of ``extents``.
 
@@ -54,7 +54,7 @@ class RunningSpec:
         return self.kind.startswith("arg")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RunningSchedule:
     """The axis, the other dimensions outermost first, and where the lanes lie.
 

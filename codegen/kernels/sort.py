@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.loop_schedule import SERIAL_WORK
 from symgrad.codegen.scalar import emit_op, from_memory
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SortSpec:
     """Positions of ``source`` along ``axis`` of ``extents`` in order, as i64.
 

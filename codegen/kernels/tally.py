@@ -16,12 +16,12 @@ computed from them.  A tile takes them of ``x - s``, s its own first element, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes, vector_loop
+from symgrad.ir.record import record
 
 ROWS: Mapping[str, int] = {"sum": 1, "moments": 2}
 """Sums that each kind of tally keeps per channel."""
@@ -30,7 +30,7 @@ WAYS = 2
 """Sums of a tile that take turns, so that additions wait less for each other."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TallySpec:
     """What is added up per channel: the ``kinds``, of one value each."""
 
@@ -153,7 +153,7 @@ class Finish:
             self._tally.flush(access.address(self._k, self._bases[-1], point))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JoinSpec:
     """Adds up what the threads have; arguments: their sums, the shift, the results.
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
 from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.ir.record import record
 
 TAPS = 3
 """Height and width of the filter."""
@@ -36,7 +36,7 @@ Vectors = Sequence[Reg | None]
 """Registers of one type; ``None`` is zero."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Matrices:
     """The three matrices of F(m, 3), for n = m + 2 (with stride 2, n = 2 m + 1)."""
 

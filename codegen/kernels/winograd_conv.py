@@ -11,7 +11,7 @@ memory (*filters first*).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
@@ -36,6 +36,7 @@ from symgrad.codegen.kernels.winograd_transform import (
     emit_transforms,
 )
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 
 def forward(
@@ -74,7 +75,7 @@ def input_grad(
     return WinogradSpec(dy, dx, packing, outputs, reach, groups, epilogue)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KernelSpec:
     """A convolution and how it is cut up: what its kernels are made from."""
 

@@ -13,7 +13,7 @@ in memory of its own; the shares' sums meet in a second kernel that transforms t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
@@ -34,9 +34,10 @@ from symgrad.codegen.kernels.winograd_transform import (
     vector_of,
 )
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WinogradGradSpec:
     """The cotangent of the weights from x and the cotangent of y, by F(outputs, 3).
 
@@ -107,7 +108,7 @@ class WinogradGradSpec:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GradKernelSpec:
     """A weight gradient and how it is cut up: what its kernels are made from."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import ceil
 
 from symgrad.codegen.emitter import bytes_of
@@ -22,13 +21,14 @@ from symgrad.codegen.kernels.winograd_grad import (
 )
 from symgrad.codegen.kernels.winograd_schedule import TRANSFORM
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 Cost = Callable[[GradKernelSpec, Target, int], tuple[float, float]]
 SHARE_TILES = 64
 """Tiles that are transformed together where tiles come first."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GradSchedule:
     """The form of least cost and its estimate."""
 

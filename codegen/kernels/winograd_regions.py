@@ -13,16 +13,16 @@ they are those of whole and bottom; a row, those of right and whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
 from symgrad.codegen.emitter import Emitter, Int
 from symgrad.codegen.kernels.blocked import Pair
 from symgrad.codegen.kernels.winograd import TAPS
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Region:
     """Tiles of one kind, of all images."""
 
@@ -47,7 +47,7 @@ class Region:
         return image, (k.add(row, self.origin[0]), k.add(column, self.origin[1]))
 
 
-@dataclass(frozen=True)
+@record
 class Cut:
     """The tiles of some images' planes of outputs."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 
 from symgrad.codegen.emitter import bytes_of
@@ -16,6 +15,7 @@ from symgrad.codegen.kernels.blocked import BLOCK
 from symgrad.codegen.kernels.conv_pack import PACKING
 from symgrad.codegen.kernels.winograd_tiles import Shape, Tiling, WinogradSpec
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 RUNS = 64
 """Runs between two changes of weights that are the same in most runs."""
@@ -24,7 +24,7 @@ TRANSFORM = 4
 a row and a column, stored, and loaded again."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Schedule:
     """The form of least cost and its estimate."""
 

@@ -15,7 +15,7 @@ so that ``product`` is the inner loop of the direct kernel, with tiles for pixel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import product
 
@@ -34,9 +34,10 @@ from symgrad.codegen.kernels.winograd_transform import (
     store_tile,
 )
 from symgrad.codegen.target import Target
+from symgrad.ir.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WinogradSpec:
     """A 3 x 3 convolution of stride 1 or 2, ``x -> y``, by F(outputs x outputs, 3 x 3)."""
 
@@ -101,7 +102,7 @@ class WinogradSpec:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tiling:
     """How the products are cut up."""
 

@@ -8,19 +8,19 @@ a stage of zeros.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
 from symgrad.codegen.kernels.winograd import Matrix, apply_2d, matrices, transposed
 from symgrad.codegen.kernels.winograd_regions import Cut, Region
+from symgrad.ir.record import record
 
 PAD = BLOCK
 """Elements between the planes of transformed tiles, lest they all fall in one cache set."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tiles:
     """Tiles of a tensor's planes, one per tile of a convolution's output, as they are
     transformed: the input's, or those of the output's cotangent."""
@@ -194,7 +194,7 @@ def store_tile(
         k.store(value, k.gep(to, number * plane, scalar))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TransformSpec:
     """Transforms all tiles of a tensor; arguments: x, V, scratch.
 

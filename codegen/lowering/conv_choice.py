@@ -7,7 +7,7 @@ pure function of shapes, target and thread count; the least wins.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any, Generic, TypeVar
@@ -33,12 +33,13 @@ from symgrad.codegen.lowering.conv_fit import Problem, halos
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.target import Target
 from symgrad.ir.graph import Op, Value
+from symgrad.ir.record import record
 
 LANES = "groups in lanes"
 """The algorithm for groups that are runs of lanes of a block."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Setting:
     """What a choice depends on beside the convolution."""
 
@@ -58,7 +59,7 @@ class Setting:
 Made = TypeVar("Made")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Candidate(Generic[Made]):
     """An algorithm, what it would take, and how to get its kernels."""
 

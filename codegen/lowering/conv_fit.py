@@ -18,7 +18,6 @@ matrix product is one of cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import gcd, prod
 from typing import Any
 
@@ -32,13 +31,14 @@ from symgrad.codegen.storage import Buffer, Storage
 from symgrad.codegen.target import Target
 from symgrad.ir.builder import Builder
 from symgrad.ir.graph import Op
+from symgrad.ir.record import record
 from symgrad.ir.types import TensorType
 
 MOST_COMPUTED = 8
 """How much more than needed joined groups may compute, most of it with zeros."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Piece:
     """A nest of a copy between a plain array and its fitted form; strides of both."""
 
@@ -49,7 +49,7 @@ class Piece:
     fitted_offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Slot:
     """Frames ``low <= f < high`` see plane ``first + step * f`` in a slot of channels."""
 
@@ -59,7 +59,7 @@ class Slot:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Frames:
     """Activations as images of one plane: ``[images * frames, groups * slots * span, H, W]``."""
 
@@ -109,7 +109,7 @@ class Frames:
                     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Taps:
     """Weights ``[groups * rows, columns, kh, kw]`` of joined groups, slots on one side."""
 
@@ -157,7 +157,7 @@ class Taps:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Problem:
     """A fitted convolution: ``op`` over two axes, and where its operands come from."""
 
@@ -312,7 +312,7 @@ def copy_cycles(problem: Problem, target: Target, threads: int) -> float:
     return elements * (0.5 + 2 * size * moved) / threads
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fit:
     """Emits the copies of one problem."""
 

@@ -8,7 +8,7 @@ made where the value lives otherwise.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from symgrad.codegen.access import Access
@@ -32,6 +32,7 @@ from symgrad.codegen.target import Target
 from symgrad.codegen.tiling import Tiling
 from symgrad.ir.errors import Loc
 from symgrad.ir.graph import Op, Value
+from symgrad.ir.record import record
 from symgrad.ir.types import DTYPES
 
 SERIAL_BELOW = 2e-6
@@ -40,7 +41,7 @@ _BYTES_PER_SECOND = 2e10
 _FLOPS_PER_SECOND = 2e10
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """One kernel call: its code's identity and the buffers it reads and writes."""
 

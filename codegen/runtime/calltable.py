@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.runtime import cpython, native, vectorcall
 from symgrad.codegen.runtime.source import Source
+from symgrad.ir.record import record
 
 Signature = Sequence[tuple[np.dtype[Any], tuple[int, ...]]]
 
@@ -127,7 +127,7 @@ BLOCK, SLOT, SOURCE, STEP, DESK, ITEM, ORDER = map(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Item:
     """A thing that a call is given: a leaf, or a container whose items follow it.
 
@@ -142,7 +142,7 @@ class Item:
     count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Order:
     """A step of putting results together, on a pile.
 
@@ -156,7 +156,7 @@ class Order:
     """Of a dict, in the order of its things."""
 
 
-@dataclass(frozen=True)
+@record
 class Interface:
     """What a program looks like to its callers.
 

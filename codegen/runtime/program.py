@@ -15,7 +15,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from symgrad.codegen.runtime.native import (
 )
 from symgrad.codegen.runtime.threads import process_team
 from symgrad.codegen.runtime.waiting import Waiting
+from symgrad.ir.record import record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ ARENA, TEAM = -1, -2
 """The slots of the program's own memory, and of the words of the thread team."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Step:
     """One kernel call.
 

@@ -32,12 +32,13 @@ from symgrad.codegen.runtime.memory import empty
 from symgrad.codegen.tiling import Tiling
 from symgrad.ir.errors import UsageError
 from symgrad.ir.graph import Func, Value
+from symgrad.ir.record import record
 from symgrad.ir.types import TensorType, parse_type
 
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@record
 class Form(ABC):
     """How the elements of a tensor lie in memory; equal forms have equal memory."""
 
@@ -83,7 +84,7 @@ _KINDS: dict[str, type[Form]] = {}
 """The classes of forms by name."""
 
 
-@dataclass(frozen=True)
+@record
 class TiledForm(Form):
     """The elements in the order of a tiling's dimensions."""
 
@@ -130,7 +131,7 @@ class Resident:
         return self.form.restore(self.memory)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class State:
     """Numbers of the parameters and results whose layout the program may choose, and of the
     parameters that seldom change."""

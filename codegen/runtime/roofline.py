@@ -12,7 +12,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from symgrad.codegen.jit import available_cpus, compile_modules, version
 from symgrad.codegen.runtime.program import NativeProgram, Step
 from symgrad.codegen.target import Target
 from symgrad.ir.cache import Cache
+from symgrad.ir.record import record
 
 Memory = np.ndarray[Any, Any]
 
@@ -34,7 +35,7 @@ _REPEATS = 5
 _cache = Cache("machine", limit=1 << 20)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Peaks:
     """The most that all threads of a program reach together."""
 

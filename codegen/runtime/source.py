@@ -6,8 +6,9 @@ A ``Source`` is data rather than a closure, so that native code can follow it, t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from symgrad.ir.record import record
 
 CELL, ITEM, ATTRIBUTE = range(3)
 """Steps of a ``Source``: the content of a closure's cell, ``thing[key]``, ``thing.key``."""
@@ -16,7 +17,7 @@ MISSING = object()
 """What is found where there is nothing."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Source:
     """A thing to begin with, and the steps from there: pairs of a kind and a key."""
 

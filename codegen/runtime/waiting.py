@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import platform
 import sys
-from dataclasses import dataclass
 
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.runtime.native import (
@@ -26,6 +25,7 @@ from symgrad.codegen.runtime.native import (
     field,
     repeat,
 )
+from symgrad.ir.record import record
 
 ARRIVED, GENERATION = 0, LINE
 """The words of a gate: threads that have come so far, and how often it has opened."""
@@ -39,7 +39,7 @@ _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
 _EVERYBODY = 2**31 - 1
 
 
-@dataclass(frozen=True)
+@record
 class Waiting:
     """How a thread waits on this platform."""
 

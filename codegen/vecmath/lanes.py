@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from symgrad.codegen.emitter import Emitter, Reg, bytes_of, lanes_of, scalar_of, vec
+from symgrad.ir.record import record
 
 INTEGER = {"float": "i32", "double": "i64"}
 MANTISSA = {"float": 23, "double": 52}
@@ -246,7 +247,7 @@ def _estrin(x: Lanes, coefficients: Sequence[float]) -> Lanes:
 # -- exponents -------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Whole:
     """An integer per lane: as a float, and in the low bits of an integer of the same width."""
 
@@ -345,7 +346,7 @@ def two_product(a: Lanes, b: Lanes | float) -> tuple[Lanes, Lanes]:
     return product, error
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pair:
     """The unevaluated sum ``hi + lo`` with ``lo`` below half a unit of ``hi``'s last place."""
 

@@ -13,7 +13,6 @@ f32 functions compute in f64, where reduction and polynomials are much shorter.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 from symgrad.codegen.emitter import Emitter, Reg, lanes_of, mangle
@@ -31,6 +30,7 @@ from symgrad.codegen.vecmath.lanes import (
     where,
     widen,
 )
+from symgrad.ir.record import record
 
 # sin(r) = r + r z q(z), z = r**2, minimax on |r| <= π/2, error 2**-35.3 and 2**-57.7
 SIN = table(
@@ -91,7 +91,7 @@ LARGE = 2.0**20
 # -- reduction -------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Turns:
     """The reduction ``x + offset π/2 = n (size π/2) + r``, ``x >= 0`` and ``|r| <= size π/4``."""
 

@@ -15,10 +15,11 @@ from typing import Any, TextIO
 from symgrad.ir.collector import collector_paused
 from symgrad.ir.errors import InternalError, UsageError
 from symgrad.ir.graph import Func
+from symgrad.ir.record import record
 from symgrad.ir.verify import verify
 
 
-@dataclass(frozen=True)
+@record
 class Pass:
     """A named function ``Func -> Func``; its keyword parameters are its options."""
 
