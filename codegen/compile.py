@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from symgrad.codegen import plan, programs
 from symgrad.codegen.executable import Executable
 from symgrad.codegen.image import Image, Layout, PrologueImage
-from symgrad.codegen.jit import compile_modules, load_compiled, symbol_of
+from symgrad.codegen.jit import Compilation, load_compiled
 from symgrad.codegen.precision import get_conv_precision
 from symgrad.codegen.runtime import threadpool
+from symgrad.codegen.runtime.ahead import load_ahead, load_calls_ahead
 from symgrad.codegen.runtime.memory import give_back
-from symgrad.codegen.runtime.program import load_ahead
 from symgrad.codegen.runtime.resident import STATELESS, State
 from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.target import Target
@@ -41,47 +41,51 @@ def compile_func(
     as traced, and the whole program is kept on disk under its text: when the same function
     comes again, in this process or another, neither passes nor lowering run.
     """
-    target = target or Target.host()
+    machine = target or Target.host()
     threads = threads or get_num_threads()
     precision = conv_precision or get_conv_precision()
 
-    def lowered() -> Lowered:
+    def lowered(written: Callable[[str, str], None] = lambda name, text: None) -> Lowered:
         from symgrad.codegen.lower import lower  # kernels and all: not for a program on disk
 
         optimised = passes(func) if passes else func
         return lower(
             optimised,
-            target=target,
+            target=machine,
             threads=threads,
             donate=donate,
             state=state,
             conv_precision=precision,
+            written=written,
         )
 
+    def built() -> Executable:
+        with Compilation(machine) as compilation:  # beside the lowering
+            executable = _build(lowered(compilation.add), compilation)
+        load_calls_ahead()
+        return executable
+
+    load_ahead()
     threadpool.register()
     if passes is None:
-        return _build(lowered())
+        return built()
     options = {"donate": tuple(donate), "state": state, "conv_precision": precision}
-    key = programs.key(func, target, threads=threads, **options)
+    key = programs.key(func, machine, threads=threads, **options)
     image = programs.find(key)
-    addresses = load_compiled(image.kernels, target) if image else None
+    addresses = load_compiled(image.kernels, machine) if image else None
     if image and addresses is not None:
         return Executable(image, addresses, functools.cache(lowered))
-    load_ahead()
     give_back()  # before compiling takes more, and then what it leaves
-    executable = _build(lowered())
+    executable = built()
     if not executable.is_bound:
         programs.keep(key, executable.image)
     give_back()
     return executable
 
 
-def _build(lowered: Lowered) -> Executable:
-    """Compiles and loads the kernels of a lowered function."""
-    symbols = {
-        name: symbol_of(name, text, lowered.target) for name, text in lowered.modules.items()
-    }
-    loaded = compile_modules(lowered.modules, lowered.target)
+def _build(lowered: Lowered, compilation: Compilation) -> Executable:
+    """Loads the kernels of a lowered function, which the compilation has the text of."""
+    symbols, loaded = compilation.symbols, compilation.load()
     func, before = lowered.func, lowered.prologue
     slots = len(func.params) + len(func.results)
     layout = Layout(kept=slots, constants=slots + bool(before))

@@ -100,8 +100,7 @@ class Executable:
         self.invariant = before.invariant if before else ()
         """Arguments of which something is kept from run to run, see ``codegen.prologue``."""
         self._kept: _Kept | None = None
-        interface = self.interface()
-        self._direct = None if interface is None else self._program.bind(interface)
+        self._direct = self._first_call if self.interface() else None
 
     @property
     def has_forms(self) -> bool:
@@ -170,6 +169,17 @@ class Executable:
             _delivered(array, place) if form is None else Resident(form, array)
             for array, place, form in zip(made, places, forms, strict=True)
         ]
+
+    def _first_call(self, *_: Any) -> Any:
+        """In place of the direct call, which the first call does not wait for."""
+        self._direct = self._second_call
+        return NotImplemented
+
+    def _second_call(self, *arguments: Any) -> Any:
+        interface = self.interface()
+        assert interface is not None
+        self._direct = self._program.bind(interface)
+        return self._direct(*arguments)
 
     def unprepared(self, arguments: Sequence[Any]) -> list[int]:
         """Numbers of the state that is not in the form the program wants it in."""

@@ -5,7 +5,7 @@ shall have, and SROA, InstCombine and SimplifyCFG give them O3's speed at a tent
 time.  The object code is kept by content, on disk and in the process: the same text for
 the same target is compiled once, whatever its function is called.
 
-``compile_modules`` is the way to running code; ``optimised``, ``emit_assembly`` and
+A ``Compilation`` is the way to running code; ``optimised``, ``emit_assembly`` and
 ``emit_object`` show or export the stages, for any target LLVM knows.
 """
 
@@ -15,11 +15,13 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import heapq
 import itertools
 import os
 import re
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from symgrad.codegen.target import Target
@@ -28,15 +30,12 @@ from symgrad.ir.errors import InternalError
 
 _VERSION = 1
 """Part of every cache key: raise it when the same text must be compiled anew."""
-_THREADS_PAY = 50_000
-"""Characters of LLVM text from which compiling on several threads pays."""
-
 _objects = Cache("objects")
 _addresses: dict[str, int] = {}
 _libraries: list[Any] = []  # keeps loaded code alive: it stays for the process's life
 _library_names = (f"library{i}" for i in itertools.count())
 _lock = threading.RLock()
-if hasattr(os, "register_at_fork"):  # a child must not inherit LLVM halfway through its work
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
     )
@@ -46,22 +45,139 @@ class CompileError(InternalError):
     """LLVM refused a module: a fault of the code generator, not of the user's program."""
 
 
+class Compilation:
+    """Modules on their way to machine code, which is made while further ones are written.
+
+    ``add`` takes a module as soon as its text is there; threads of the compilation's own begin
+    with the longest.  ``load`` helps them to come to an end.  A context: what is left behind
+    when it is left is not compiled.
+    """
+
+    def __init__(self, target: Target, loaded: Container[str] = _addresses) -> None:
+        self.target = target
+        self.symbols: dict[str, str] = {}
+        """Of each module, by its name."""
+        self._loaded = loaded
+        self._waiting: list[tuple[int, str, str]] = []
+        self._objects: dict[str, bytes] = {}
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._threads: list[threading.Thread] = []
+        self._spare = available_cpus() - 1 if _unlocked() else 0
+
+    def add(self, name: str, text: str) -> None:
+        """Takes the text of a module that defines a function ``name``.
+
+        What is loaded already, or lies in the object cache, is not compiled again.
+        """
+        symbol = self.symbols[name] = symbol_of(name, text, self.target)
+        if symbol in self._loaded:
+            return
+        with self._changed:
+            heapq.heappush(self._waiting, (-len(text), symbol, _rename(name, symbol, text)))
+            self._changed.notify()
+        if len(self._threads) < self._spare:
+            thread = threading.Thread(target=self._work, name="symgrad compiler")
+            self._threads.append(thread)
+            thread.start()
+
+    def objects(self) -> dict[str, bytes]:
+        """The object files of all modules that were not loaded, by symbol.
+
+        Raises ``CompileError`` naming a file with the text of a module.
+        """
+        self._close()
+        self._work()
+        self._join()
+        if self._error is not None:
+            raise self._error
+        return self._objects
+
+    def load(self) -> dict[str, int]:
+        """The address of each module's function, by its name, valid until the process ends."""
+        load_objects(self.objects(), self.target)
+        return {name: _addresses[symbol] for name, symbol in self.symbols.items()}
+
+    def __enter__(self) -> Compilation:
+        _quick_turns.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.clear()
+        self._close()
+        self._join()
+        _quick_turns.end()
+
+    def _close(self) -> None:
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (module := self._next()) is not None:
+            symbol, text = module
+            try:
+                self._objects[symbol] = _stored_or_made(symbol, text, self.target)
+            except Exception as error:  # for whoever waits for the objects
+                self._error = error
+                self._waiting.clear()
+
+    def _next(self) -> tuple[str, str] | None:
+        """The longest module: so no thread ends with a long one alone.  ``None`` at the end."""
+        with self._changed:
+            while not self._waiting and self._is_open:
+                self._changed.wait()
+            if not self._waiting:
+                return None
+            _, symbol, text = heapq.heappop(self._waiting)
+            return symbol, text
+
+
+class _QuickTurns:
+    """Threads take turns in the interpreter at short intervals, between ``begin`` and ``end``.
+
+    One that compiles is out of it nearly all the time, and needs it for microseconds to go on
+    to the next module.  It must not wait for those that run Python, as long as it usually would.
+    """
+
+    INTERVAL = 5e-4
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._usual = 0.0
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(min(self._usual, self.INTERVAL))
+            self._users += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                sys.setswitchinterval(self._usual)
+
+
+_quick_turns = _QuickTurns()
+
+
 def compile_modules(modules: Mapping[str, str], target: Target) -> dict[str, int]:
     """Compiles and loads functions; returns their addresses, valid until the process ends.
 
     Each entry is the text of an LLVM module that defines a function of the entry's name.
-    What is loaded already, or lies in the object cache, is not compiled again; the rest
-    is compiled in parallel.  Raises ``CompileError`` naming a file with the module's text.
     """
-    symbols = {name: symbol_of(name, text, target) for name, text in modules.items()}
-    with _lock:
-        missing: dict[str, str] = {}
+    with Compilation(target) as compilation:
         for name, text in modules.items():
-            if symbols[name] not in _addresses:
-                missing[symbols[name]] = _rename(name, symbols[name], text)
-        if missing:
-            _addresses.update(_load(build(missing, target), target))
-        return {name: _addresses[symbol] for name, symbol in symbols.items()}
+            compilation.add(name, text)
+        return compilation.load()
 
 
 def load_compiled(symbols: Sequence[str], target: Target) -> dict[str, int] | None:
@@ -78,8 +194,10 @@ def load_compiled(symbols: Sequence[str], target: Target) -> dict[str, int] | No
 
 def objects_of(modules: Mapping[str, str], target: Target) -> dict[str, bytes]:
     """The object file of each module by its symbol, from the cache or compiled."""
-    with _lock:
-        return build(renamed(modules, target), target)
+    with Compilation(target, loaded=()) as compilation:
+        for name, text in modules.items():
+            compilation.add(name, text)
+        return compilation.objects()
 
 
 def stored_objects(symbols: Sequence[str]) -> dict[str, bytes] | None:
@@ -101,22 +219,20 @@ def load_objects(objects: Mapping[str, bytes], target: Target) -> dict[str, int]
 def optimised(text: str, target: Target) -> str:
     """The module's LLVM text after the optimisation passes."""
     with _reporting(text):
-        return str(_optimise(text, _machine(target)))
+        return str(_optimise(text, target))
 
 
 def emit_assembly(text: str, target: Target) -> str:
     """The module's assembly text, for this machine or a foreign one."""
     with _reporting(text):
-        machine = _machine(target)
-        assembly: str = machine.emit_assembly(_optimise(text, machine))
+        assembly: str = _machine(target).emit_assembly(_optimise(text, target))
         return assembly
 
 
 def emit_object(text: str, target: Target) -> bytes:
     """The module as a relocatable object file, position independent."""
-    with _reporting(text):
-        machine = _machine(target)
-        return _emit(machine, _optimise(text, machine))
+    with _at_work(), _reporting(text):
+        return _emit(_machine(target), _optimise(text, target))
 
 
 def linked(texts: Sequence[str], entry: str) -> str:
@@ -134,12 +250,6 @@ def linked(texts: Sequence[str], entry: str) -> str:
 
 
 # -- naming ----------------------------------------------------------------
-
-
-def renamed(modules: Mapping[str, str], target: Target) -> dict[str, str]:
-    """The modules by symbol, with their functions called by these."""
-    symbols = {name: symbol_of(name, text, target) for name, text in modules.items()}
-    return {symbols[name]: _rename(name, symbols[name], text) for name, text in modules.items()}
 
 
 def _rename(name: str, new: str, text: str) -> str:
@@ -165,29 +275,13 @@ def symbol_of(name: str, text: str, target: Target) -> str:
 # -- text to object --------------------------------------------------------
 
 
-def build(modules: Mapping[str, str], target: Target) -> dict[str, bytes]:
-    """One object file per module, from the disk cache or compiled and put there.
-
-    Several threads may build at once; a fork must wait until they are done.
-    """
-    stored = {symbol: _objects.get(symbol) for symbol in modules}
-    built = {symbol: blob for symbol, blob in stored.items() if blob is not None}
-    # The longest first, so that no thread ends with a long one alone.
-    missing = sorted(modules.keys() - built, key=lambda symbol: -len(modules[symbol]))
-    texts = [modules[symbol] for symbol in missing]
-    compile_one = functools.partial(emit_object, target=target)
-    threads = min(len(texts), available_cpus())
-    if threads > 1 and _unlocked() and sum(map(len, texts)) > _THREADS_PAY:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(threads) as pool:
-            made = list(pool.map(compile_one, texts))
-    else:
-        made = list(map(compile_one, texts))
-    for symbol, blob in zip(missing, made, strict=True):
+def _stored_or_made(symbol: str, text: str, target: Target) -> bytes:
+    """The object file of a module, from the disk cache or compiled and put there."""
+    blob = _objects.get(symbol)
+    if blob is None:
+        blob = emit_object(text, target)
         _objects.put(symbol, blob)
-        built[symbol] = blob
-    return built
+    return blob
 
 
 def available_cpus() -> int:
@@ -219,41 +313,56 @@ def _llvm_target(triple: str) -> Any:
     return llvm.Target.from_triple(triple)
 
 
-class _Machines(threading.local):
-    """LLVM's target machines: each thread has its own, as one works on one module at a time."""
+class _Tools(threading.local):
+    """What each thread compiles with, by target: all of it works on one module at a time."""
 
     def __init__(self) -> None:
-        self.known: dict[Target, Any] = {}
+        self.known: dict[Target, tuple[Any, Any, Any]] = {}
 
 
-_machines = _Machines()
+_tools = _Tools()
+
+
+def _tools_for(target: Target) -> tuple[Any, Any, Any]:
+    """LLVM's target machine, the passes, and what builds their analyses."""
+    if target not in _tools.known:
+        import llvmlite.binding as llvm
+
+        # The small model reaches constants by short displacements, which fold into operands.
+        machine = _llvm_target(target.triple).create_target_machine(
+            cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
+        )
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_always_inliner_pass()
+        passes.add_sroa_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_simplify_cfg_pass()
+        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(1))
+        _tools.known[target] = machine, passes, builder
+    return _tools.known[target]
 
 
 def _machine(target: Target) -> Any:
-    known = _machines.known
-    if target not in known:
-        # The small model reaches constants by short displacements, which fold into operands.
-        known[target] = _llvm_target(target.triple).create_target_machine(
-            cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
-        )
-    return known[target]
+    return _tools_for(target)[0]
 
 
-def _optimise(text: str, machine: Any) -> Any:
+@functools.cache
+def _header(target: Target) -> str:
+    """The lines that tell a module what it is for."""
+    machine = _machine(target)
+    layout, triple = str(machine.target_data), machine.triple
+    return f'target datalayout = "{layout}"\ntarget triple = "{triple}"\n'
+
+
+def _optimise(text: str, target: Target) -> Any:
     """The parsed module after the passes.  Each lives in a context of its own, so that
     several threads may work at once."""
     import llvmlite.binding as llvm
 
-    module = llvm.parse_assembly(text, llvm.create_context())
-    module.triple, module.data_layout = machine.triple, str(machine.target_data)
+    _, passes, builder = _tools_for(target)
+    module = llvm.parse_assembly(_header(target) + text, llvm.create_context())
     if "verify" in os.environ.get("SYMGRAD_DEBUG", "").split(","):
         module.verify()
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_always_inliner_pass()
-    passes.add_sroa_pass()
-    passes.add_instruction_combine_pass()
-    passes.add_simplify_cfg_pass()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(1))
     if unlocked := _unlocked():
         unlocked["LLVMPY_RunNewModulePassManager"](passes, module, builder)
     else:
@@ -302,6 +411,35 @@ def _unlocked() -> dict[str, Any]:
     except (AttributeError, OSError):
         return {}
     return calls
+
+
+_gate = threading.Condition()
+_working: list[None] = []
+"""An entry for each thread that LLVM is working for."""
+
+
+@contextlib.contextmanager
+def _at_work() -> Iterator[None]:
+    """LLVM works within, on whatever thread: a fork waits, for the child would find it halfway."""
+    with _gate:
+        _working.append(None)
+    try:
+        yield
+    finally:
+        with _gate:
+            _working.pop()
+            _gate.notify_all()
+
+
+def _stop_work() -> None:
+    _gate.acquire()
+    _gate.wait_for(lambda: not _working)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_stop_work, after_in_parent=_gate.release, after_in_child=_gate.release
+    )
 
 
 @contextlib.contextmanager

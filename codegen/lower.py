@@ -11,6 +11,7 @@ from typing import Any
 from symgrad.codegen import plan
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import emit_assembly, optimised
+from symgrad.codegen.kernels import Phase
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
@@ -90,12 +91,14 @@ def lower(
     donate: Sequence[int] = (),
     state: State = STATELESS,
     conv_precision: str | None = None,
+    written: Callable[[str, str], None] = lambda name, text: None,
 ) -> Lowered:
     """Kernel calls, memory plan and LLVM text for an optimised function.
 
     ``donate`` numbers parameters whose memory results may take over; ``state`` has the
     parameters and results whose layout may be chosen here; ``conv_precision`` is one of
-    ``precision.PRECISIONS``, the process's unless given.  Raises ``NoKernelError`` for
+    ``precision.PRECISIONS``, the process's unless given.  ``written`` gets each kernel, by name
+    and LLVM text, while the rest is still being lowered.  Raises ``NoKernelError`` for
     an op that nothing can run.
     """
     target = target or Target.host()
@@ -103,18 +106,19 @@ def lower(
     _check_dtypes(func)
     layouts = Layouts(func, state)
     precision = conv_precision or get_conv_precision()
+    kernels = _Kernels(target, written)
     scope = Scope(
         target, threads, layouts, find_epilogues(func, layouts), precision,
-        invariant=invariant_values(func, state.invariant),
+        invariant=invariant_values(func, state.invariant), announce=kernels.name,
     )  # fmt: skip
     every = lower_func(scope, func)
     homes = reuse_donated(func, layouts, every, donate)
     forms = tuple(layouts.form(v) for v in (*func.params, *func.results))
     calls, prologue = split(every, state.invariant.difference(donate))
-    kernels = _Kernels(target)
-    names = tuple(map(kernels.name, calls))
+    names = tuple(kernels.name(call.phase) for call in calls)
     if prologue:
-        prologue = replace(prologue, names=tuple(map(kernels.name, prologue.calls)))
+        before = tuple(kernels.name(call.phase) for call in prologue.calls)
+        prologue = replace(prologue, names=before)
     return Lowered(
         func, target, threads, tuple(calls), names, kernels.modules, plan.place_buffers(calls),
         homes, forms, prologue,
@@ -124,18 +128,20 @@ def lower(
 class _Kernels:
     """The modules of a program's kernels: equal ones share a name."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, written: Callable[[str, str], None]) -> None:
         self.target = target
         self.modules: dict[str, str] = {}
         self._names: dict[Hashable, str] = {}
+        self._written = written
 
-    def name(self, call: Call) -> str:
-        """The name of a call's kernel."""
-        key = (call.phase.emit, call.phase.spec)
+    def name(self, phase: Phase) -> str:
+        """The name of a phase's kernel, which is written when it is met first."""
+        key = (phase.emit, phase.spec)
         if key not in self._names:
-            name = f"{call.phase.label.replace(' ', '_')}_{len(self._names)}"
+            name = f"{phase.label.replace(' ', '_')}_{len(self._names)}"
             self._names[key] = name
-            self.modules[name] = kernel_text(call.phase.emit, call.phase.spec, name, self.target)
+            self.modules[name] = kernel_text(phase.emit, phase.spec, name, self.target)
+            self._written(name, self.modules[name])
         return self._names[key]
 
 

@@ -24,6 +24,7 @@ from symgrad.api_places import places
 from symgrad.api_results import Constant, Returned, check_places, filled
 from symgrad.api_statics import Statics
 from symgrad.bounded import Bounded
+from symgrad.codegen.runtime.ahead import load_ahead
 from symgrad.codegen.runtime.vectorcall import answered_natively, retire
 from symgrad.ir import Func, Value
 from symgrad.ir.collector import collector_paused
@@ -252,15 +253,21 @@ class Function:
         """Per signature the programs for different surroundings, the latest first."""
         self._native: list[Table] = []
         """What native code answers calls with, the latest program first."""
+        self._fresh: list[tuple[Program, Sequence[type], Sequence[Item]]] = []
+        """Programs for arguments of these types that native code does not know of yet.  It will
+        when the next call comes: the first does not wait until native calls are loaded."""
         register_owner(self)
 
     def forget(self) -> None:
         """Drops the compiled programs."""
         self._programs.clear()
-        self._native = []
+        self._native, self._fresh = [], []
         retire(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._fresh:
+            self._answer_natively()
+            return self(*args, **kwargs)
         out = kwargs.pop("out", None) if kwargs and self._statics.leaves_out else None
         if current_trace() is not None:
             if out is not None:
@@ -299,24 +306,26 @@ class Function:
         program = self._compile(key, leaves, args, kwargs)
         items = [] if leaves is args else None if self._statics else places(key[0])
         if items is not None:
-            self._answer_natively(program, [type(x) for x in leaves], items)
+            self._fresh.append((program, [type(x) for x in leaves], items))
         return program, program.arguments_now(leaves)
 
-    def _answer_natively(
-        self, program: Program, types: Sequence[type], items: Sequence[Item]
-    ) -> None:
-        """Calls that fit a program go to it without passing here, if it is one for that."""
-        table = program.native_table(types, items)
-        if table is not None:
-            from symgrad.codegen.runtime.fastcall import answer_with
+    def _answer_natively(self) -> None:
+        """Calls that fit fresh programs go to them without passing here from now on."""
+        fresh, self._fresh = self._fresh, []
+        for program, kinds, items in fresh:
+            table = program.native_table(kinds, items)
+            if table is not None:
+                from symgrad.codegen.runtime.fastcall import answer_with
 
-            self._native = [table, *self._native][:MAX_NATIVE]
-            answer_with(self, self._native, takes_out=self._statics.leaves_out)
+
+                self._native = [table, *self._native][:MAX_NATIVE]
+                answer_with(self, self._native, takes_out=self._statics.leaves_out)
 
     @collector_paused()
     def _compile(
         self, key: Any, leaves: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Program:
+        load_ahead()
         surroundings = Surroundings(self.wrapped)
         traced = self._traced(surroundings, args, kwargs)
         donated = self._donated_leaves(args)

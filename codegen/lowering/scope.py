@@ -7,7 +7,7 @@ made where the value lives otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -75,10 +75,13 @@ class Scope:
         epilogues: Mapping[int, AttachedRegion],
         conv_precision: str = "default",
         invariant: Collection[int] = (),
+        announce: Callable[[Phase], object] = lambda phase: None,
     ) -> None:
         self.target = target
         self.conv_precision = conv_precision
         self._invariant = invariant
+        self._announce = announce
+        """Told of each phase as soon as it is clear that it will run."""
         self.epilogues = epilogues
         self._sums = {id(e.sums.op): e.sums for e in epilogues.values() if e.sums}
         self.threads = threads
@@ -258,6 +261,7 @@ class Scope:
         chosen, refused = self._choice()
         weights = sum(phase.weight for phase in lowering.phases)
         for phase in lowering.phases:
+            self._announce(phase)
             buffers = tuple(pool[i] for i in phase.buffers)
             written_here = targets - {id(pool[i]) for i in phase.only_read}
             if phase.numbers:

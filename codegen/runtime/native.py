@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter, Int, Reg
-from symgrad.codegen.jit import build, load_objects, renamed
+from symgrad.codegen.jit import load_objects, objects_of
 from symgrad.codegen.target import Target, huge_page_bytes
 
 if TYPE_CHECKING:  # numpy.typing takes milliseconds to import
@@ -105,7 +105,7 @@ def load_entries(
     with k.function(name, (), "ptr"):
         k.line(f"ret ptr {k.constant_table('entries', 'ptr', [f'@{entry}' for entry in entries])}")
     with _loading:
-        objects = build(renamed({name: k.module()}, k.target), k.target)
+        objects = objects_of({name: k.module()}, k.target)
         (address,) = load_objects(objects, k.target).values()
     table: int = ctypes.CFUNCTYPE(ctypes.c_size_t)(address)()
     return list((ctypes.c_size_t * len(entries)).from_address(table))

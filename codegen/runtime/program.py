@@ -7,11 +7,9 @@ once; the rest is patched at the start of each run, in native code as well.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter, Reg
-from symgrad.codegen.jit import available_cpus
 from symgrad.codegen.runtime import fastcall
 from symgrad.codegen.runtime import threads as team_words
 from symgrad.codegen.runtime.calltable import Interface, Table, call_table
@@ -178,33 +175,16 @@ def _emit_clock(k: Emitter) -> Reg:
 
 
 @loaded_once
-def _driver() -> tuple[int, int]:
+def driver() -> tuple[int, int]:
     """Addresses of ``run`` and ``ticks``."""
     run, ticks = load_entries("symgrad_driver", _emit_driver)
     return run, ticks
 
 
 @functools.cache
-def load_ahead() -> None:
-    """Begins to load what all programs need, on a thread of its own.
-
-    On a machine that never ran one it must be compiled first: LLVM does that while Python
-    brings a program through passes and lowering, if there is a second CPU.
-    """
-
-    def load() -> None:
-        with contextlib.suppress(Exception):  # which it raises again for who needs it
-            _driver()
-            fastcall.supported()
-
-    if available_cpus() > 1:
-        threading.Thread(target=load, name="symgrad runtime").start()
-
-
-@functools.cache
 def _seconds_per_tick() -> float:
     """Length of one tick of the steps' clock, measured over a few milliseconds."""
-    ticks = ctypes.CFUNCTYPE(ctypes.c_int64)(_driver()[1])
+    ticks = ctypes.CFUNCTYPE(ctypes.c_int64)(driver()[1])
     start, first = time.perf_counter(), int(ticks())
     while time.perf_counter() - start < 5e-3:
         pass
@@ -270,12 +250,10 @@ class NativeProgram:
             len(self._patches),
             0,
         )
-        run, _ = _driver()
+        run, _ = driver()
         self._native_run = _RUN(run)
         self._entry_point = (run, self.block, release_gil)
-        self._invoke = self._slow_invoke
-        if fastcall.supported():
-            self._invoke = fastcall.make_invoke(*self._entry_point)
+        self._invoke = self._first_invoke
         _programs.add(self)
 
     def _lay_out(
@@ -362,6 +340,16 @@ class NativeProgram:
     def _until_done(self, invoke: Callable[..., int], slots: Sequence[Slot]) -> None:
         while invoke(*slots) == _TEAM_NEEDED:
             self._team.start()
+
+    def _first_invoke(self, *slots: Slot) -> int:
+        """The first run waits for nothing but the driver: native calls may still be loading."""
+        self._invoke = self._second_invoke
+        return self._slow_invoke(*slots)
+
+    def _second_invoke(self, *slots: Slot) -> int:
+        can = fastcall.supported()
+        self._invoke = fastcall.make_invoke(*self._entry_point) if can else self._slow_invoke
+        return self._invoke(*slots)
 
     def _slow_invoke(self, *slots: Slot, times: int | None = None) -> int:
         table = (ctypes.c_void_p * self.num_slots)(*_addresses(slots))

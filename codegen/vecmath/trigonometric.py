@@ -182,9 +182,9 @@ class Turns:
         """Reduces one number of ``LARGE`` or more.
 
         ``x = m 2**e`` with an integer ``m``.  Of ``m * 2/π``, in quarter turns, only the
-        value modulo 4 counts: so bits of 2/π above ``2**(2 - e)`` are not needed, and
-        the 190 bits below suffice, as no double comes closer than 2**-62 to a
-        multiple of π/2.  All is arithmetic modulo 2**192.
+        value modulo 4 counts: so bits of 2/π above ``2**(2 - e)`` are not needed, and of
+        the product the 126 bits below suffice, as no double comes closer than 2**-62 to
+        a multiple of π/2.  All is arithmetic modulo 2**128, in units of 2**-126.
         """
         bits = k.cast("bitcast", x, "i64")
         biased = k.bits("lshr", bits, 52)
@@ -194,20 +194,23 @@ class Turns:
         body = TWO_OVER_PI_DIGITS.to_bytes(FRACTION // 8 + 32, "little")
         digits = k.constant_table("vecmath_two_over_pi", "i8", [str(b) for b in body])
         shift = k.sub(FRACTION - 190, exponent)
-        window = k.load("i256", k.gep(digits, k.bits("lshr", shift, 3), "i8"), 1)
-        window = k.bits("lshr", window, k.cast("zext", k.bits("and", shift, 7), "i256"))
-        quarters = k.mul(k.cast("trunc", window, "i192"), k.cast("zext", significand, "i192"))
-        quarters = k.add(quarters, k.bits("shl", k.cast("zext", offset, "i192"), 190))
+        window = k.gep(digits, k.bits("lshr", shift, 3), "i8")
+        low, middle, high = _shifted(k, window, k.bits("and", shift, 7))
+        wide = k.cast("zext", significand, "i128")
+        carry = k.bits("lshr", k.mul(k.cast("zext", low, "i128"), wide), 64)
+        quarters = k.add(k.mul(k.cast("zext", middle, "i128"), wide), carry)
+        above = k.as_reg(k.add(k.mul(high, significand), k.bits("shl", offset, 62)))
+        quarters = k.add(quarters, k.bits("shl", k.cast("zext", above, "i128"), 64))
 
-        point = 189 + self.size  # bits below one turn of this size
+        point = 125 + self.size  # bits below one turn of this size
         whole = k.bits("lshr", k.add(quarters, 1 << (point - 1)), point)
         k.store(k.cast("trunc", whole, "i64"), n)
         # The signed distance from that many turns, normalised to 64 bits.
-        signed = k.bits("shl", quarters, 192 - point)
+        signed = k.bits("shl", quarters, 128 - point)
         negative = k.icmp("slt", signed, 0)
-        distance = k.select(negative, k.as_reg(k.sub(k.zero("i192"), signed)), signed)
+        distance = k.select(negative, k.as_reg(k.sub(k.zero("i128"), signed)), signed)
         zeros = _leading_zeros(k, distance)
-        top = k.cast("trunc", k.bits("lshr", k.bits("shl", distance, zeros), 128), "i64")
+        top = k.cast("trunc", k.bits("lshr", k.bits("shl", distance, zeros), 64), "i64")
         # Times π/2 in fixed point, then as two floats of 32 bits each.
         product = k.mul(k.cast("zext", top, "i128"), HALF_PI_FIXED)
         power = k.bits("shl", k.sub(1023, k.cast("trunc", zeros, "i64")), 52)
@@ -220,6 +223,14 @@ class Turns:
             parts.append(Lanes(k, k.fmul(part, unit)))
         for value, slot in zip(fast_two_sum(*parts), (hi, lo), strict=True):
             k.store(value.reg, slot)
+
+
+def _shifted(k: Emitter, words: Reg, bits: Reg) -> list[Reg]:
+    """Three words of 64 bits, out of four at any address, moved right by less than a word."""
+    k.declare("llvm.fshr.i64", "i64", ("i64",) * 3)
+    w = [k.load("i64", k.gep(words, i, "i64"), 1) for i in range(4)]
+    call = "call i64 @llvm.fshr.i64"
+    return [k.op("i64", f"{call}(i64 {w[i + 1]}, i64 {w[i]}, i64 {bits})") for i in range(3)]
 
 
 def _leading_zeros(k: Emitter, x: Reg) -> Reg:

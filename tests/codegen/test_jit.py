@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +101,49 @@ def test_threads_and_the_public_interface_agree(
     unlocked: bool, cpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = {f"add{i}": adds(f"add{i}", i, padding=40) for i in range(40)}
-    assert sum(map(len, modules.values())) > jit._THREADS_PAY
     monkeypatch.setattr(jit, "available_cpus", lambda: cpus)
     if not unlocked:
         monkeypatch.setattr(jit, "_unlocked", dict)
     loaded = jit.compile_modules(modules, Target.host())
     assert [call(loaded[f"add{i}"], 7) for i in range(40)] == [7 + i for i in range(40)]
+
+
+def test_what_fails_on_a_thread_fails_where_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "available_cpus", lambda: 3)
+    with jit.Compilation(Target.host()) as compilation:
+        for i in range(10):
+            compilation.add(f"f{i}", adds(f"f{i}", i))
+        compilation.add("g", "define nonsense @g")
+        with pytest.raises(jit.CompileError, match="LLVM refused"):
+            compilation.load()
+    assert not any(thread.is_alive() for thread in compilation._threads)
+
+
+def test_a_compilation_that_is_given_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "available_cpus", lambda: 2)
+    usual = sys.getswitchinterval()
+    with jit.Compilation(Target.host()) as compilation:
+        assert sys.getswitchinterval() < usual
+        for i in range(50):
+            compilation.add(f"f{i}", adds(f"f{i}", i, padding=200))
+    assert sys.getswitchinterval() == usual
+    assert not any(thread.is_alive() for thread in compilation._threads)
+    assert cache.info()[0].entries < 50  # the rest was not compiled
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_waits_for_threads_that_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "available_cpus", lambda: 3)
+    for round in range(5):
+        with jit.Compilation(Target.host()) as compilation:
+            for i in range(8):
+                compilation.add(f"f{i}", adds(f"f{i}", 10 * round + i, padding=100))
+            child = os.fork()
+            if child == 0:
+                known = jit.emit_object(adds("h", 1), Target.host())
+                os._exit(known[:4] != b"\x7fELF")
+            assert os.waitpid(child, 0)[1] == 0
+            assert call(compilation.load()["f3"], 1) == 10 * round + 4
 
 
 def test_this_llvmlite_compiles_on_several_threads() -> None:

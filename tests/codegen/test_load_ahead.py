@@ -17,7 +17,7 @@ FIRST = """
 import os, sys, threading
 import numpy as np
 import symgrad as sg
-from symgrad.codegen.runtime import fastcall, program
+from symgrad.codegen.runtime import ahead, fastcall, program
 f = sg.grad(lambda x: np.sin(x) * x)
 """
 CHECK = """
@@ -46,7 +46,7 @@ def test_a_fork_meanwhile() -> None:
     run(
         FIRST
         + """
-program.load_ahead()
+ahead.load_ahead(); ahead.load_calls_ahead()
 child = os.fork()
 if child == 0:
 """
@@ -61,7 +61,7 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 def test_the_process_may_end_meanwhile() -> None:
-    run(FIRST + "program.load_ahead()", "off")
+    run(FIRST + "ahead.load_ahead(); ahead.load_calls_ahead()", "off")
 
 
 def test_what_fails_ahead_fails_where_it_is_needed() -> None:
