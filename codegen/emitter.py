@@ -91,6 +91,8 @@ class Emitter:
         self._lines: list[str] = []
         self._allocas: list[str] = []
         self._next = 0
+        self._known: dict[str, Reg] = {}
+        """Integers and addresses computed in the current block, by instruction."""
         self._hidden, self._sections = False, 0
 
     # -- module ------------------------------------------------------------
@@ -137,8 +139,8 @@ class Emitter:
 
         A parameter is a type, optionally followed by attributes: ``"ptr noalias"``.
         """
-        outer = self._lines, self._allocas, self._next
-        self._lines, self._allocas, self._next = [], [], 0
+        outer = self._lines, self._allocas, self._next, self._known
+        self._lines, self._allocas, self._next, self._known = [], [], 0, {}
         types = (p[: p.find(">") + 1] or p.split(" ")[0] for p in params)
         regs = tuple(Reg(f"%a{i}", type) for i, type in enumerate(types))
         yield regs
@@ -150,7 +152,7 @@ class Emitter:
         self._functions.append(
             f"define {linkage}{result} @{name}({signature}) #0 {attributes} {{\nentry:\n{body}\n}}"
         )
-        self._lines, self._allocas, self._next = outer
+        self._lines, self._allocas, self._next, self._known = outer
 
     @contextmanager
     def hidden(self) -> Iterator[str]:
@@ -189,6 +191,15 @@ class Emitter:
         self._lines.append(f"  {reg} = {text}")
         return reg
 
+    def known(self, type: str, text: str) -> Reg:
+        """The result of an instruction that depends on its operands alone: within a block it is
+        written once.  Address arithmetic repeats itself, and what is not written need not be
+        parsed, combined and selected."""
+        reg = self._known.get(text)
+        if reg is None:
+            reg = self._known[text] = self.op(type, text)
+        return reg
+
     def label(self) -> str:
         """A fresh block name."""
         self._next += 1
@@ -196,6 +207,7 @@ class Emitter:
 
     def place(self, label: str) -> None:
         """Starts the block ``label``."""
+        self._known = {}
         self._lines.append(f"{label}:")
 
     # -- constants ---------------------------------------------------------
@@ -226,7 +238,7 @@ class Emitter:
 
     def _int(self, name: str, a: Int, b: Int) -> Reg:
         type = a.type if isinstance(a, Reg) else b.type if isinstance(b, Reg) else "i64"
-        return self.op(type, f"{name} {type} {self._lit(a, type)}, {self._lit(b, type)}")
+        return self.known(type, f"{name} {type} {self._lit(a, type)}, {self._lit(b, type)}")
 
     @staticmethod
     def _lit(value: Int, type: str) -> str:
@@ -296,13 +308,13 @@ class Emitter:
 
     def _minmax(self, name: str, a: Int, b: Int) -> Reg:
         self.declare(name, "i64", ("i64", "i64"))
-        return self.op("i64", f"call i64 @{name}(i64 {a}, i64 {b})")
+        return self.known("i64", f"call i64 @{name}(i64 {a}, i64 {b})")
 
     def icmp(self, predicate: str, a: Int, b: Int) -> Reg:
         """Integer (or pointer) comparison: ``eq ne slt sle sgt sge ult ule ...``."""
         type = a.type if isinstance(a, Reg) else b.type if isinstance(b, Reg) else "i64"
         result = vec("i1", lanes_of(type))
-        return self.op(
+        return self.known(
             result, f"icmp {predicate} {type} {self._lit(a, type)}, {self._lit(b, type)}"
         )
 
@@ -436,7 +448,7 @@ class Emitter:
         """Address of element ``index`` of type ``scalar`` behind ``ptr``."""
         if isinstance(index, int) and index == 0:
             return ptr
-        return self.op("ptr", f"getelementptr {scalar}, ptr {ptr}, i64 {index}")
+        return self.known("ptr", f"getelementptr {scalar}, ptr {ptr}, i64 {index}")
 
     def load(self, type: str, ptr: Reg, align: int | None = None) -> Reg:
         """Loads a scalar or vector; aligned to one element unless told more."""
@@ -491,7 +503,15 @@ class Emitter:
 
     @contextmanager
     def loop(self, start: Int, stop: Int, step: Int = 1) -> Iterator[Reg]:
-        """``for i in range(start, stop, step)``; the body may run zero times."""
+        """``for i in range(start, stop, step)``; the body may run zero times.
+
+        One that is known to run once is no loop: LLVM would go over all addresses in it to
+        find cheap ways from one iteration to the next.
+        """
+        if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
+            if start < stop <= start + step:
+                yield self.as_reg(start)
+                return
         body, done = self.label(), self.label()
         counter = self.alloca("i64")
         self.store(self.as_reg(start), counter)
