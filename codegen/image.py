@@ -140,9 +140,13 @@ class Layout:
     def steps(self, calls: Sequence[Call], kernels: Sequence[str]) -> tuple[Step, ...]:
         """Kernel calls with their kernels' symbols as steps."""
         return tuple(
-            Step(kernel, tuple(map(self._pointer, call.buffers)), call.parallel, stop)
+            Step(kernel, self._pointers(call), call.parallel, stop)
             for kernel, call, stop in zip(kernels, calls, barriers(calls), strict=True)
         )
+
+    def _pointers(self, call: Call) -> tuple[tuple[int, int], ...]:
+        pairs = zip(map(self._pointer, call.buffers), call.starts, strict=True)
+        return tuple((slot, offset + start) for (slot, offset), start in pairs)
 
     def _pointer(self, buffer: Buffer) -> tuple[int, int]:
         if buffer.slot is not None:

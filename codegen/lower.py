@@ -110,6 +110,7 @@ def lower(
     scope = Scope(
         target, threads, layouts, find_epilogues(func, layouts), precision,
         invariant=invariant_values(func, state.invariant), announce=kernels.name,
+        moves_pointers=True,
     )  # fmt: skip
     every = lower_func(scope, func)
     homes = reuse_donated(func, layouts, every, donate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -13,6 +14,7 @@ from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Storage
 from symgrad.ir.graph import Op
 from symgrad.ir.ops.shape import other_axes
+from symgrad.ir.types import DTYPES
 
 DENSITY = 2.5
 """Speed of a product's arithmetic relative to that of elementwise work."""
@@ -34,13 +36,18 @@ def dot_general(scope: Scope, op: Op) -> None:
         "n": tuple(y.shape[a] for a in rhs_free),
         "k": tuple(x.shape[a] for a in attrs["lhs_contract"]),
     }
-    spec = GemmSpec(
-        **sizes,
-        a=_permuted(left, (*attrs["lhs_batch"], *lhs_free, *attrs["lhs_contract"])),
-        b=_permuted(right, (*attrs["rhs_batch"], *attrs["rhs_contract"], *rhs_free)),
-        c=result.access,
-        epilogue=fused.build(scope, result) if fused else None,
-    )
+    accesses = [
+        _permuted(left, (*attrs["lhs_batch"], *lhs_free, *attrs["lhs_contract"])),
+        _permuted(right, (*attrs["rhs_batch"], *attrs["rhs_contract"], *rhs_free)),
+        result.access,
+    ]
+    starts = [0, 0, 0]
+    if scope.moves_pointers:
+        starts = [access.offset * DTYPES[access.dtype].bytes for access in accesses]
+        accesses = [replace(access, offset=0) for access in accesses]
+    a, b, c = accesses
+    epilogue = fused.build(scope, result) if fused else None
+    spec = GemmSpec(**sizes, a=a, b=b, c=c, epilogue=epilogue)
     flops = 2.0 * prod(prod(group) for group in sizes.values())
     moved = float(x.type.bytes + y.type.bytes + op.result.type.bytes)
     threads = scope.threads_for(flops / DENSITY, moved)
@@ -56,6 +63,7 @@ def dot_general(scope: Scope, op: Op) -> None:
         written=fused.written if fused else (),
         in_place=fused.in_place(left, right, result=result if once else None) if fused else (),
         parallel=threads > 1,
+        starts=[*starts[:2], *[0] * (len(operands) - 2), starts[2]],
     )
 
 

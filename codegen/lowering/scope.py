@@ -47,6 +47,8 @@ class Call:
 
     phase: Phase
     buffers: tuple[Buffer, ...]
+    starts: tuple[int, ...]
+    """Bytes from the beginning of each buffer to where the kernel's argument points."""
     reads: tuple[Buffer, ...]
     writes: tuple[Buffer, ...]
     in_place: tuple[tuple[Buffer, Buffer], ...]
@@ -76,12 +78,16 @@ class Scope:
         conv_precision: str = "default",
         invariant: Collection[int] = (),
         announce: Callable[[Phase], object] = lambda phase: None,
+        moves_pointers: bool = False,
     ) -> None:
         self.target = target
         self.conv_precision = conv_precision
         self._invariant = invariant
         self._announce = announce
         """Told of each phase as soon as it is clear that it will run."""
+        self.moves_pointers = moves_pointers
+        """Whether kernels for parts of values, of steps or layers say, get pointers to the parts:
+        then one kernel serves all of them, wherever they lie."""
         self.epilogues = epilogues
         self._sums = {id(e.sums.op): e.sums for e in epilogues.values() if e.sums}
         self.threads = threads
@@ -211,6 +217,17 @@ class Scope:
         moved = float(sum(_touched(spec.extents, a) for a in spec.inputs))
         moved += sum(_touched(spec.extents, o.access) for o in spec.outputs)
         threads = self.threads_for(flops, moved)
+        in_place = _in_place(spec, inputs, outputs)
+        starts = [0] * (len(inputs) + len(outputs))
+        if self.moves_pointers:
+            accesses = (*spec.inputs, *(output.access for output in spec.outputs))
+            starts = [a.offset * DTYPES[a.dtype].bytes for a in accesses]
+        if any(starts):
+            spec = replace(
+                spec,
+                inputs=tuple(replace(a, offset=0) for a in spec.inputs),
+                outputs=tuple(replace(o, access=replace(o.access, offset=0)) for o in spec.outputs),
+            )
         self.run(
             lower_loop(spec, self.target, threads),
             inputs,
@@ -218,7 +235,8 @@ class Scope:
             label=label,
             flops=flops,
             bytes=moved,
-            in_place=_in_place(spec, inputs, outputs),
+            in_place=in_place,
+            starts=starts,
         )
 
     def threads_for(self, flops: float, bytes: float) -> int:
@@ -246,15 +264,18 @@ class Scope:
         written: Sequence[Storage] = (),
         in_place: tuple[tuple[Buffer, Buffer], ...] = (),
         parallel: bool | None = None,
+        starts: Sequence[int] = (),
     ) -> None:
         """Appends a lowering's phases, with its temporaries as arena buffers.
 
         ``written`` are operands that are written, too; ``in_place`` holds for the last
         phase, which alone may read and write these.  ``parallel`` says whether all threads
-        call the kernels; None lets the work decide.
+        call the kernels; None lets the work decide.  ``starts`` are bytes into the operands
+        and results where the kernels' pointers to them go.
         """
         temporaries = [Buffer(n) for n in lowering.temporaries]
         pool = [*(s.buffer for s in operands), *(s.buffer for s in results), *temporaries]
+        starts = [*(starts or [0] * (len(operands) + len(results))), *[0] * len(temporaries)]
         targets = {id(s.buffer) for s in (*results, *written)} | {id(b) for b in temporaries}
         if parallel is None:
             parallel = self.threads_for(flops, bytes) > 1
@@ -267,10 +288,13 @@ class Scope:
             if phase.numbers:
                 buffers += (constant(np.array(phase.numbers, np.int64), "i64").buffer,)
             scratch = (Buffer(phase.scratch_bytes),) if phase.scratch_bytes else ()
+            begins = [starts[i] for i in phase.buffers]
+            begins += [0] * (len(buffers) + len(scratch) - len(begins))
             self.calls.append(
                 Call(
                     phase=phase,
                     buffers=(*buffers, *scratch),
+                    starts=tuple(begins),
                     reads=buffers,
                     writes=(*(b for b in buffers if id(b) in written_here), *scratch),
                     in_place=in_place if phase is lowering.phases[-1] else (),

@@ -157,3 +157,50 @@ def test_what_stays_a_constant() -> None:
     (number,) = lift_constants(region, points=50)[1]
     assert number.buffer.data == np.float32(0.7)  # what divides, and what is special, stays
     assert lift_constants(region, points=1 << 20)[0] is region
+
+
+# -- parts of arrays -------------------------------------------------------------------------
+
+
+def layers(n: int) -> Callable[[Any, Any], Any]:
+    """``n`` layers, whose weights lie one behind the other."""
+
+    def f(x: Any, w: Any) -> Any:
+        for i in range(n):
+            x = np.tanh(x @ w[i, ::-1, :5])
+        return (x * x).sum()
+
+    return f
+
+
+def reversals(n: int) -> Callable[[Any, Any], Any]:
+    """``n`` steps that each read a row, some backwards and not every element."""
+
+    def f(x: Any, w: Any) -> Any:
+        for i in range(n):
+            x = np.sin(x[::-1] * w[i, 0, ::-2])
+        return (x * x).sum(), x
+
+    return f
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("steps", [layers, reversals])
+def test_kernels_for_parts_of_an_array_are_shared(
+    steps: Callable[[int], Any], dtype: str, threads: int
+) -> None:
+    rng = np.random.default_rng(3)
+    x, w = rng.normal(size=(7, 5)).astype(dtype), rng.normal(size=(9, 5, 9)).astype(dtype)
+
+    def kernels(f: Any, n: int) -> int:
+        func = optimize(f(steps(n)).traced(x, w[:n].copy()).func)
+        tolerance = 1e-11 if dtype == "float64" else 1e-4
+        found = compile_func(func, threads=threads)([x, w[:n].copy()])
+        for a, b in zip(found, interpret(func, [x, w[:n]]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+        return len(lower(func, threads=threads).modules)
+
+    assert kernels(sg.jit, 9) <= kernels(sg.jit, 5) + 1
+    if steps is layers:
+        kernels(lambda f: sg.value_and_grad(f, argnums=(0, 1)), 9)
