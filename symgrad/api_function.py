@@ -11,6 +11,7 @@ import functools
 import os
 import types
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def trace_body(
     leaves, spec = tree.flatten((args, kwargs))
     names = label()
     with Trace(name) as trace:
+        trace.takes_tensors |= any(map(is_tensor, leaves))
         if tensors := surroundings.tensors():
             from symgrad.tensors.derived import Derivation
 
@@ -83,7 +85,9 @@ def trace_body(
                 ) from None
             tracers.append(trace.parameter(type_, _identifier(text), weak))
         new_args, new_kwargs = tree.unflatten(spec, tracers)
-        result_leaves, result_spec = tree.flatten(_run(body, new_args, new_kwargs))
+        with _tracking(trace):
+            result = _run(body, new_args, new_kwargs)
+        result_leaves, result_spec = tree.flatten(result)
         values: list[Value] = []
         outputs: list[int | Constant] = []
         for leaf in result_leaves:
@@ -97,6 +101,16 @@ def trace_body(
                 values.append(value)
         func = trace.builder.build(values, _identifier(name))
     return Traced(func, trace, outputs, result_spec)
+
+
+def _tracking(trace: Trace) -> AbstractContextManager[Any]:
+    """The mode that a function of tensors begins in, whatever it is around its calls."""
+    if not trace.takes_tensors:
+        return nullcontext()
+    from symgrad.tensors.state import enable_grad
+
+    mode: AbstractContextManager[Any] = enable_grad()
+    return mode
 
 
 def _run(body: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import dis
 import functools
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from symgrad.tracing import Trace
 
 HANDLERS: dict[Any, Callable[..., Any]] = {}
-"""NumPy callable, or ``(ufunc, method)``, to its traced form."""
+"""NumPy callable, or ``(ufunc, method)``, to its traced form; what tensors add has names."""
 
 NUMBERS = (bool, int, float, complex)
 
@@ -52,16 +53,43 @@ def _operator(ufunc: np.ufunc, *, swap: bool = False) -> Callable[[Any, Any], Tr
         if not is_operand(other):
             return NotImplemented
         left, right = (other, self) if swap else (self, other)
+        if self.trace.takes_tensors and _promotes(self, other):
+            return _as_tensors(ufunc, left, right)
         return weaken(HANDLERS[ufunc](left, right), left, right)
 
     return operate
+
+
+def _promotes(x: Tracer, other: Any) -> bool:
+    """Whether the dtype of a result depends on whose rules hold, NumPy's or those of tensors."""
+    if is_tensor(other):
+        return bool(other._dtype != x.dtype)
+    return x.dtype.kind in "biu" or (isinstance(other, Tracer) and other.dtype != x.dtype)
+
+
+def _as_tensors(ufunc: np.ufunc, *operands: Any) -> Any:
+    """An operator on traced values by the rules of tensors."""
+    return HANDLERS["on tensors"](_OPERATORS[ufunc], *operands)
+
+
+_OPERATORS: dict[np.ufunc, Callable[..., Any]] = {
+    np.add: operator.add, np.subtract: operator.sub, np.multiply: operator.mul,
+    np.true_divide: operator.truediv, np.floor_divide: operator.floordiv,
+    np.remainder: operator.mod, np.divmod: divmod, np.power: operator.pow,
+    np.matmul: operator.matmul, np.bitwise_and: operator.and_, np.bitwise_or: operator.or_,
+    np.bitwise_xor: operator.xor, np.left_shift: operator.lshift,
+    np.right_shift: operator.rshift, np.equal: operator.eq, np.not_equal: operator.ne,
+    np.less: operator.lt, np.less_equal: operator.le, np.greater: operator.gt,
+    np.greater_equal: operator.ge,
+}  # fmt: skip
 
 
 def _inplace(ufunc: np.ufunc) -> Callable[[Any, Any], Any]:
     def operate(self: Tracer, other: Any) -> Any:
         if not is_operand(other):
             return NotImplemented
-        result = HANDLERS[ufunc](self, other)
+        by_tensors = self.trace.takes_tensors and _promotes(self, other)
+        result = _as_tensors(ufunc, self, other) if by_tensors else HANDLERS[ufunc](self, other)
         if not self.ndim:  # as a NumPy scalar, a 0-d tracer is immutable
             return weaken(result, self, other)
         self.assign(result, ufunc.__name__)
@@ -74,8 +102,30 @@ def _unary(ufunc: np.ufunc) -> Callable[[Any], Tracer]:
     return lambda self: weaken(HANDLERS[ufunc](self), self)
 
 
+class _Size(int):
+    """A number of elements that, called, gives the shape or a part of it."""
+
+    _shape: tuple[int, ...]
+
+    def __new__(cls, count: int, shape: tuple[int, ...]) -> _Size:
+        made = super().__new__(cls, count)
+        made._shape = shape
+        return made
+
+    def __call__(self, dim: int | None = None) -> Any:
+        return self._shape if dim is None else self._shape[dim]
+
+
+_TENSORS_OWN = frozenset("max min std var repeat sort argsort transpose flatten diagonal".split())
+"""Methods that tensors have under the names of arrays' own, and that do something else."""
+
+
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
+    name = function.__name__
+
     def call(self: Tracer, *args: Any, **kwargs: Any) -> Any:
+        if self._is_of_tensors(name, kwargs):
+            return self.__getattr__(name)(*args, **kwargs)
         return fresh(HANDLERS[function](self, *args, **kwargs), self)
 
     return call
@@ -150,7 +200,7 @@ class Tracer:
             view.base.rebind(self.trace.distinct(view.write(view.base, new), new))
             if not self.trace.rereads_views:
                 view.version = view.base.version
-        self._value = new.value
+        self._value = new.value if view is not None else self.trace.written(self._value, new.value)
         self.version += 1
 
     def assign(self, new: Any, what: str) -> None:
@@ -178,8 +228,9 @@ class Tracer:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
-        return self._value.type.size
+        """Number of elements; of what stands for a tensor also the method of that name."""
+        count = self._value.type.size
+        return _Size(count, self.shape) if self.trace.takes_tensors else count
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -196,7 +247,7 @@ class Tracer:
         """Bytes of all elements."""
         return self._value.type.bytes
 
-    T = property(_method(np.transpose))
+    T = property(lambda self: HANDLERS[np.transpose](self))  # noqa: PLW0108
     mT = property(_method(np.matrix_transpose))  # noqa: N815
     real = property(_method(np.real))
     imag = property(_method(np.imag))
@@ -215,6 +266,19 @@ class Tracer:
     take, repeat, nonzero, ptp = (_method(f) for f in (np.take, np.repeat, np.nonzero, np.ptp))
     sort, argsort, conjugate = (_method(f) for f in (np.sort, np.argsort, np.conjugate))
 
+    def _is_of_tensors(self, name: str, kwargs: dict[str, Any] | None = None) -> bool:
+        """Whether a method is the one of tensors, in a function that was called with some."""
+        if name in _TENSORS_OWN and self.trace.takes_tensors:
+            return True
+        return kwargs is not None and ("dim" in kwargs or "keepdim" in kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What tensors have and arrays do not: see ``tensors.traced``."""
+        find = HANDLERS.get("attribute of tensors")
+        if find is None or name.startswith("_"):
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        return find(self, name)
+
     def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Tracer:
         """``ndarray.reshape``: sizes as one tuple or as several arguments."""
         target = shape[0] if len(shape) == 1 else shape
@@ -223,12 +287,16 @@ class Tracer:
 
     def transpose(self, *axes: Any) -> Tracer:
         """``ndarray.transpose``: axes as one tuple, as several arguments or none."""
+        if axes and self._is_of_tensors("transpose"):
+            return self.__getattr__("transpose")(*axes)  # type: ignore[no-any-return]
         order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes or None
         result: Tracer = HANDLERS[np.transpose](self, order)
         return result
 
-    def flatten(self, order: str = "C") -> Tracer:
+    def flatten(self, order: Any = "C", *rest: Any) -> Tracer:
         """A one-dimensional copy."""
+        if order != "C" and self._is_of_tensors("flatten"):
+            return self.__getattr__("flatten")(order, *rest)  # type: ignore[no-any-return]
         result: Tracer = HANDLERS[np.copy](HANDLERS[np.ravel](self, order))
         return result
 

@@ -118,6 +118,8 @@ class Trace:
         self.builder = Builder()
         self.is_open = True
         self.parent = current_trace()
+        self.takes_tensors: bool = self.parent is not None and self.parent.takes_tensors
+        """Whether the function was called with tensors, whose methods its values then have."""
         self.captures: list[Capture | TensorCapture] = []
         self.guards: list[tuple[weakref.ref[Array], Array]] = []
         """Arrays whose contents shaped the trace (indices, masks), with those contents."""
@@ -159,8 +161,28 @@ class Trace:
         """Inserts an op and wraps its result, or its tuple of results."""
         result = self.builder.emit(name, *(self.lift(x) for x in operands), **attrs)
         if isinstance(result, tuple):
-            return tuple(Tracer(self, v) for v in result)
-        return Tracer(self, result)
+            return tuple(Tracer(self, self.untracked(v)) for v in result)
+        return Tracer(self, self.untracked(result))
+
+    def untracked(self, value: Value) -> Value:
+        """A new value, which under ``no_grad`` no derivative passes through."""
+        if self._tracks(value):
+            return value
+        stopped: Value = self.builder.emit("stop_gradient", value)
+        return stopped
+
+    def written(self, old: Value, new: Value) -> Value:
+        """What a write of ``new`` leaves of ``old``; derivatives do not notice one under
+        ``no_grad``."""
+        if self._tracks(old):
+            return new
+        passed: Value = self.builder.emit("straight_through", old, new)
+        return passed
+
+    def _tracks(self, value: Value) -> bool:
+        if not self.takes_tensors or not value.type.dtype.is_float:
+            return True
+        return bool(HANDLERS["is_grad_enabled"]())
 
     rereads_views = False
     """Whether a view that was written through is read from its base again."""

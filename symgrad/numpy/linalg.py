@@ -83,7 +83,7 @@ def _matrix(x: Tracer, ord: Any, axes: tuple[int, ...]) -> Tracer:
     totals = abs(x).sum(sums[ord])
     other = columns if sums[ord] == rows else rows
     at = other - (sums[ord] < other)
-    return totals.max(at) if ord > 0 else totals.min(at)  # type: ignore[no-any-return]
+    return HANDLERS[np.max if ord > 0 else np.min](totals, at)  # type: ignore[no-any-return]
 
 
 @implements(np.linalg.vector_norm, name="linalg.vector_norm")

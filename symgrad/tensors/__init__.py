@@ -30,6 +30,7 @@ from symgrad.tensors import (
     state,
 )
 from symgrad.tensors.outputs import with_out
+from symgrad.tensors.traced import with_traced
 
 _PUBLIC = {
     creation: """tensor as_tensor asarray scalar_tensor zeros ones empty empty_strided full eye
@@ -49,7 +50,7 @@ _PUBLIC = {
 _METHODS_ONLY = """alias expand expand_as view_as reshape_as repeat to contiguous new
 sum_to_size unfold""".split()
 
-NAMES: dict[str, object] = {
+NAMES: dict[str, object] = with_traced({
     **{
         name: with_out(name, f)
         for name, f in elementwise.FUNCTIONS.items()
@@ -71,7 +72,7 @@ NAMES: dict[str, object] = {
     "manual_seed": manual_seed,
     "initial_seed": initial_seed,
     "seed": seed,
-}
+})  # fmt: skip
 """What ``import symgrad as torch`` finds at the top level, by name."""
 
 Tensor = handle.Tensor

@@ -19,6 +19,10 @@ from symgrad.tensors.handle import Tensor
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.recorded import Leaf, Unknown, memory_of
 
+_LOOKED_AT = (
+    "a value was looked at inside vmap, where it stands for those of all examples; choose with "
+    "torch.where, and compute what does not depend on the batch outside"
+)
 LIMIT = 512
 """Batched regions kept."""
 _regions: Bounded[Region] = Bounded(LIMIT)
@@ -32,7 +36,7 @@ def batched(
     Derivatives pass through to ``batches``, and to whatever tensors the function uses besides.
     """
     start = RECORDER.builder.mark()
-    examples, unknown = [], [Unknown() for _ in batches]
+    examples, unknown = [], [Unknown(_LOOKED_AT) for _ in batches]
     for batch, memory in zip(batches, unknown, strict=True):
         kind = batch._value().type
         example = Tensor(Handle(Leaf(memory, kind.with_shape(kind.shape[1:]))))

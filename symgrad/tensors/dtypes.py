@@ -20,6 +20,11 @@ class dtype:  # noqa: N801  (torch's name)
         self.numpy: np.dtype[Any] = np.dtype(spec)
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """By this NumPy takes it for its own dtype, in comparisons, too."""
+        return self.numpy
+
+    @property
     def is_floating_point(self) -> bool:
         """Whether elements are real floating-point numbers."""
         return self.numpy.kind == "f"

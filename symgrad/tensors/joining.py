@@ -37,7 +37,7 @@ def _target(input: Tensor, args: tuple[Any, ...], dtype: Any) -> dtypes.dtype:
     for arg in args:
         if isinstance(arg, Tensor):
             dtype = arg.dtype
-        elif isinstance(arg, dtypes.dtype):
+        elif isinstance(arg, (dtypes.dtype, np.dtype)):
             dtype = arg
         elif not isinstance(arg, bool):
             dtypes.device(arg)  # raises for what is no device of ours

@@ -33,6 +33,7 @@ from symgrad.tensors.indexing import getitem, setitem
 from symgrad.tensors.interchange import numpy
 from symgrad.tensors.nodes import Saved, make_node, storage_version
 from symgrad.tensors.state import is_grad_enabled, set_grad_enabled
+from symgrad.tensors.traced import takes_traced
 
 _INPLACE = """add sub mul div pow remainder fmod floor_divide clamp clip clamp_min clamp_max exp
 exp2 expm1 log log2 log10 log1p sqrt rsqrt neg negative abs absolute sin cos tan asin acos atan sinh
@@ -359,7 +360,11 @@ _SUMMARIES = "sum mean prod max min amax amin median norm std var".split()
 """Methods that losses end with: a forgotten pair of parentheses gets a hint."""
 
 for _name, _method in _METHODS.items():
-    setattr(Tensor, _name, Hinting(_method) if _name in _SUMMARIES else _method)
+    if _name in _SUMMARIES:
+        _method = Hinting(_method)
+    elif not _name.startswith("__"):
+        _method = takes_traced(_method)
+    setattr(Tensor, _name, _method)
 
 
 def _transposed(self: Tensor) -> Tensor:

@@ -56,20 +56,17 @@ class Memory:
 
 
 class Unknown(Memory):
-    """What stands for the contents of every example of a batch at once: nobody can see it."""
+    """What stands for contents that nobody can see: ``reason`` tells who tries it why."""
 
-    __slots__ = ()
+    __slots__ = ("_reason",)
 
-    def __init__(self) -> None:
-        """Has no contents."""
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
 
     @property
     def contents(self) -> Any:
         """Raises ``UsageError``."""
-        raise UsageError(
-            "a value was looked at inside vmap, where it stands for those of all examples; choose "
-            "with torch.where, and compute what does not depend on the batch outside"
-        )
+        raise UsageError(self._reason)
 
     @property
     def array(self) -> Array:
