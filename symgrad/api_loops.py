@@ -28,8 +28,7 @@ def scan(
     ``init``, ``xs``, and what ``f`` returns may be nested containers of arrays; all arrays of
     ``xs`` have one leading length, which ``length`` gives where there are none.  The state
     keeps its structure, shapes and dtypes.  ``ys`` are stacked along a new leading axis, in the
-    order of ``xs`` also when the steps run in ``reverse``.  A step that mixes the
-    elements of the state runs on one thread.
+    order of ``xs`` also when the steps run in ``reverse``.
     """
     if current_trace() is None:
         eager: tuple[Any, Any] = _compiled(f, length, reverse)(init, xs)
