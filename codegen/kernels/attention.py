@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
 from symgrad.codegen.kernels.gemm_emit import tiles
 from symgrad.codegen.kernels.gemm_schedule import outer_tile_shape
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes, transpose
@@ -59,6 +59,15 @@ class Heads:
         """IR dtype that scores and sums are kept in."""
         return packed_dtype(self.q.dtype)
 
+    @property
+    def turns_mask(self) -> bool:
+        """Whether the mask is transposed before it is used, run by run.
+
+        Lanes are queries, which would be gathered where it is contiguous along the keys.
+        """
+        along, across = self.mask.strides[-2:] if self.mask else (0, 0)
+        return across == 1 and along not in (0, 1) and self.queries > 1 < self.keys
+
 
 @record
 class Blocking:
@@ -76,6 +85,11 @@ class Blocking:
     def block(self) -> int:
         """Queries of a block."""
         return self.lanes * self.vectors
+
+    @property
+    def run_keys(self) -> int:
+        """Keys of a run."""
+        return self.run * self.rows
 
     @staticmethod
     def of(heads: Heads, target: Target) -> Blocking:
@@ -105,8 +119,8 @@ def in_turn(k: Emitter, tasks: int, tid: Reg, nth: Reg) -> Iterator[Int]:
 class Scores:
     """Emits the products around the scores of one matrix of the batch."""
 
-    def __init__(self, k: Emitter, heads: Heads, buffers: Sequence[Reg]) -> None:
-        self.k, self.heads = k, heads
+    def __init__(self, k: Emitter, heads: Heads, buffers: Sequence[Reg], mask_area: Reg) -> None:
+        self.k, self.heads, self.mask_area = k, heads, mask_area
         self.cut = cut = Blocking.of(heads, k.target)
         self.dtype, self.scalar = heads.dtype, MEMORY_TYPES[heads.dtype]
         self.vector = vec(self.scalar, cut.lanes)
@@ -136,7 +150,9 @@ class Scores:
         self.keys = feed(self.matrix(h.k, keys, (h.keys, h.depth), batch))
         self.values = feed(self.matrix(h.v, values, (h.keys, h.width), batch))
         if h.mask is not None:
-            self.mask = self.matrix(h.mask, mask[0], (h.queries, h.keys), batch)
+            shape = h.queries, h.keys
+            self.mask = self.matrix(h.mask, mask[0], shape, batch)
+            self.turned_mask = self.turned(h.mask, mask[0], shape, batch)
 
     def pack(self, source: Source, target: Reg, depth: int, first: Int, count: Int) -> None:
         """Transposes ``count`` queries of a turned operand to ``target[depth, block]``."""
@@ -202,6 +218,13 @@ class Scores:
     ) -> None:  # fmt: skip
         """Scaled and masked scores of some tiles to ``target``; ``visit(vector, scores)``."""
         k, rows = self.k, self.cut.rows
+        if self.heads.turns_mask:
+            start = k.mul(low, rows)
+            shape = k.sub(k.min(k.mul(high, rows), self.heads.keys), start), count
+            pack_transposed(
+                k, self.turned_mask, self.mask_area, (start, first), shape, self.cut.block,
+                self.cut.lanes,
+            )  # fmt: skip
         for loop, height in self.each_tile(low, high):
             with loop as t:
                 key = k.mul(t, rows)
@@ -211,7 +234,8 @@ class Scores:
                 for i in range(height):
                     for v in range(self.cut.vectors):
                         scores = k.fmul(acc[i, v], k.const(self.vector, self.heads.scale))
-                        scores = self._masked(scores, first, count, k.add(key, i), v)
+                        masks = self._mask(first, count, k.add(key, i), k.add(line, i), v)
+                        scores = self._masked(scores, first, k.add(key, i), v, masks)
                         k.store(scores, self.slot(target, k.add(line, i), v))
                         visit(v, scores)
 
@@ -228,18 +252,28 @@ class Scores:
                     for v in range(self.cut.vectors):
                         k.store(acc[i, v], self.slot(target, k.add(line, i), v))
 
-    def _masked(self, scores: Reg, first: Int, count: Int, key: Int, v: int) -> Reg:
+    def _mask(self, first: Int, count: Int, key: Int, line: Int, v: int) -> Reg | None:
+        """The mask of one key, which is the run's number ``line``, and a vector of queries."""
+        k, heads, lanes = self.k, self.heads, self.cut.lanes
+        if heads.mask is None:
+            return None
+        if heads.turns_mask:
+            dtype = packed_dtype(heads.mask.dtype)
+            place = k.add(k.mul(line, self.cut.block), v * lanes)
+            address = k.gep(self.mask_area, place, MEMORY_TYPES[dtype])
+            return load_lanes(k, address, dtype, 1, lanes)
+        assert self.mask.matrix.strides is not None
+        along, across = self.mask.matrix.strides
+        place = k.add(k.mul(k.add(first, v * lanes), along), k.mul(key, across))
+        address = k.gep(self.mask.base, place, MEMORY_TYPES[heads.mask.dtype])
+        return load_lanes(k, address, heads.mask.dtype, along, lanes, self.present(count, v))
+
+    def _masked(self, scores: Reg, first: Int, key: Int, v: int, mask: Reg | None) -> Reg:
         k, heads, lanes = self.k, self.heads, self.cut.lanes
         never = k.const(self.vector, float("-inf"))
         query = k.add(first, v * lanes)
-        if heads.mask is not None:
-            assert self.mask.matrix.strides is not None
-            along, across = self.mask.matrix.strides
-            place = k.add(k.mul(query, along), k.mul(key, across))
-            dtype = heads.mask.dtype
-            address = k.gep(self.mask.base, place, MEMORY_TYPES[dtype])
-            mask = load_lanes(k, address, dtype, along, lanes, self.present(count, v))
-            is_bool = dtype == "bool"
+        if mask is not None:
+            is_bool = scalar_of(mask.type) == "i1"
             scores = k.select(mask, scores, never) if is_bool else k.fadd(scores, mask)
         if heads.causal:
             distance = k.splat(k.as_reg(k.sub(key, query)), lanes)

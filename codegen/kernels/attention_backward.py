@@ -74,6 +74,7 @@ class _Areas:
     dq: int
     dk: int
     dv: int
+    mask: int
     bytes: int
 
     @staticmethod
@@ -86,11 +87,12 @@ class _Areas:
         return _Areas(
             scratch.take(depth, cut.block),
             scratch.take(width, cut.block),
-            scratch.take(cut.run * cut.rows, cut.block),
-            scratch.take(cut.run * cut.rows, cut.block),
+            scratch.take(cut.run_keys, cut.block),
+            scratch.take(cut.run_keys, cut.block),
             scratch.take(heads.depth if spec.wants_q else 0, cut.block),
             scratch.take(keys, depth),
             scratch.take(keys, width),
+            scratch.take(round_up(cut.run_keys, cut.lanes) * heads.turns_mask, cut.block),
             scratch.bytes,
         )
 
@@ -137,10 +139,11 @@ class _Backward:
         count = 9 + (spec.heads.mask is not None)
         buffers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(count + 1)]
         self.ct_buffer, self.statistics = buffers[0], buffers[4:6]
-        self.scores = s = Scores(k, spec.heads, [*buffers[1:4], *buffers[6 : count - 3]])
         self.results = buffers[count - 3 : count]
         areas = _Areas.of(spec, k.target)
         area = k.gep(buffers[-1], k.mul(tid, areas.bytes), "i8")
+        operands = [*buffers[1:4], *buffers[6 : count - 3]]
+        self.scores = s = Scores(k, spec.heads, operands, k.gep(area, areas.mask, "i8"))
         self.q, self.ct, self.weights, self.marks, self.dq, self.dk, self.dv = (
             k.gep(area, at, "i8")
             for at in (

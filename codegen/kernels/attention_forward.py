@@ -40,6 +40,7 @@ class _Areas:
     weights: int
     sums: int
     factor: int
+    mask: int
     bytes: int
 
     @staticmethod
@@ -47,9 +48,10 @@ class _Areas:
         cut, scratch = Blocking.of(heads, target), Scratch(heads.dtype)
         return _Areas(
             scratch.take(round_up(heads.depth, cut.lanes), cut.block),
-            scratch.take(cut.run * cut.rows, cut.block),
+            scratch.take(cut.run_keys, cut.block),
             scratch.take(heads.width, cut.block),
             scratch.take(cut.block),
+            scratch.take(round_up(cut.run_keys, cut.lanes) * heads.turns_mask, cut.block),
             scratch.bytes,
         )
 
@@ -76,10 +78,11 @@ class _Forward:
         self.k, self.spec = k, spec
         count = 5 + (spec.heads.mask is not None)
         buffers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(count + 1)]
-        self.scores = s = Scores(k, spec.heads, buffers[: count - 2])
         self.out, self.lse = buffers[count - 2 : count]
         areas = _Areas.of(spec.heads, k.target)
         area = k.gep(buffers[-1], k.mul(tid, areas.bytes), "i8")
+        mask = k.gep(area, areas.mask, "i8")
+        self.scores = s = Scores(k, spec.heads, buffers[: count - 2], mask)
         self.q, self.weights, self.sums, self.factor = (
             k.gep(area, at, "i8") for at in (areas.q, areas.weights, areas.sums, areas.factor)
         )

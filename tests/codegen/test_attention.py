@@ -95,6 +95,36 @@ def test_against_the_formulas(case: Case) -> None:
     run_case(shape, dtype, causal, mask, threads, None)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "f4"])
+@pytest.mark.parametrize("lies", ["by keys", "one row", "one column", "every other"])
+def test_masks_of_any_strides(lies: str, dtype: str) -> None:
+    """The mask as a view: only one whose rows are contiguous is transposed before its use."""
+    from symgrad.ir.ops import shape as sh
+
+    queries, keys = 70, 133
+    rng = np.random.default_rng(1)
+    shape = {
+        "by keys": (keys, queries), "one row": (keys,), "one column": (queries,),
+        "every other": (queries, 2 * keys),
+    }[lies]  # fmt: skip
+    raw = rng.normal(size=shape).astype("f4")
+    operands = [*operands_of(((), queries, keys, 24, 17), "f4", "", rng)]
+    operands.append(raw > -0.5 if dtype == "bool" else raw)
+    builder = Builder(locations=False)
+    q, k, v, given = (builder.param(type_of_array(a)) for a in operands)
+    with builder:
+        mask: Any = {
+            "by keys": lambda: sh.transpose(given, axes=(1, 0)),
+            "one row": lambda: sh.broadcast_to(given, shape=(queries, keys), axes=(1,)),
+            "one column": lambda: sh.broadcast_to(given, shape=(queries, keys), axes=(0,)),
+            "every other": lambda: sh.slice_(
+                given, start=(0, 0), stop=(queries, 2 * keys), step=(1, 2)
+            ),
+        }[lies]()
+        results = builder.emit("attention", q, k, v, mask, scale=0.3, causal=False)
+    check(builder.build(results), operands, TOLERANCE["f4"], 2, None)
+
+
 @pytest.mark.parametrize("target", ["avx2", "x86-64"])
 @pytest.mark.parametrize("mask", ["", "bool"])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
