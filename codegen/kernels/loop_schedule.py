@@ -174,7 +174,7 @@ def merged(dims: list[Dim]) -> list[Dim]:
 # -- choices -------------------------------------------------------------------
 
 
-def _is_math(op: Op) -> bool:
+def is_math(op: Op) -> bool:
     """Whether an op is a polynomial or the like, not a few instructions."""
     return op.name in FUNCTIONS and op.name not in _CHEAP_MATH and op.name not in _COSTS
 
@@ -182,7 +182,7 @@ def _is_math(op: Op) -> bool:
 def operation_cost(body: Region) -> int:
     """Instructions that one evaluation of a region takes, roughly."""
     return sum(
-        16 if _is_math(op) else _COSTS.get(op.name, 1) for op in body.ops if op.name != "constant"
+        16 if is_math(op) else _COSTS.get(op.name, 1) for op in body.ops if op.name != "constant"
     )
 
 
@@ -308,7 +308,7 @@ def schedule(spec: LoopSpec, target: Target, threads: int) -> Schedule:
     lanes = _fit(dims[vector].extent, full, target)
     tiles = (_tile_dim(spec, dims, vector, n, lanes) for n in range(len(offsets)))
     tile = next((t for t in tiles if t is not None), None)
-    outline = sum(map(_is_math, spec.body.ops)) > INLINE_MATH * (1 if lanes > 1 else 2)
+    outline = sum(map(is_math, spec.body.ops)) > INLINE_MATH * (1 if lanes > 1 else 2)
     if tile is None:
         lanes = _fit(dims[vector].extent, full * _widening(spec, target, outline), target)
     unroll = _unrolling(spec, dims, vector, lanes, tile, target)

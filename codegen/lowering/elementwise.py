@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output
+from symgrad.codegen.lowering.early import begun_early
 from symgrad.codegen.lowering.lift import lift_constants
 from symgrad.codegen.lowering.rules import lowers
 from symgrad.codegen.lowering.scope import Scope
@@ -30,6 +31,8 @@ def fused(scope: Scope, op: Op) -> None:
         for storage, axes in zip(inputs, op.attrs["maps"], strict=True)
     ]
     region, numbers = lift_constants(op.regions[0], prod(space))
+    if prod(space) == 1:
+        region = begun_early(region)
     inputs += numbers
     accesses += [over_space(number, (), len(space), tiling) for number in numbers]
     outputs, results = [], []
