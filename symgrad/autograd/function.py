@@ -153,7 +153,8 @@ class _Call:
         origins: _Origins,
         results: Sequence[Any],
     ) -> None:
-        self.name = f"{function.__name__}Backward"
+        self._title = function.__name__
+        self.name = f"{self._title}Backward"
         overridden = function.backward is not Function.backward
         self._backward: Callable[..., Any] = function.backward if overridden else function.vjp
         self._ctx, self._raw = ctx, results
@@ -200,7 +201,7 @@ class _Call:
         base = next((x for x in self._args if x._root() is root), raw)
         made._base = base if base._base is None else base._base
         made._seen = made._base._version
-        made._by_hand = f"Output {place} of {self.name}", made._base._node
+        made._by_hand = f"Output {place} of {self._title}", made._base._node
         return made
 
     def _linked(self) -> Sequence[Value]:

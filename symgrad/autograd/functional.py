@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from symgrad.tensors import Tensor
+from symgrad.tensors.batching import batched
 from symgrad.tensors.creation import zeros_like
 from symgrad.tensors.engine import grad
 from symgrad.tensors.joining import stack
@@ -56,24 +57,33 @@ def jvp(
 
 
 def jacobian(
-    func: Function, inputs: Tensors, create_graph: bool = False, strict: bool = False
-) -> Tensors:
+    func: Function, inputs: Tensors, create_graph: bool = False, strict: bool = False,
+    vectorize: bool = False, strategy: str = "reverse-mode",
+) -> Tensors:  # fmt: skip
     """The derivative of every element of every output by every element of every input.
 
     Shaped as the output followed by the input; for several outputs or inputs a tuple, by
-    output first.
+    output first.  With ``vectorize`` all pull-backs are one, over a batch.  Only reverse rules
+    exist: the strategy ``"forward-mode"``, which torch has for ``vectorize``, is the same.
     """
+    if strategy == "forward-mode" and not vectorize:
+        raise NotImplementedError(
+            "torch.autograd.functional.jacobian: `strategy='forward-mode'` is only supported when "
+            "`vectorize=True`"
+        )
     call = _Call("jacobian", func, inputs, create_graph, strict)
-    rows = tuple([call.like_inputs(call.rows(number)) for number in range(len(call.outputs))])
+    made = call.batched_rows if vectorize else call.rows
+    rows = tuple([call.like_inputs(made(number)) for number in range(len(call.outputs))])
     return rows if call.is_tuple_output else rows[0]
 
 
 def hessian(
-    func: Function, inputs: Tensors, create_graph: bool = False, strict: bool = False
-) -> Tensors:
+    func: Function, inputs: Tensors, create_graph: bool = False, strict: bool = False,
+    vectorize: bool = False, outer_jacobian_strategy: str = "reverse-mode",
+) -> Tensors:  # fmt: skip
     """The second derivatives of a function of one number, shaped as an input twice.
 
-    For several inputs a tuple of tuples.
+    For several inputs a tuple of tuples.  For the other arguments see ``jacobian``.
     """
     is_tuple = isinstance(inputs, tuple)
 
@@ -82,7 +92,9 @@ def hessian(
         _check_single(call, "hessian")
         return call.like_inputs(call.pulled(call.outputs, [None]))
 
-    return jacobian(gradient, inputs, create_graph, strict)
+    return jacobian(
+        gradient, inputs, create_graph, strict, vectorize, outer_jacobian_strategy
+    )
 
 
 def hvp(
@@ -178,6 +190,18 @@ class _Call:
             if column
             else Tensor.of_array(np.zeros((*out.shape, *x.shape), x.dtype.numpy))
             for column, x in zip(collected, self.inputs, strict=True)
+        ]
+
+    def batched_rows(self, number: int) -> list[Tensor]:
+        """As ``rows``, by one pull-back of all elements at once."""
+        out = self.outputs[number]
+        basis = np.eye(out.numel(), dtype=out.dtype.numpy).reshape(-1, *out.shape)
+        found = batched(
+            lambda weights: self.pulled([out], weights), [Tensor.of_array(basis)], len(basis)
+        )
+        return [
+            rows.reshape((*out.shape, *x.shape))
+            for rows, x in zip(found, self.inputs, strict=True)
         ]
 
     def directions(self, v: Tensors, like: Sequence[Tensor], what: str) -> list[Tensor]:

@@ -29,15 +29,21 @@ def gradcheck(
     atol: float = 1e-5,
     rtol: float = 1e-3,
     raise_exception: bool = True,
+    nondet_tol: float = 0.0,
+    check_undefined_grad: bool = True,
+    check_grad_dtypes: bool = False,
+    check_batched_grad: bool = False,
     check_forward_ad: bool = False,
     check_backward_ad: bool = True,
+    fast_mode: bool = False,
 ) -> bool:
     """Whether the derivatives of ``func`` by those ``inputs`` that require one are right.
 
     Central differences with steps of ``eps`` must agree within ``atol + rtol |difference|``
     with the pull-back, and with ``check_forward_ad`` with the push-forward.  ``func`` takes and
     returns tensors; inputs should be float64.  Raises ``GradcheckError``, unless
-    ``raise_exception`` is false.
+    ``raise_exception`` is false.  torch's other arguments change nothing: every element is
+    checked, and derivatives are the same each time.
     """
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     wanted = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.requires_grad]

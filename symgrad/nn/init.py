@@ -46,6 +46,34 @@ def _filled(tensor: Tensor, array: Any) -> Tensor:
     return tensor
 
 
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """Weights of a convolution that keeps as many channels of each group as it can."""
+    if tensor.ndim not in (3, 4, 5):
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    if tensor.shape[0] % groups:
+        raise ValueError("dim 0 must be divisible by groups")
+    weight = np.zeros(tuple(tensor.shape), tensor._dtype)
+    outputs = tensor.shape[0] // groups
+    middle = tuple(n // 2 for n in tensor.shape[2:])
+    for group in range(groups):
+        for channel in range(min(outputs, tensor.shape[1])):
+            weight[(group * outputs + channel, channel, *middle)] = 1
+    return _filled(tensor, weight)
+
+
+def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01) -> Tensor:
+    """A matrix of normal numbers, of which a part of each column, drawn at random, is zero."""
+    if tensor.ndim != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    rows, columns = tensor.shape
+    weight = _drawn(tensor, "normal") * std
+    with Source.lock:
+        for column in range(columns):
+            zeros = Source.generator.permutation(rows)[: math.ceil(sparsity * rows)]
+            weight[zeros, column] = 0
+    return _filled(tensor, weight)
+
+
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Uniform in ``[a, b)``."""
     return _filled(tensor, _drawn(tensor, "uniform") * (b - a) + a)

@@ -75,8 +75,8 @@ class AdamRule(MomentsRule):
 
     amsgrad: bool = False
     _: KW_ONLY
-    foreach: bool | None = None
     maximize: bool = False
+    foreach: bool | None = None
     capturable: bool = False
     differentiable: bool = False
     fused: bool | None = None

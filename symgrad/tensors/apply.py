@@ -236,6 +236,8 @@ class _Operation:
             if self._tracked or not self._wanted:  # else the view stays outside the graph
                 result._base = base if base._base is None else base._base
                 result._seen = base._version
+                if base._by_hand is not None:
+                    result._by_hand = base._by_hand
             else:
                 result._is_left_out = True
         return result
@@ -295,4 +297,6 @@ def write(target: Tensor, new: Tensor, name: str = "") -> Tensor:
         base._node = make_node("CopySlices", (before, node))
         target._node = make_node("AsStridedBackward0", (base._node,))
         target._seen = base._version
+        base._retain_anew()
+    target._retain_anew()
     return target

@@ -179,7 +179,8 @@ def _declare_combined(name: str, formula: Callable[..., Any], options: str = "")
         def compute(*values: Any) -> Any:
             return formula(factor, *bring(*values))
 
-        made: Tensor = apply(backward_name(name), compute, operands)
+        read = tuple([x for x in tensors if isinstance(x, Tensor)])  # what is added to is not
+        made: Tensor = apply(backward_name(name), compute, operands, saves=read)
         return made
 
     enter(remembered(combined), name, f"``{name}`` of torch.")
@@ -209,7 +210,8 @@ def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
         return x + w * (y - x)
 
     number = int(isinstance(weight, Tensor))
-    made: Tensor = apply(f"LerpBackward{number}", compute, operands)
+    saves = operands if number else NOTHING  # by a number's product nothing is read
+    made: Tensor = apply(f"LerpBackward{number}", compute, operands, saves=saves)
     return made
 
 

@@ -180,6 +180,9 @@ class Size(tuple):  # type: ignore[type-arg]
     def __new__(cls, sizes: Iterable[Any] = ()) -> Size:
         return super().__new__(cls, sizes)
 
+    def __add__(self, other: Any) -> Size:
+        return Size(super().__add__(tuple(other)))
+
     def numel(self) -> Any:
         """Number of elements."""
         count = 1

@@ -19,7 +19,7 @@ from symgrad.ir import Value
 from symgrad.tensors import anomaly
 from symgrad.tensors.contents import Handle, origin
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
-from symgrad.tensors.handle import Tensor
+from symgrad.tensors.handle import Retaining, Tensor
 from symgrad.tensors.nodes import AccumulateGrad, ByHand, make_node, on_the_way, reachable, told
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.recorded import is_known
@@ -253,6 +253,8 @@ class _Sweep:
         for node in self._watched:
             for value, watcher in node._watchers or ():
                 watchers.setdefault(value, []).append(watcher)
+        for seeing in watchers.values():
+            seeing.sort(key=lambda watcher: isinstance(watcher, Retaining))
         found = None if watchers or self.create_graph else self._foreseen(inputs)
         if found is None:
             mode = enable_grad() if self.create_graph else no_grad()

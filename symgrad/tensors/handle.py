@@ -90,7 +90,8 @@ class Tensor:
     """Whether this is a view that was made under ``no_grad`` of a tensor that needs a gradient."""
     _by_hand: tuple[str, Node | None] | None = None
     """Of a view whose derivative its author gives: its name, and the node that its base had."""
-    _retains = False
+    _retaining: Retaining | None = None
+    """What fills the gradient of a tensor that is no leaf, where that is wanted."""
     _spent = False
     """Whether a backward pass has used up the graph behind this."""
     _hooks: Hooks | None = None
@@ -306,6 +307,7 @@ class Tensor:
             self._seen = base._version
             if (edge := base._edge()) is not None:
                 self._node = make_node("AsStridedBackward0", (edge,))
+                self._retain_anew()
 
     @property
     def requires_grad(self) -> bool:
@@ -361,7 +363,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """What backward passes have left here."""
-        if self._grad is None and self._node is not None and not self._retains:
+        if self._grad is None and self._node is not None and self._retaining is None:
             warnings.warn(_NON_LEAF_GRAD, UserWarning, stacklevel=2)
         return self._grad
 
@@ -414,23 +416,19 @@ class Tensor:
         """Makes backward passes fill ``grad`` though this is no leaf."""
         if not self.requires_grad:
             raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
-        if self._node is None or self._retains:
-            return
-        self._retains, keep = True, weakref.ref(self)
+        if self._node is not None and self._retaining is None:
+            self._retaining = Retaining(self)
+            self._retain_anew()
 
-        def visit(cotangent: Value) -> Value:
-            tensor = keep()
-            if tensor is not None:
-                new = Tensor.of_value(RECORDER.builder.emit("stop_gradient", cotangent))
-                tensor._grad = new if tensor._grad is None else tensor._grad + new
-            return cotangent
-
-        self._node.watchers.append((origin(self._value()), visit))
+    def _retain_anew(self) -> None:
+        """After a write that the graph has seen, it is the gradient by what was written."""
+        if self._retaining is not None and self._node is not None:
+            self._retaining.watch(self._node, origin(self._value()))
 
     @property
     def retains_grad(self) -> bool:
         """Whether ``retain_grad`` was called on a tensor that is no leaf."""
-        return self._retains
+        return self._retaining is not None
 
     def detach(self) -> Tensor:
         """The same memory outside the graph."""
@@ -591,6 +589,31 @@ class Tensor:
             raise RuntimeError(_BY_HAND.format(self._by_hand[0], "is being"))
         if self.requires_grad or operand_tracked:
             self._check_leaf()
+
+
+class Retaining:
+    """Keeps the gradient by a tensor's present value: the last of all that watch it."""
+
+    __slots__ = ("_entry", "_node", "_tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = weakref.ref(tensor)
+        self._node: Node | None = None
+        self._entry: tuple[Value, Callable[[Value], Value]] | None = None
+
+    def watch(self, node: Node, value: Value) -> None:
+        """From now on watches ``value``, which ``node`` made."""
+        if self._node is not None and self._entry is not None:
+            self._node.watchers.remove(self._entry)
+        self._node, self._entry = node, (value, self)
+        node.watchers.append(self._entry)
+
+    def __call__(self, cotangent: Value) -> Value:
+        tensor = self._tensor()
+        if tensor is not None:
+            new = Tensor.of_value(RECORDER.builder.emit("stop_gradient", cotangent))
+            tensor._grad = new if tensor._grad is None else tensor._grad + new
+        return cotangent
 
 
 def _rebuilt(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:

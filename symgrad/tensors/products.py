@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -250,8 +251,25 @@ _declare_added("addbmm", lambda x, y: snp.sum(snp.matmul(x, y), axis=0, dtype=x.
 
 
 @remembered
-def einsum(equation: str, *operands: Any) -> Tensor:
-    """The sum of products that an equation such as ``"ij,jk->ik"`` describes."""
+def _equation(lists: Sequence[Any]) -> str:
+    """The equation for lists of axis numbers, ``Ellipsis`` among them; the last is the result's."""
+
+    def letters(axes: Sequence[Any]) -> str:
+        return "".join("..." if a is Ellipsis else string.ascii_letters[a] for a in axes)
+
+    return ",".join(map(letters, lists[:-1])) + ("" if lists[-1] is None else
+                                                 f"->{letters(lists[-1])}")  # fmt: skip
+
+
+def einsum(equation: Any, *operands: Any) -> Tensor:
+    """The sum of products that an equation such as ``"ij,jk->ik"`` describes.
+
+    Also ``einsum(x, [0, 1], y, [1, 2], [0, 2])``, with the numbers of the axes.
+    """
+    if isinstance(equation, Tensor):
+        parts = [equation, *operands]
+        end = parts.pop() if len(parts) % 2 else None
+        return einsum(_equation([*parts[1::2], end]), *parts[::2])
     given = (
         operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
     )

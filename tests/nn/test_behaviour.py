@@ -139,3 +139,11 @@ def test_one_hot_refuses_classes_out_of_range() -> None:
     for classes, text in ([3, 0], "smaller than num_classes"), ([-1, 0], "non-negative"):
         with pytest.raises(RuntimeError, match=f"Class values must be {text}"):
             nn.functional.one_hot(torch.tensor(classes), 3)
+
+
+def test_convolutions_that_keep_their_input_and_sparse_weights() -> None:
+    weight = nn.init.dirac_(torch.empty(4, 2, 3, 3), groups=2)
+    x = torch.rand(1, 4, 5, 5)
+    assert torch.equal(nn.functional.conv2d(x, weight, padding=1, groups=2), x)
+    sparse = nn.init.sparse_(torch.empty(10, 4), 0.25)
+    assert (sparse == 0).sum(0).tolist() == [3] * 4

@@ -31,7 +31,20 @@ UNARY: dict[str, Callable[[Any, Any], Any]] = {
     "clone": lambda t, x: x.clone(),
     "sqrt": lambda t, x: (x * x + 1).sqrt(),
     "log": lambda t, x: t.log(x.abs() + 1.5),
-    "softmax": lambda t, x: t.nn.functional.softmax(x, -1) if x.ndim else x * 1,
+    "softmax": lambda t, x: t.nn.functional.softmax(x, -1),
+    "log_softmax": lambda t, x: x.log_softmax(0),
+    "gelu": lambda t, x: t.nn.functional.gelu(x),
+    "sort": lambda t, x: x.sort(-1)[0],
+    "flip": lambda t, x: x.flip(0),
+    "roll": lambda t, x: x.roll(1, 0),
+    "rows": lambda t, x: x[[0, -1]],
+    "masked_fill": lambda t, x: x.masked_fill(x > 0, 0.3),
+    "where": lambda t, x: t.where(x > 0.2, x, 0.5),
+    "sign": lambda t, x: x.sign(),
+    "floor": lambda t, x: x.floor(),
+    "rounded": lambda t, x: x.float().double(),
+    "tril": lambda t, x: x.tril(),
+    "repeat": lambda t, x: x.repeat(2, 1),
 }
 BINARY: dict[str, Callable[[Any, Any, Any], Any]] = {
     "add": lambda t, x, y: x + y,
@@ -43,6 +56,15 @@ BINARY: dict[str, Callable[[Any, Any, Any], Any]] = {
     "matmul": lambda t, x, y: x @ y,
     "cat": lambda t, x, y: t.cat([x, y], 0),
     "stack": lambda t, x, y: t.stack([x, y]),
+    "min": lambda t, x, y: t.min(x, y),
+    "lerp": lambda t, x, y: t.lerp(x, y, 0.3),
+    "addcmul": lambda t, x, y: t.addcmul(x, y, y, value=0.5),
+    "dot": lambda t, x, y: t.dot(x, y),
+    "outer": lambda t, x, y: t.outer(x, y),
+    "reshape": lambda t, x, y: x.reshape(y.shape),
+    "expand_as": lambda t, x, y: x.expand_as(y),
+    "index_add": lambda t, x, y: x.index_add(0, t.tensor([0]), y),
+    "mse": lambda t, x, y: t.nn.functional.mse_loss(x, y) if x.shape == y.shape else x * 1,
 }
 REDUCING: dict[str, Callable[[Any, Any], Any]] = {
     "sum": lambda t, x: x.sum(),
@@ -52,6 +74,12 @@ REDUCING: dict[str, Callable[[Any, Any], Any]] = {
     "prod": lambda t, x: x.prod(),
     "cumsum": lambda t, x: x.cumsum(0),
     "logsumexp": lambda t, x: x.logsumexp(-1),
+    "max": lambda t, x: x.max(),
+    "max0": lambda t, x: x.max(0)[0],
+    "amin": lambda t, x: x.amin(-1),
+    "median": lambda t, x: x.median(),
+    "norm": lambda t, x: (x + 5).norm(),
+    "cumprod": lambda t, x: x.cumprod(-1),
 }
 VIEWS: dict[str, Callable[[Any, Any], Any]] = {
     "flat": lambda t, x: x.view(-1),
@@ -66,6 +94,11 @@ VIEWS: dict[str, Callable[[Any, Any], Any]] = {
     "detached": lambda t, x: x.detach() if x.is_leaf else x.detach().clone(),
     "narrow": lambda t, x: x.narrow(0, 0, 1),
     "expanded": lambda t, x: x.expand(2, *x.shape),
+    "every other": lambda t, x: x[::2],
+    "diagonal": lambda t, x: x.diagonal(),
+    "column at the end": lambda t, x: x[..., None],
+    "moved": lambda t, x: x.movedim(0, -1),
+    "all": lambda t, x: x[...],
 }
 WRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "add_": lambda t, x, y: x.add_(y),
@@ -80,7 +113,64 @@ WRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "data": lambda t, x, y: x.data.mul_(0.5) if x.is_leaf else None,
     "iadd": lambda t, x, y: x.__iadd__(y),
     "tanh_": lambda t, x, y: x.tanh_(),
+    "sub_": lambda t, x, y: x.sub_(y, alpha=2),
+    "last": lambda t, x, y: x[-1].mul_(0.5),
+    "masked_fill_": lambda t, x, y: x.masked_fill_(x > 0.1, 0.2),
+    "index_fill_": lambda t, x, y: x.index_fill_(0, t.tensor([0]), 1.0),
+    "shifted": lambda t, x, y: x[1:].copy_(x[:-1].clone()),
+    "first of all": lambda t, x, y: x.view(-1)[0].mul_(3),
+    "transposed": lambda t, x, y: x.t().add_(y),
+    "diagonal": lambda t, x, y: x.diagonal().fill_(0.4),
+    "lerp_": lambda t, x, y: x.lerp_(y, 0.5),
+    "set": lambda t, x, y: x.index_put_((t.tensor([0, 0]),), y, accumulate=True),
 }
+
+
+def functions(torch: Any) -> dict[str, Callable[[Any], Any]]:
+    """Operations whose derivatives are given by hand, and wrong so that they are told apart."""
+    base = torch.autograd.Function
+
+    class Squared(base):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return g * ctx.saved_tensors[0] * 3
+
+    class Pair(base):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x * 2, x * 3
+
+        @staticmethod
+        def backward(ctx: Any, g: Any, h: Any) -> Any:
+            return g * 2 + h * 5
+
+    class Shown(base):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return g * 7
+
+    class Silent(base):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return None
+
+    return {
+        "squared": Squared.apply, "first": lambda x: Pair.apply(x)[0], "shown": Shown.apply,
+        "second": lambda x: Pair.apply(x)[1], "silent": Silent.apply,
+    }  # fmt: skip
 
 
 def program(seed: int, length: int) -> list[tuple[Any, ...]]:
@@ -91,7 +181,7 @@ def program(seed: int, length: int) -> list[tuple[Any, ...]]:
         statements.append(("leaf", rng.choice(SHAPES), True, rng.random()))
     kinds = ["unary"] * 4 + ["binary"] * 6 + ["reducing"] * 2 + ["view"] * 4 + ["write"] * 3
     kinds += ["leaf", "backward", "backward", "grad", "look", "no_grad", "hook", "retain"]
-    kinds += ["flag", "zero", "step", "numpy"]
+    kinds += ["flag", "zero", "step", "numpy", "function", "function", "unseen", "after"]
     tables: dict[str, Any] = {
         "unary": UNARY, "binary": BINARY, "reducing": REDUCING, "view": VIEWS, "write": WRITES,
     }  # fmt: skip
@@ -102,9 +192,14 @@ def program(seed: int, length: int) -> list[tuple[Any, ...]]:
             statements.append((kind, rng.choice(SHAPES), rng.random() < 0.6, rng.random()))
         elif kind in tables:
             statements.append((kind, rng.choice(list(tables[kind])), x, y))
+        elif kind == "function":
+            statements.append((kind, rng.choice(_BY_HAND), x))
         else:
             statements.append((kind, x, y, rng.random() < 0.5))
     return [*statements, ("backward", 0.999, 0, False)]
+
+
+_BY_HAND = ("squared", "first", "second", "shown", "silent")
 
 
 class Run:
@@ -113,6 +208,7 @@ class Run:
     def __init__(self, torch: Any) -> None:
         self.torch = torch
         self.variables: list[Any] = []
+        self.by_hand = functions(torch)
         self.log: list[Any] = []
 
     def all(self, statements: list[tuple[Any, ...]]) -> list[Any]:
@@ -120,7 +216,7 @@ class Run:
         for statement in statements:
             try:
                 said = self._one(*statement)
-            except (RuntimeError, IndexError, ValueError, TypeError):
+            except (RuntimeError, IndexError, ValueError, TypeError, AttributeError):
                 said = "error"  # whose type, for shapes that do not fit, may be our own
             self.log.append(said)
         self.log.append([self._seen(v) for v in self.variables])
@@ -151,6 +247,8 @@ class Run:
         if kind == "binary":
             name, x, y = details
             return self._keep(BINARY[name](torch, self._pick(x), self._pick(y)))
+        if kind == "function":
+            return self._keep(self.by_hand[details[0]](self._pick(details[1])))
         x = self._pick(details[-2] if kind == "write" else details[0])
         y, flag = details[1], details[-1]
         if kind == "write":
@@ -172,6 +270,11 @@ class Run:
                 return self._keep(x * 0.5 + self._pick(y))
         if kind == "hook":
             x.register_hook(lambda g: g * 2)
+        elif kind == "after":
+            x.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(2))
+        elif kind == "unseen":
+            with torch.no_grad():
+                x.mul_(0.5)
         elif kind == "retain":
             x.retain_grad()
         elif kind == "flag":
@@ -189,8 +292,11 @@ class Run:
         return None
 
     def _seen(self, x: Any) -> Any:
-        grad = x.grad if x.is_leaf or x.retains_grad else None
-        return x.tolist(), None if grad is None else grad.tolist(), x.requires_grad
+        try:
+            grad = x.grad if x.is_leaf or x.retains_grad else None
+            return x.tolist(), None if grad is None else grad.tolist(), x.requires_grad
+        except RuntimeError:  # a view by hand whose base was written to
+            return "error"
 
 
 def difference(torch_log: Any, own_log: Any, statements: list[tuple[Any, ...]]) -> str:
@@ -202,7 +308,11 @@ def difference(torch_log: Any, own_log: Any, statements: list[tuple[Any, ...]]) 
     for number, (x, y) in enumerate(zip(torch_log, own_log, strict=True)):
         if x == "error" and (y != "error" or statements[number][0] in ("backward", "step")):
             return ""
-        if not _close(x, y):
+        if number == len(statements):  # what the variables are in the end
+            same = all(a == "error" or _close(a, b) for a, b in zip(x, y, strict=True))
+        else:
+            same = _close(x, y)
+        if not same:
             return f"statement {number}: {x} against {y}"
     return ""
 

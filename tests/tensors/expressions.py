@@ -423,6 +423,8 @@ z[:, True]; z[[[0, 1], [2, 1]]]; z[[torch.tensor([0, 1]), torch.tensor([2, 1])]]
 z[[0, slice(1, 3)]]; z[torch.tensor([1, 0], dtype=torch.uint8)]; z[[]]; z[0, []]; z[:, [], 1]
 !s.softmax(1); !s.log_softmax(-2); !s.max(1); !x[:0].max(); !x[:0].max(0); !x[:0].argmax(0)
 !x[:0].argmax(); !x[:0].amax(); !x[:0].median(0); !x[:0].kthvalue(1, 0); !x.split(0); !i // 0
+torch.einsum(x, [0, 1], y, [2, 1], [0, 2]); torch.einsum(x, [0, 1], y, [0, 1])
+torch.einsum(z, [Ellipsis, 0], [0, Ellipsis]); torch.nn.functional.relu(i)
 !i % 0; !i.fmod(0); !torch.tensor(2**63); !i.norm(); !x[:0].mode(0)
 """
 

@@ -519,3 +519,20 @@ def api_result(func: Any, arrays: Any) -> float:
     from symgrad.api_backend import compile_func
 
     return float(compile_func(func)(arrays)[0])
+
+
+def test_jacobians_by_one_pull_back() -> None:
+    def f(x: Any, y: Any) -> Any:
+        return x * y[0], (x**2).sum()
+
+    x, y = torch.tensor(POINT), torch.tensor(POINT[::-1].copy())
+    for options in ({}, {"strategy": "forward-mode"}):
+        found = functional.jacobian(f, (x, y), vectorize=True, **options)
+        wanted = functional.jacobian(f, (x, y))
+        for row, expected in zip(found, wanted, strict=True):
+            for a, b in zip(row, expected, strict=True):
+                np.testing.assert_array_equal(a.numpy(), b.numpy())
+    second = functional.hessian(lambda x: (x**3).sum(), x, vectorize=True)
+    np.testing.assert_allclose(second.numpy(), np.diag(6 * POINT))
+    with pytest.raises(NotImplementedError, match="only supported when `vectorize=True`"):
+        functional.jacobian(f, (x, y), strategy="forward-mode")

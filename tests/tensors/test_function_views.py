@@ -68,7 +68,7 @@ def test_writes_that_would_override_it_are_refused(function: Any) -> None:
     with pytest.raises(RuntimeError) as error:
         y.mul_(2)
     assert str(error.value) == (
-        f"Output 0 of {function.__name__}Backward is a view and is being modified inplace. This "
+        f"Output 0 of {function.__name__} is a view and is being modified inplace. This "
         "view was created inside a custom Function (or because an input was returned as-is) and "
         "the autograd logic to handle view+inplace would override the custom backward associated "
         "with the custom Function, leading to incorrect gradients. This behavior is forbidden. You "

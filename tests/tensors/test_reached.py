@@ -126,3 +126,43 @@ def test_a_refused_backward_retains_nothing() -> None:
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.ones(2).sum().backward(inputs=[y])
     assert not y.retains_grad
+
+
+@pytest.mark.parametrize("write", [lambda y: y.mul_(2), lambda y: y[:1].mul_(2)])
+def test_retained_is_the_gradient_by_what_was_written_last(write: Any) -> None:
+    x = torch.ones(2, requires_grad=True)
+    y = x * 3
+    y.retain_grad()
+    write(y)
+    y.sum().backward()
+    assert y.grad.tolist() == [1, 1]
+    y = x * 3
+    view = y[1:]
+    view.retain_grad()
+    y.mul_(2)
+    (view * 3).sum().backward()
+    assert view.grad.tolist() == [3]
+
+
+def test_what_is_retained_comes_after_all_hooks() -> None:
+    x = torch.ones(2, requires_grad=True)
+    y = x * 3
+    y.register_hook(lambda g: g * 2)
+    y.retain_grad()
+    y.register_hook(lambda g: g * 5)
+    y.sum().backward()
+    assert y.grad.tolist() == [10, 10] and x.grad.tolist() == [30, 30]
+
+
+def test_what_is_added_to_may_change() -> None:
+    """Of ``x + a b`` and the like a derivative reads the factors alone."""
+    x = torch.ones(2, requires_grad=True)
+    for made in (
+        lambda y: torch.addcmul(y, x, x), lambda y: torch.addcdiv(y, x, x),
+        lambda y: torch.lerp(y, x, 0.5),
+    ):  # fmt: skip
+        x.grad, y = None, torch.ones(2)
+        z = made(y)
+        y.zero_()
+        z.sum().backward()
+        assert x.grad is not None

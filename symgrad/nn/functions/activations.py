@@ -29,7 +29,7 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
 @for_tensors("ReluBackward0", saves=RESULT)
 def relu(input: Array, inplace: bool = False) -> Array:
     """``max(x, 0)``, with slope 0 at 0."""
-    return emit("relu", input)
+    return emit("relu", input) if input.dtype.kind in "fc" else snp.maximum(input, 0)
 
 
 @for_tensors("HardtanhBackward0")

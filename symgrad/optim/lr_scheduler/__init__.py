@@ -23,3 +23,6 @@ __all__ = [
     "MultiplicativeLR", "OneCycleLR", "PolynomialLR", "ReduceLROnPlateau", "SequentialLR",
     "StepLR",
 ]  # fmt: skip
+
+_LRScheduler = LRScheduler
+"""What schedules were derived from before torch 2.0."""

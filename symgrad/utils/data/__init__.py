@@ -9,7 +9,7 @@ from symgrad.utils.data.datasets import (
     TensorDataset,
     random_split,
 )
-from symgrad.utils.data.loader import DataLoader
+from symgrad.utils.data.loader import DataLoader, get_worker_info
 from symgrad.utils.data.samplers import (
     BatchSampler,
     RandomSampler,
@@ -22,5 +22,5 @@ from symgrad.utils.data.samplers import (
 __all__ = [
     "BatchSampler", "ConcatDataset", "DataLoader", "Dataset", "IterableDataset", "RandomSampler",
     "Sampler", "SequentialSampler", "Subset", "SubsetRandomSampler", "TensorDataset",
-    "WeightedRandomSampler", "default_collate", "random_split",
+    "WeightedRandomSampler", "default_collate", "get_worker_info", "random_split",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from symgrad.tensors.creation import tensor
 def default_collate(batch: Sequence[Any]) -> Any:
     """Examples along a new first axis: tensors, arrays and numbers become tensors.
 
-    Tuples, lists and mappings keep their structure, texts become lists.
+    Tuples, lists and mappings keep their structure; texts stay as they are.
     """
     first = batch[0]
     if isinstance(first, Tensor):
@@ -26,7 +26,7 @@ def default_collate(batch: Sequence[Any]) -> Any:
     if isinstance(first, int):
         return tensor(list(batch))
     if isinstance(first, str | bytes):
-        return list(batch)
+        return batch
     if isinstance(first, Mapping):
         return {key: default_collate([x[key] for x in batch]) for key in first}
     if isinstance(first, tuple) and hasattr(first, "_fields"):

@@ -145,3 +145,7 @@ def _prefetched(
             yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def get_worker_info() -> None:
+    """``None``: workers are threads, which share the data set."""
