@@ -168,16 +168,41 @@ def _each(function: Any, arrays: Sequence[Array], shapes: Sequence[Any]) -> list
     return results
 
 
+_BLOCK = 64
+"""Rows that are substituted together: NumPy takes longer to be called than to compute."""
+
+
 def _substitute(a: Array, b: Array, lower: bool, unit: bool) -> Array:
-    """Forward or back substitution, row by row."""
+    """Forward or back substitution, block of rows by block of rows."""
     n, x = a.shape[-1], b.copy()
-    rows = range(n) if lower else range(n - 1, -1, -1)
+    starts = range(0, n, _BLOCK)
     with np.errstate(all="ignore"):
-        for i in rows:
-            known = slice(0, i) if lower else slice(i + 1, n)
-            x[..., i, :] -= np.squeeze(a[..., i : i + 1, known] @ x[..., known, :], -2)
-            if not unit:
-                x[..., i, :] /= a[..., i : i + 1, i]
+        for start in starts if lower else reversed(starts):
+            rows = slice(start, min(start + _BLOCK, n))
+            known = slice(0, rows.start) if lower else slice(rows.stop, n)
+            rest = x[..., rows, :] - a[..., rows, known] @ x[..., known, :]
+            x[..., rows, :] = _solve_triangle(a[..., rows, rows], rest, lower, unit)
+    return x
+
+
+def _solve_triangle(a: Array, b: Array, lower: bool, unit: bool) -> Array:
+    triangle = np.tril(a) if lower else np.triu(a)
+    if unit:
+        places = np.arange(a.shape[-1])
+        triangle[..., places, places] = 1
+    try:
+        return np.asarray(np.linalg.solve(triangle, b))
+    except np.linalg.LinAlgError:
+        return _substitute_rows(triangle, b, lower)
+
+
+def _substitute_rows(a: Array, b: Array, lower: bool) -> Array:
+    """Row by row: what does not depend on a division by zero stays finite."""
+    n, x = a.shape[-1], b.copy()
+    for i in range(n) if lower else range(n - 1, -1, -1):
+        known = slice(0, i) if lower else slice(i + 1, n)
+        x[..., i, :] -= np.squeeze(a[..., i : i + 1, known] @ x[..., known, :], -2)
+        x[..., i, :] /= a[..., i : i + 1, i]
     return x
 
 
