@@ -1,81 +1,138 @@
-"""Winograd's minimal filtering F(m x m, 3 x 3): the matrices, and code that applies them.
+"""Winograd's minimal filtering F(m x m, r x r): the matrices, and code that applies them.
 
-A tile of m x m outputs of a 3 x 3 convolution takes (m + 2)^2 multiplications instead of
-9 m^2: with d the tile's input, g the filter and * the product by elements,
+A tile of m x m outputs of an r x r convolution takes n^2 = (m + r - 1)^2 multiplications
+instead of m^2 r^2: with d the tile's input, g the filter and * the product by elements,
 
     y = A^T [ (G g G^T) * (B^T d B) ] A.
 
-The matrices follow from the m + 2 points at which two polynomials are evaluated, one of them
+The matrices follow from the n points at which two polynomials are evaluated, one of them
 infinity: S. Winograd, "Arithmetic complexity of computations" (1980);
 A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks" (2016).  They
-are made in exact arithmetic.  The points decide the rounding error: those of F(4 x 4) lose
-less than a third of what 0, 1, -1, 2, -2 lose.
+are made in exact arithmetic.  The points decide the rounding error: the six here lose less
+than a third of what 0, 1, -1, 2, -2 lose in F(4 x 4, 3 x 3).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import zip_longest
 from math import prod
 
 from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.ir.record import record
 
-TAPS = 3
-"""Height and width of the filter."""
-
 POINTS = {
-    2: (Fraction(0), Fraction(1), Fraction(-1)),
-    4: (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2)),
+    1: (),
+    4: (Fraction(0), Fraction(1), Fraction(-1)),
+    6: (Fraction(0), Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2)),
 }
-"""Points of evaluation by the number m of outputs, after infinity, which comes first."""
+"""Points of evaluation by their number n, after infinity, which comes first.  A single one is
+for an axis on which the filter has one tap."""
 
-Matrix = tuple[tuple[Fraction, ...], ...]
+STRIDED_TAPS = 3
+"""Taps where there is a stride: outer ones and one in the middle."""
+
+Row = tuple[Fraction, ...]
+Matrix = tuple[Row, ...]
 Vectors = Sequence[Reg | None]
 """Registers of one type; ``None`` is zero."""
 
 
 @record
 class Matrices:
-    """The three matrices of F(m, 3), for n = m + 2 (with stride 2, n = 2 m + 1)."""
+    """The three matrices of a tile with p inputs, n products and q outputs along an axis.
+
+    F(m, r) has p = n = m + r - 1 and q = m; with stride 2 and r = 3, p = n = 2 m + 1; the
+    gradient to the input of that, p = m + 1, n = 2 m + 1 and q = 2 m.
+    """
 
     input: Matrix
-    """B^T, n x n."""
+    """B^T, n x p."""
     filter: Matrix
-    """G, n x 3."""
+    """G, n x r."""
     output: Matrix
-    """A^T, m x n."""
+    """A^T, q x n."""
 
 
 @functools.cache
-def matrices(outputs: int, part: int | None = None, stride: int = 1) -> Matrices:
-    """The matrices for one of ``POINTS``, or for a ``part`` of its outputs.
+def matrices(
+    outputs: int, taps: int, part: int | None = None, stride: int = 1
+) -> Matrices:
+    """The matrices of F(outputs, taps), or for a ``part`` of the outputs.
 
     A part of the outputs takes the first of the points, with the filter as it is transformed
     for all of them.
 
-    With stride 2 the even inputs meet the outer taps and the odd ones the middle tap: two
-    correlations of stride 1, whose products are interleaved so that a part of the outputs
-    takes the first of them, too.
+    With stride 2 and three taps the even inputs meet the outer taps and the odd ones the
+    middle tap: two correlations of stride 1, whose products are interleaved so that a part of
+    the outputs takes the first of them, too.
     """
     part = outputs if part is None else part
     if stride == 1:
-        return _correlation(POINTS[outputs], TAPS, part)
-    zero, one = Fraction(0), Fraction(1)
+        return _correlation(POINTS[outputs + taps - 1], taps, part)
     size = 2 * part + 1
-    outer = _correlation(POINTS[outputs][:outputs], TAPS - 1, part)
+    outer = _correlation(POINTS[outputs + taps - 1][:outputs], taps - 1, part)
     evens = [
-        ([row[i // 2] if i % 2 == 0 else zero for i in range(size)], (g[0], zero, g[1]), column)
+        (_spread(row, size, 0, 2), _spread(g, taps, 0, 2), column)
         for row, g, column in zip(outer.input, outer.filter, transposed(outer.output), strict=True)
     ]
-    odds = [
-        ([one if i == 2 * n + 1 else zero for i in range(size)], (zero, one, zero), unit)
-        for n, unit in enumerate(_unit_vectors(part))
+    odds = [(_unit(2 * n + 1, size), _unit(1, taps), _unit(n, part)) for n in range(part)]
+    return _from_products([evens[0], *_in_turn(evens[1:], odds)])
+
+
+@functools.cache
+def gradient_matrices(outputs: int, part: int | None = None, begins: int = 0) -> Matrices:
+    """The matrices of the gradient to the input of a convolution of stride 2 and three taps.
+
+    They are for the ``2 * outputs`` positions of a tile, or for a ``part`` of them.
+    In turn a position gets something through the outer taps, from two neighbours of the
+    output's cotangent, and through the middle tap, from one; ``begins`` is 0 if the first
+    of a tile is of the former kind, 1 if it is of the latter.  The former are a correlation
+    of stride 1.  Taps are counted in the order in which they meet the cotangent's elements.
+    """
+    part = 2 * outputs if part is None else part
+    doubles, singles = (part + 1 - begins) // 2, (part + begins) // 2
+    size = max(doubles + 1 if doubles else 0, singles + 1 - begins)
+    middle = [
+        (_unit(n + 1 - begins, size), _unit(1, STRIDED_TAPS), _unit(2 * n + 1 - begins, part))
+        for n in range(singles)
     ]
-    products = [evens[0], *(p for pair in zip(evens[1:], odds, strict=True) for p in pair)]
+    if not doubles:
+        return _from_products(middle)
+    found = _correlation(POINTS[outputs + STRIDED_TAPS - 1][:outputs], STRIDED_TAPS - 1, doubles)
+    outer = [
+        (_spread(row, size), _spread(g, STRIDED_TAPS, 0, 2), _spread(column, part, begins, 2))
+        for row, g, column in zip(found.input, found.filter, transposed(found.output), strict=True)
+    ]
+    return _from_products([*middle[:begins], outer[0], *_in_turn(outer[1:], middle[begins:])])
+
+
+Product = tuple[Row, Row, Row]
+"""What one product takes of the inputs and of the taps, and gives to the outputs."""
+
+
+def _from_products(products: Sequence[Product]) -> Matrices:
     rows, filters, columns = zip(*products, strict=True)
-    return Matrices(tuple(map(tuple, rows)), filters, tuple(zip(*columns, strict=True)))
+    return Matrices(rows, filters, transposed(columns))
+
+
+def _in_turn(first: Sequence[Product], second: Sequence[Product]) -> Iterator[Product]:
+    """One of each in turn, then what is left of either."""
+    return (p for pair in zip_longest(first, second) for p in pair if p is not None)
+
+
+def _spread(values: Row, size: int, first: int = 0, step: int = 1) -> Row:
+    """A row of zeros but for ``values``, from place ``first`` on, every ``step``-th."""
+    row = [Fraction(0)] * size
+    row[first : first + step * len(values) : step] = values
+    return tuple(row)
+
+
+def _unit(at: int, size: int) -> Row:
+    """A row of the identity."""
+    return _spread((Fraction(1),), size, at)
 
 
 def _correlation(points: Sequence[Fraction], taps: int, outputs: int) -> Matrices:
@@ -108,11 +165,6 @@ def _correlation(points: Sequence[Fraction], taps: int, outputs: int) -> Matrice
             for power in range(outputs)
         ),
     )
-
-
-def _unit_vectors(size: int) -> Matrix:
-    """The rows of the identity."""
-    return tuple(tuple(Fraction(int(i == at)) for i in range(size)) for at in range(size))
 
 
 def transposed(matrix: Matrix) -> Matrix:

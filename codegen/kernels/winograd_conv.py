@@ -1,4 +1,4 @@
-"""Convolutions, and their gradients to the input with stride 1, by Winograd's algorithm.
+"""Convolutions, and their gradients to the input, by Winograd's algorithm.
 
 There are two forms.  Where tiles are many, filters are transformed once, and each thread
 takes blocks of tiles all the way: transforms them, multiplies them with all filters and
@@ -12,6 +12,7 @@ memory (*filters first*).
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import compress
 
 from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
@@ -20,7 +21,8 @@ from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.kernels.tally import open_tally
-from symgrad.codegen.kernels.winograd import TAPS
+from symgrad.codegen.kernels.winograd_ahead import emit_ahead, fetch_part, is_far
+from symgrad.codegen.kernels.winograd_regions import axes
 from symgrad.codegen.kernels.winograd_schedule import filter_parts, schedule
 from symgrad.codegen.kernels.winograd_tiles import (
     Shape,
@@ -43,36 +45,40 @@ def forward(
     x: Blocked,
     y: Blocked,
     weights: Weights,
-    outputs: int,
+    size: int,
     *,
+    stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     groups: int = 1,
     epilogue: Epilogue | None = None,
-    stride: int = 1,
 ) -> WinogradSpec:
-    """The convolution of x into y; ``padding`` is the one before the first pixel."""
-    packing = PackWeightsSpec(weights, groups)
-    return WinogradSpec(x, y, packing, outputs, padding, groups, epilogue, stride)
+    """The convolution of x into y by tiles transformed to so many rows and columns.
+
+    ``padding`` is the one before the first pixel.
+    """
+    packing, along = PackWeightsSpec(weights, groups), axes(size, weights.kernel, stride, padding)
+    return WinogradSpec(x, y, packing, along, groups, epilogue)
 
 
 def input_grad(
     dy: Blocked,
     dx: Blocked,
     weights: Weights,
-    outputs: int,
+    size: int,
     *,
+    stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     groups: int = 1,
     epilogue: Epilogue | None = None,
 ) -> WinogradSpec:
     """The cotangent of the input: the convolution of dy with the filters turned round.
 
-    ``padding`` is that of the forward convolution.
+    ``stride`` and ``padding`` are those of the forward convolution.
     """
-    turned = tuple(range(TAPS * TAPS - 1, -1, -1))
+    turned = tuple(reversed(range(weights.taps)))
     packing = PackWeightsSpec(weights, groups, transposed=True, parts=(turned,))
-    reach = (TAPS - 1 - padding[0], TAPS - 1 - padding[1])
-    return WinogradSpec(dy, dx, packing, outputs, reach, groups, epilogue)
+    along = axes(size, weights.kernel, stride, padding, to_input=True)
+    return WinogradSpec(dy, dx, packing, along, groups, epilogue)
 
 
 @record
@@ -125,26 +131,22 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     emit_transform(k, f"{name}_input", conv.x_tiles, v_plane)
     emit_product(k, f"{name}_product", shape, row, row)
     emit_output(k, f"{name}_output", shape, m_plane)
-    extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
+    sinks = shape.sinks
+    far = [is_far(access, y, k.target) for access in sinks]
+    emit_ahead(k, f"{name}_ahead", conv.cut, [*compress(sinks, far)])
 
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
-        pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(4 + extra)]
+        pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(3 + len(sinks))]
         x_base, u, *operands, y_base, scratch = pointers
         x_base, y_base = k.gep(x_base, x.offset, scalar), k.gep(y_base, y.offset, y.scalar)
         operands = open_tally(k, conv.epilogue, operands, tid)
         v = k.gep(scratch, k.mul(tid, _thread_elements(shape)), scalar)
         m = k.gep(v, conv.points * v_plane, scalar)
         stage = k.gep(m, conv.points * m_plane, scalar)
-        low, high = k.slice(-(-conv.tiles // tiling.tiles), tid, nth)
-        with k.loop(low, high, tiling.block // tiling.tiles) as at:
-            first = k.mul(at, tiling.tiles)
-            end = k.min(k.mul(high, tiling.tiles), conv.tiles)
-            count = k.min(k.sub(end, first), tiling.block)
-            with k.loop(0, x.blocks) as block, k.loop(0, count) as tile:
-                to = k.gep(v, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
-                place = [k.as_reg(k.add(first, tile)), block]
-                k.call(f"{name}_input", "void", [x_base, *place, to, stage])
-            with k.loop(0, conv.points) as point, k.loop(0, shape.groups) as group:
+
+        def products(point: Int, first: Int, count: Int) -> None:
+            """One element of a block's transformed tiles with all filters."""
+            with k.loop(0, shape.groups) as group:
                 start = k.mul(k.udiv(k.mul(group, shape.group), conv.out_blocks), conv.in_blocks)
                 v_at = k.add(k.mul(point, v_plane), k.mul(start, row))
                 u_at = k.add(
@@ -157,6 +159,21 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                     (k.gep(v, v_at, scalar), k.gep(u, u_at, scalar), k.gep(m, m_at, scalar)),
                     conv.in_blocks, 1,
                 )  # fmt: skip
+
+        low, high = k.slice(-(-conv.tiles // tiling.tiles), tid, nth)
+        with k.loop(low, high, tiling.block // tiling.tiles) as at:
+            first = k.mul(at, tiling.tiles)
+            end = k.min(k.mul(high, tiling.tiles), conv.tiles)
+            count = k.min(k.sub(end, first), tiling.block)
+            with k.loop(0, x.blocks) as block, k.loop(0, count) as tile:
+                to = k.gep(v, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
+                place = [k.as_reg(k.add(first, tile)), block]
+                k.call(f"{name}_input", "void", [x_base, *place, to, stage])
+            with k.loop(0, conv.points) as point:
+                ahead = [*compress((*operands, y_base), far)]
+                part = point, conv.points
+                fetch_part(k, f"{name}_ahead", ahead, y.blocks, (first, count), part)
+                products(point, first, count)
             with k.loop(0, y.blocks) as block, k.loop(0, count) as tile:
                 from_ = k.gep(m, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), block]

@@ -1,4 +1,4 @@
-"""Weight gradients of 3 x 3 convolutions of stride 1 or 2 by Winograd's algorithm.
+"""Weight gradients of convolutions by Winograd's algorithm.
 
 The forward algorithm is bilinear, and so is its transpose: with d a tile of the input and
 e one of the output's cotangent, ``dw = G^T [ sum over tiles of (B^T d B) * (A e A^T) ] G``.
@@ -18,11 +18,11 @@ from dataclasses import replace
 from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
 from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
-from symgrad.codegen.kernels.winograd import TAPS, apply_2d, matrices, transposed
-from symgrad.codegen.kernels.winograd_regions import Cut
+from symgrad.codegen.kernels.winograd import apply_2d, transposed
+from symgrad.codegen.kernels.winograd_regions import Axis, Cut
 from symgrad.codegen.kernels.winograd_transform import (
     PAD,
     Tiles,
@@ -39,40 +39,32 @@ from symgrad.ir.record import record
 
 @record
 class WinogradGradSpec:
-    """The cotangent of the weights from x and the cotangent of y, by F(outputs, 3).
+    """The cotangent of the weights from x and the cotangent of y.
 
-    ``padding`` and ``groups`` are those of the convolution.  An epilogue needs dw blocked.
+    ``axes`` and ``groups`` are those of the convolution.  An epilogue needs dw blocked.
     """
 
     x: Blocked
     dy: Blocked
     dw: Weights
-    outputs: int
-    padding: Pair = (0, 0)
+    axes: tuple[Axis, Axis]
     groups: int = 1
     epilogue: Epilogue | None = None
-    stride: int = 1
-
-    @property
-    def size(self) -> int:
-        """Height and width n of a transformed tile."""
-        return self.cut.size
 
     @property
     def points(self) -> int:
         """Elements of a transformed tile."""
-        return self.size**2
+        return self.cut.points
 
     @property
     def cut(self) -> Cut:
         """How the output falls into tiles."""
-        plane = self.dy.shape[2], self.dy.shape[3]
-        return Cut(self.dy.shape[0], plane, self.outputs, self.stride)
+        return Cut.of(self.dy.shape[0], (self.dy.shape[2], self.dy.shape[3]), self.axes)
 
     @property
     def x_tiles(self) -> Tiles:
         """The input's tiles."""
-        return Tiles(self.x, self.cut, self.padding)
+        return Tiles(self.x, self.cut)
 
     @property
     def dy_tiles(self) -> Tiles:
@@ -101,8 +93,8 @@ class WinogradGradSpec:
                 return reason
             if tensor.block != BLOCK:
                 return f"{tensor.shape[1]} channels do not fill a block of {BLOCK}"
-        if self.dw.kernel != (TAPS, TAPS):
-            return f"the filter is not {TAPS} x {TAPS}"
+        if self.dw.kernel != (taps := (self.axes[0].taps, self.axes[1].taps)):
+            return f"the filter is not {taps[0]} x {taps[1]}"
         if self.groups > 1 and any(t.shape[1] % (BLOCK * self.groups) for t in (self.x, self.dy)):
             return f"{self.groups} groups do not have whole blocks of {BLOCK} channels each"
         return None
@@ -221,23 +213,23 @@ def _emit_back(k: Emitter, name: str, spec: GradKernelSpec, plane: int) -> None:
     transformed back."""
     grad, scalar = spec.grad, spec.grad.x.scalar
     vector, lanes = vector_of(k, scalar)
-    back = transposed(matrices(grad.outputs, stride=grad.stride).filter)
+    down, across = (transposed(axis.matrices().filter) for axis in grad.axes)
     with (
         k.function(name, ["ptr", "ptr"], internal=True, attributes="noinline") as (sums, pair),
         k.loop(0, BLOCK) as row,
         k.loop(0, BLOCK, lanes) as lane,
     ):
         first = k.gep(sums, k.add(k.mul(row, spec.pitch), lane), scalar)
-        total = load_tile(k, vector, grad.size, first, plane)
+        total = load_tile(k, vector, grad.cut.size, first, plane)
         for number in range(1, spec.shares):
             at = k.gep(first, number * spec.share, scalar)
-            more = load_tile(k, vector, grad.size, at, plane)
+            more = load_tile(k, vector, grad.cut.size, at, plane)
             total = [
                 [k.fadd(a, b) for a, b in zip(*rows, strict=True)]
                 for rows in zip(total, more, strict=True)
             ]
         to = k.gep(pair, k.add(k.mul(row, BLOCK), lane), scalar)
-        store_tile(k, apply_2d(k, back, total), to, BLOCK * BLOCK, scalar)
+        store_tile(k, apply_2d(k, down, total, across), to, BLOCK * BLOCK, scalar)
 
 
 def _arguments(k: Emitter, args: Reg, epilogue: Epilogue | None, others: int) -> list[Reg]:

@@ -24,8 +24,10 @@ from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
 Cost = Callable[[GradKernelSpec, Target, int], tuple[float, float]]
-SHARE_TILES = 64
+SHARE_TILES = (32, 64)
 """Tiles that are transformed together where tiles come first."""
+PREFETCHED = 4
+"""How much less it takes to go over again what lies in a row, since that is prefetched."""
 
 
 @record
@@ -70,7 +72,7 @@ def _kernels(
     lanes = min(BLOCK, target.lanes(bytes_of(spec.x.scalar)))
     registers = target.vector_registers - (1 if target.has_fma else 2)
     shares = min(threads, spec.tiles)
-    block = min(SHARE_TILES, ceil(spec.tiles / shares))
+    blocks = sorted({min(block, ceil(spec.tiles / shares)) for block in SHARE_TILES})
     for vectors in (1, 2, 4):
         span = vectors * lanes
         group = max(1, span // BLOCK)
@@ -80,7 +82,9 @@ def _kernels(
             if channels * vectors + vectors + 1 <= registers:
                 kernel = GradKernelSpec(spec, channels, group, vectors)
                 yield kernel, _filters_first
-                yield GradKernelSpec(spec, channels, group, vectors, block, shares), _tiles_first
+                for block in blocks:
+                    kernel = GradKernelSpec(spec, channels, group, vectors, block, shares)
+                    yield kernel, _tiles_first
 
 
 def _products(kernel: GradKernelSpec, target: Target, tiles: float) -> float:
@@ -89,8 +93,9 @@ def _products(kernel: GradKernelSpec, target: Target, tiles: float) -> float:
     calls = BLOCK // kernel.channels * (kernel.pitch // span)
     pairs, ports = kernel.channels * kernel.vectors, target.vector_ports
     step = 0.3 + max(pairs / ports, (kernel.channels + kernel.vectors) / ports, 4)
-    tiles *= kernel.grad.cut.needed
-    return kernel.grad.points * calls * (tiles * step + 20 + pairs / ports)
+    cut = kernel.grad.cut
+    tiles *= cut.needed
+    return cut.points * calls * (tiles * step + 20 + pairs / ports)
 
 
 def _transforms(kernel: GradKernelSpec, target: Target, count: float) -> float:
@@ -110,32 +115,34 @@ def _stores(kernel: GradKernelSpec, target: Target, pairs: float) -> float:
 def _filters_first(
     kernel: GradKernelSpec, target: Target, threads: int
 ) -> tuple[float, float]:
-    grad, size = kernel.grad, bytes_of(kernel.grad.x.scalar)
+    grad, cut, size = kernel.grad, kernel.grad.cut, bytes_of(kernel.grad.x.scalar)
     blocks = grad.x.blocks + grad.dy.blocks
-    area = grad.points * blocks * grad.tiles * BLOCK * size
+    area = cut.points * blocks * cut.tiles * BLOCK * size
     tasks = ceil(kernel.groups * grad.in_blocks / threads)
-    read = grad.points * grad.tiles * (BLOCK + kernel.pitch) * size
-    task = _products(kernel, target, grad.tiles)
-    task += read * target.cycles_per_byte(area) / 4  # the rest is prefetched
+    read = cut.points * cut.tiles * (BLOCK + kernel.pitch) * size
+    task = _products(kernel, target, cut.tiles)
+    task += read * target.cycles_per_byte(area) / PREFETCHED
     task += _transforms(kernel, target, BLOCK * kernel.group)
     task += _stores(kernel, target, kernel.group)
-    transforms = _transforms(kernel, target, grad.tiles * blocks * grad.cut.needed)
-    written = 2 * area * target.cycles_per_byte(area)  # a line comes before it can be written
+    transforms = _transforms(kernel, target, cut.tiles * blocks * cut.needed)
+    # Lines that are written come before and push out as many.
+    written = 2 * area * target.cycles_per_byte(2 * area)
     return (transforms + written) / threads, tasks * task
 
 
 def _tiles_first(kernel: GradKernelSpec, target: Target, threads: int) -> tuple[float, float]:
-    grad, size = kernel.grad, bytes_of(kernel.grad.x.scalar)
+    grad, cut, size = kernel.grad, kernel.grad.cut, bytes_of(kernel.grad.x.scalar)
     blocks, pairs = grad.x.blocks + grad.dy.blocks, kernel.groups * grad.in_blocks
-    share = ceil(grad.tiles / kernel.shares)
+    share = ceil(cut.tiles / kernel.shares)
     rounds = ceil(share / kernel.block)
     sums = kernel.share * size
-    area = grad.points * blocks * kernel.block * BLOCK * size
-    moved = rounds * 2 * sums * target.cycles_per_byte(sums + area)
-    moved += 2 * share / kernel.block * area * target.cycles_per_byte(sums + area)
+    area = cut.points * blocks * kernel.block * BLOCK * size
+    pace = target.cycles_per_byte(sums + area)
+    again = (rounds - 1) * sums + share / kernel.block * area
+    moved = 2 * (sums + again / PREFETCHED) * pace
     products = rounds * pairs * _products(kernel, target, share / rounds)
     back = _transforms(kernel, target, pairs * kernel.group * BLOCK * (1 + kernel.shares / 4))
     back += _stores(kernel, target, pairs * kernel.group)
     back += kernel.shares * sums * target.cycles_per_byte(kernel.shares * sums)
-    transforms = _transforms(kernel, target, share * blocks * grad.cut.needed)
+    transforms = _transforms(kernel, target, share * blocks * cut.needed)
     return moved + products + transforms, back / threads

@@ -1,9 +1,9 @@
 """How planes are cut into Winograd's tiles.
 
-Tiles of m x m outputs fill a plane up to a rest at its bottom and at its right.  A tile in
-the rest has fewer outputs, reads less of the input, and needs only the first rows or columns
-of a transformed tile (``winograd.py``).  Tiles of one kind make up a region, and regions
-are numbered one after the other,
+Tiles fill a plane up to a rest at its bottom and at its right.  A tile in the rest has fewer
+outputs, reads less of the input, and needs only the first rows or columns of a transformed
+tile (``winograd.py``).  Tiles of one kind make up a region, and regions are numbered one
+after the other,
 
     right, whole, bottom, corner,
 
@@ -13,13 +13,63 @@ they are those of whole and bottom; a row, those of right and whole.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import accumulate
+from math import prod
 
 from symgrad.codegen.emitter import Emitter, Int
 from symgrad.codegen.kernels.blocked import Pair
-from symgrad.codegen.kernels.winograd import TAPS
+from symgrad.codegen.kernels.winograd import Matrices, gradient_matrices, matrices
 from symgrad.ir.record import record
+
+
+@record
+class Axis:
+    """One axis of a convolution, or of its gradient to the input, by F(outputs, taps)."""
+
+    outputs: int
+    taps: int
+    stride: int = 1
+    padding: int = 0
+    """Positions before the convolution's input."""
+    to_input: bool = False
+
+    @property
+    def tile(self) -> int:
+        """Outputs of a whole tile."""
+        return self.outputs * self.stride if self.to_input else self.outputs
+
+    def matrices(self, outputs: int | None = None) -> Matrices:
+        """Those of a whole tile, or of one with fewer outputs."""
+        if self.to_input and self.stride > 1:
+            return gradient_matrices(self.outputs, outputs, self.padding % self.stride)
+        return matrices(self.outputs, self.taps, outputs, self.stride)
+
+    def points(self, outputs: int) -> int:
+        """Elements of a transformed tile of so many outputs."""
+        return len(self.matrices(outputs).filter)
+
+    def start(self, k: Emitter, at: Int) -> Int:
+        """The first input of a tile whose outputs begin ``at`` a multiple of the stride."""
+        if self.to_input:
+            return k.sub(k.udiv(at, self.stride), (self.taps - 1 - self.padding) // self.stride)
+        return k.sub(k.mul(at, self.stride), self.padding)
+
+    def advance(self, outputs: int) -> int:
+        """Inputs from a tile of so many outputs to the next one."""
+        return -(-outputs // self.stride) if self.to_input else outputs * self.stride
+
+
+def axes(
+    size: int, kernel: Pair, stride: Pair, padding: Pair, *, to_input: bool = False
+) -> tuple[Axis, Axis]:
+    """Both axes, transformed to ``size`` elements where the filter has more than one tap."""
+    down, across = (
+        Axis(size - taps + 1 if taps > 1 else 1, taps, s, p, to_input)
+        for taps, s, p in zip(kernel, stride, padding, strict=True)
+    )
+    return down, across
 
 
 @record
@@ -36,83 +86,96 @@ class Region:
     outputs: Pair
     """Rows and columns of outputs of a tile."""
     points: Pair
-    """Rows and columns of a tile of the input, and of a transformed tile."""
+    """Rows and columns of a transformed tile."""
 
-    def position(self, k: Emitter, tile: Int, step: int) -> tuple[Int, tuple[Int, Int]]:
-        """Image, and first row and column in the output, of a tile by number; ``step`` is
-        from one tile to the next."""
+    def position(self, k: Emitter, tile: Int) -> tuple[Int, tuple[Int, Int]]:
+        """Image, and first row and column in the output, of a tile by number."""
         rest, across = k.divmod(k.sub(tile, self.first), self.grid[1])
         image, down = k.divmod(rest, self.grid[0])
-        row, column = k.mul(down, step), k.mul(across, step)
+        row, column = k.mul(down, self.outputs[0]), k.mul(across, self.outputs[1])
         return image, (k.add(row, self.origin[0]), k.add(column, self.origin[1]))
 
 
-@record
+@dataclass(frozen=True)  # no record, which has no place for what is worked out once
 class Cut:
-    """The tiles of some images' planes of outputs."""
+    """The tiles of some images' planes of outputs.
+
+    Schedules ask for its numbers again and again: ``Cut.of`` gives the same one for the same
+    planes.
+    """
 
     images: int
     plane: Pair
-    outputs: int
-    """Rows and columns of outputs of a whole tile."""
-    stride: int = 1
-    """That of the convolution."""
+    axes: tuple[Axis, Axis]
 
-    @property
-    def size(self) -> int:
-        """Rows and columns of a whole tile of the input, and of a transformed one."""
-        return self._points(self.outputs)
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def of(images: int, plane: Pair, axes: tuple[Axis, Axis]) -> Cut:
+        """The cut of so many planes."""
+        return Cut(images, plane, axes)
 
-    def _points(self, outputs: int) -> int:
-        return self.stride * (outputs - 1) + TAPS
+    @cached_property
+    def size(self) -> Pair:
+        """Rows and columns of a whole transformed tile."""
+        down, across = (axis.points(axis.tile) for axis in self.axes)
+        return down, across
+
+    @cached_property
+    def points(self) -> int:
+        """Elements of a whole transformed tile."""
+        return prod(self.size)
 
     @property
     def rest(self) -> Pair:
         """Rows and columns of outputs that whole tiles leave."""
-        return self.plane[0] % self.outputs, self.plane[1] % self.outputs
+        return self.plane[0] % self.axes[0].tile, self.plane[1] % self.axes[1].tile
 
-    @property
-    @lru_cache(maxsize=4096)  # noqa: B019 - cuts are equal by their few numbers
+    @cached_property
     def regions(self) -> tuple[Region, ...]:
         """All four, by number; some may have no tiles."""
         found: list[Region] = []
         for in_rest in ((False, True), (False, False), (True, False), (True, True)):
-            axes = [self._axis(*axis) for axis in zip(self.plane, in_rest, strict=True)]
-            grid, origin, outputs = ((a, b) for a, b in zip(*axes, strict=True))
+            cuts = map(_tiles_along, self.plane, self.axes, in_rest)
+            grid, origin, outputs, points = ((a, b) for a, b in zip(*cuts, strict=True))
             first = found[-1].first + found[-1].count if found else 0
             count = self.images * grid[0] * grid[1]
-            points = self._points(outputs[0]), self._points(outputs[1])
             found.append(Region(first, count, grid, origin, outputs, points))
         return tuple(found)
 
-    def _axis(self, extent: int, in_rest: bool) -> tuple[int, int, int]:
-        """Tiles along an axis, where they begin, and their outputs."""
-        whole, rest = divmod(extent, self.outputs)
-        return (min(rest, 1), extent - rest, rest) if in_rest else (whole, 0, self.outputs)
-
-    @property
+    @cached_property
     def tiles(self) -> int:
         """Tiles of all images."""
         return sum(region.count for region in self.regions)
 
-    @property
+    @cached_property
     def needed(self) -> float:
         """The part of all tiles' elements that is needed."""
         needed = sum(region.count * region.points[0] * region.points[1] for region in self.regions)
-        return needed / (self.tiles * self.size**2)
+        return needed / (self.tiles * self.points)
 
     def range(self, k: Emitter, point: Int) -> tuple[Int, Int]:
         """The tiles that need an element of a whole transformed tile."""
         right, whole, bottom, corner = accumulate(region.count for region in self.regions)
-        needed = [self._points(rest) if rest else self.size for rest in self.rest]
-        down, across = k.divmod(point, self.size)
+        needed = [
+            axis.points(rest) if rest else size
+            for axis, rest, size in zip(self.axes, self.rest, self.size, strict=True)
+        ]
+        down, across = k.divmod(point, self.size[1])
 
-        def choose(at: Int, needed: int, all_tiles: Int, others: Int) -> Int:
-            if needed == self.size:
+        def choose(axis: int, at: Int, all_tiles: Int, others: Int) -> Int:
+            if needed[axis] == self.size[axis]:
                 return all_tiles
-            less = k.icmp("slt", k.as_reg(at), needed)
+            less = k.icmp("slt", k.as_reg(at), needed[axis])
             return k.select(less, k.as_reg(all_tiles), k.as_reg(others))
 
-        low = choose(across, needed[1], 0, right)
-        high = choose(across, needed[1], corner, bottom)
-        return low, choose(down, needed[0], high, whole)
+        low = choose(1, across, 0, right)
+        high = choose(1, across, corner, bottom)
+        return low, choose(0, down, high, whole)
+
+
+def _tiles_along(extent: int, axis: Axis, in_rest: bool) -> tuple[int, int, int, int]:
+    """Tiles along an axis, where they begin, their outputs and points."""
+    whole, rest = divmod(extent, axis.tile)
+    if in_rest:
+        return min(rest, 1), extent - rest, rest, axis.points(rest) if rest else 0
+    return whole, 0, axis.tile, axis.points(axis.tile)

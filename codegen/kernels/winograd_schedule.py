@@ -64,7 +64,7 @@ def _tilings(
         most = (registers - 1 - vectors) // vectors
         few = {n for n in (1, 2, 4, 6, 8, 12) if n < most}
         for tiles in sorted(few | {most}):
-            for wanted in (16, 32, 64, 128):
+            for wanted in (8, 16, 32, 64, 128):
                 block = tiles * max(1, ceil(min(wanted, share) / tiles))
                 if tiles_first:
                     yield Tiling(tiles, vectors, block, 0)
@@ -91,12 +91,12 @@ def _products(
     stream = shape.group * BLOCK * bytes_of(shape.scalar) / filters
     per_channel = max(calls * step, stream)
     moves = calls * chunks * (20 + 3 * pairs / ports)
-    return spec.cut.needed * spec.points * (spec.in_blocks * BLOCK * per_channel + moves)
+    return shape.cut.needed * shape.cut.points * (spec.in_blocks * BLOCK * per_channel + moves)
 
 
 def _transforms(spec: WinogradSpec, shape: Shape, target: Target, count: float) -> float:
     """Transforms of ``count`` channel blocks of a tile (or rows of block pairs)."""
-    return count * (BLOCK // shape.lanes) * spec.points * TRANSFORM / target.vector_ports
+    return count * (BLOCK // shape.lanes) * shape.cut.points * TRANSFORM / target.vector_ports
 
 
 def _filters(spec: WinogradSpec, shape: Shape, target: Target, pairs: int) -> float:
@@ -108,20 +108,25 @@ def _filters(spec: WinogradSpec, shape: Shape, target: Target, pairs: int) -> fl
     return pairs * (weights.matrix * (read + packed) + transform)
 
 
+def _written(bytes: int, target: Target) -> float:
+    """Lines on their way to where so many bytes are written: each pushes out another."""
+    return bytes * target.cycles_per_byte(2 * bytes)
+
+
 def tiles_first_cost(
     spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
 ) -> tuple[float, float]:
     """Cycles of the form that takes blocks of tiles all the way: filters, tiles."""
     shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
     blocks, weight_pairs = spec.x.blocks + spec.y.blocks, spec.y.blocks * spec.in_blocks
-    u_bytes = weight_pairs * BLOCK * BLOCK * spec.points * size
-    area = spec.points * blocks * tiling.block * BLOCK * size
-    share = ceil(ceil(spec.tiles / tiling.tiles) / threads) * tiling.tiles
+    u_bytes = weight_pairs * BLOCK * BLOCK * shape.cut.points * size
+    area = shape.cut.points * blocks * tiling.block * BLOCK * size
+    share = ceil(ceil(shape.cut.tiles / tiling.tiles) / threads) * tiling.tiles
     rounds = ceil(share / tiling.block)
     beyond = target.cycles_per_byte(u_bytes) * u_bytes / threads
     parts = filter_parts(weight_pairs, threads)
     busiest = ceil(weight_pairs * parts / threads) / parts
-    filters = _filters(spec, shape, target, 1) * busiest + 2 * beyond
+    filters = _filters(spec, shape, target, 1) * busiest + 2 * _written(u_bytes, target) / threads
     if spec.invariant_weights:
         filters = filters / RUNS + beyond * threads  # read by each thread
     stream = 1 / target.cycles_per_byte(u_bytes + area)
@@ -130,7 +135,7 @@ def tiles_first_cost(
         for tiles in [tiling.block] * (rounds - 1) + [share - (rounds - 1) * tiling.block]
     )
     moved = 2 * share * area / tiling.block * target.cycles_per_byte(area)
-    transforms = _transforms(spec, shape, target, share * blocks * spec.cut.needed)
+    transforms = _transforms(spec, shape, target, share * blocks * shape.cut.needed)
     return filters, products + transforms + moved
 
 
@@ -146,19 +151,19 @@ def filters_first_cost(
 ) -> tuple[float, float]:
     """Cycles of the form that takes groups of output channels all the way: inputs, groups."""
     shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
-    shares = ceil(spec.tiles / tiling.block)
+    shares = ceil(shape.cut.tiles / tiling.block)
     tasks = ceil(shape.groups * shares / threads)
-    tiles = min(tiling.block, spec.tiles)
-    v_bytes = spec.points * spec.x.blocks * spec.tiles * BLOCK * size
-    m_bytes = spec.points * shape.group * tiles * BLOCK * size
-    u_bytes = spec.points * shape.group * tiling.depth * BLOCK * BLOCK * size
-    v_part = v_bytes * tiles // spec.tiles // spec.groups
-    needed = spec.cut.needed
-    inputs = _transforms(spec, shape, target, needed * spec.tiles * spec.x.blocks / threads)
-    inputs += v_bytes / threads * target.cycles_per_byte(v_bytes)
+    tiles = min(tiling.block, shape.cut.tiles)
+    v_bytes = shape.cut.points * spec.x.blocks * shape.cut.tiles * BLOCK * size
+    m_bytes = shape.cut.points * shape.group * tiles * BLOCK * size
+    u_bytes = shape.cut.points * shape.group * tiling.depth * BLOCK * BLOCK * size
+    v_part = v_bytes * tiles // shape.cut.tiles // spec.groups
+    needed = shape.cut.needed
+    inputs = _transforms(spec, shape, target, needed * shape.cut.tiles * spec.x.blocks / threads)
+    inputs += _written(v_bytes, target) / threads
     pairs = spec.in_blocks * shape.group
     filters = _filters(spec, shape, target, pairs)
-    written = pairs * BLOCK * BLOCK * spec.points * size
+    written = pairs * BLOCK * BLOCK * shape.cut.points * size
     filters += written * target.cycles_per_byte(u_bytes) / 2
     chunks = ceil(spec.in_blocks / tiling.depth)
     # M is read and written once a chunk of input blocks, filters with every register tile.

@@ -19,13 +19,13 @@ from dataclasses import replace
 from functools import cached_property, partial
 from itertools import product
 
-from symgrad.codegen.access import Epilogue
+from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.emitter import Emitter, Int, bytes_of, vec
-from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair, weight_block
 from symgrad.codegen.kernels.tally import Finish
-from symgrad.codegen.kernels.winograd import TAPS, apply_2d, matrices
-from symgrad.codegen.kernels.winograd_regions import Cut, Region
+from symgrad.codegen.kernels.winograd import apply_2d
+from symgrad.codegen.kernels.winograd_regions import Axis, Cut, Region
 from symgrad.codegen.kernels.winograd_transform import (
     PAD,
     Tiles,
@@ -39,34 +39,26 @@ from symgrad.ir.record import record
 
 @record
 class WinogradSpec:
-    """A 3 x 3 convolution of stride 1 or 2, ``x -> y``, by F(outputs x outputs, 3 x 3)."""
+    """A convolution, or its gradient to the input, ``x -> y``."""
 
     x: Blocked
     y: Blocked
     weights: PackWeightsSpec
-    outputs: int
-    padding: Pair = (1, 1)
+    axes: tuple[Axis, Axis]
     groups: int = 1
     epilogue: Epilogue | None = None
-    stride: int = 1
     invariant_weights: bool = False
     """Whether the weights are the same in most runs, so that their transforms are kept."""
 
     @property
-    def size(self) -> int:
-        """Height and width n of an input tile."""
-        return self.cut.size
-
-    @property
     def points(self) -> int:
         """Elements of a transformed tile."""
-        return self.size**2
+        return self.cut.points
 
     @property
     def cut(self) -> Cut:
         """How the output falls into tiles."""
-        plane = self.y.shape[2], self.y.shape[3]
-        return Cut(self.y.shape[0], plane, self.outputs, self.stride)
+        return Cut.of(self.y.shape[0], (self.y.shape[2], self.y.shape[3]), self.axes)
 
     @property
     def tiles(self) -> int:
@@ -76,7 +68,7 @@ class WinogradSpec:
     @property
     def x_tiles(self) -> Tiles:
         """The input's tiles."""
-        return Tiles(self.x, self.cut, self.padding)
+        return Tiles(self.x, self.cut)
 
     @property
     def in_blocks(self) -> int:
@@ -95,8 +87,8 @@ class WinogradSpec:
                 return reason
             if tensor.block != BLOCK:
                 return f"{tensor.shape[1]} channels do not fill a block of {BLOCK}"
-        if self.weights.source.kernel != (TAPS, TAPS):
-            return f"the filter is not {TAPS} x {TAPS}"
+        if self.weights.source.kernel != (taps := (self.axes[0].taps, self.axes[1].taps)):
+            return f"the filter is not {taps[0]} x {taps[1]}"
         if self.groups > 1 and any(t.shape[1] % (BLOCK * self.groups) for t in (self.x, self.y)):
             return f"{self.groups} groups do not have whole blocks of {BLOCK} channels each"
         return None
@@ -120,7 +112,7 @@ class Shape:
     """Sizes and strides, in elements, that follow from spec, tiling and target."""
 
     def __init__(self, spec: WinogradSpec, tiling: Tiling, target: Target) -> None:
-        self.spec, self.tiling = spec, tiling
+        self.spec, self.tiling, self.cut = spec, tiling, spec.cut
         self.scalar = spec.x.scalar
         self.lanes = min(BLOCK, target.lanes(bytes_of(self.scalar)))
         self.vector = vec(self.scalar, self.lanes)
@@ -135,6 +127,13 @@ class Shape:
     def stage(self) -> int:
         """A zeroed input tile, or a block pair of the weights and room to transpose one."""
         return max(self.spec.x_tiles.stage, 2 * self.spec.weights.source.matrix)
+
+    @property
+    def sinks(self) -> tuple[Access, ...]:
+        """What is read and written where results are stored: the epilogue's operands, then y
+        from its first pixel on."""
+        y, epilogue = self.spec.y, self.spec.epilogue
+        return (*(epilogue.operands if epilogue else ()), Access(y.dtype, (*y.strides, 1)))
 
     def v_plane(self, tiles: int) -> int:
         """From one element of the transformed tiles to the next."""
@@ -159,7 +158,7 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
     spec, packing = shape.spec, shape.spec.weights
     scalar, source = shape.scalar, packing.source
     pitch = shape.group * BLOCK
-    matrix = matrices(spec.outputs, stride=spec.stride).filter
+    down, across = (axis.matrices().filter for axis in spec.axes)
     if not packing.is_ready:
         emit_pack_pair(k, f"{name}_pack", packing)
     params = ["ptr", "i64", "i64", "ptr", "ptr", "i64", "i64"]
@@ -174,13 +173,13 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
             k.call(f"{name}_pack", "void", [base, out_block, in_block, panel, room])
         with k.loop(low, high) as row, k.loop(0, BLOCK, shape.lanes) as lane:
             at = k.gep(pair, k.add(k.mul(row, BLOCK), lane), scalar)
-            if packing.is_ready:  # the next pair, which comes from memory in nine streams
-                for tap in range(TAPS * TAPS):
+            if packing.is_ready:  # the next pair, which comes from memory in as many streams
+                for tap in range(source.taps):
                     ahead = source.matrix + tap * BLOCK * BLOCK
                     k.prefetch(k.gep(at, ahead, scalar), locality=2)
-            taps = load_tile(k, shape.vector, TAPS, at, BLOCK * BLOCK)
+            taps = load_tile(k, shape.vector, source.kernel, at, BLOCK * BLOCK)
             to = k.gep(u, k.add(k.mul(row, pitch), lane), scalar)
-            transformed = apply_2d(k, matrix, taps)
+            transformed = apply_2d(k, down, taps, across)
             store_tile(k, transformed, to, u_plane, scalar)
 
 
@@ -258,16 +257,18 @@ def _emit_output(
     """Emits the same for a region's tiles."""
     spec, scalar, y = shape.spec, shape.scalar, shape.spec.y
     extra = () if spec.epilogue is None else spec.epilogue.operands
-    down, across = (matrices(spec.outputs, n, spec.stride).output for n in region.outputs)
+    down, across = (
+        axis.matrices(n).output for axis, n in zip(spec.axes, region.outputs, strict=True)
+    )
     with (
         k.function(name, params, internal=True, attributes="noinline") as regs,
         k.loop(0, BLOCK, shape.lanes) as lane,
     ):
         m, tile, block, base, *operands = regs
         source = k.gep(m, lane, scalar)
-        values = load_tile(k, shape.vector, spec.size, source, m_plane, region.points)
+        values = load_tile(k, shape.vector, spec.cut.size, source, m_plane, region.points)
         result = apply_2d(k, down, values, across)
-        image, (row, column) = region.position(k, tile, spec.outputs)
+        image, (row, column) = region.position(k, tile)
         origin = (image, block, row, column, lane)
         place = k.gep(base, dot(k, origin, (*y.strides, 1)), y.scalar)
         # The epilogue's accesses count from the tile.

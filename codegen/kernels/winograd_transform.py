@@ -12,7 +12,7 @@ from functools import partial
 
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
-from symgrad.codegen.kernels.winograd import Matrix, apply_2d, matrices, transposed
+from symgrad.codegen.kernels.winograd import Matrix, apply_2d, transposed
 from symgrad.codegen.kernels.winograd_regions import Cut, Region
 from symgrad.ir.record import record
 
@@ -27,24 +27,34 @@ class Tiles:
 
     tensor: Blocked
     cut: Cut
-    padding: Pair = (0, 0)
-    """Rows and columns by which the first tile begins before the plane."""
     is_cotangent: bool = False
 
-    def matrix(self, outputs: int) -> Matrix:
-        """What transforms a tile along an axis on which it has so many outputs."""
-        found = matrices(self.cut.outputs, outputs, self.cut.stride)
-        return transposed(found.output) if self.is_cotangent else found.input
+    def matrices(self, outputs: Pair) -> tuple[Matrix, Matrix]:
+        """What transforms the columns and the rows of a tile that has so many outputs."""
+        down, across = (axis.matrices(n) for axis, n in zip(self.cut.axes, outputs, strict=True))
+        if self.is_cotangent:
+            return transposed(down.output), transposed(across.output)
+        return down.input, across.input
 
-    @property
-    def stride(self) -> int:
-        """Rows and columns of the tensor to one of the output."""
-        return 1 if self.is_cotangent else self.cut.stride
+    def corner(self, k: Emitter, at: tuple[Int, Int]) -> tuple[Int, Int]:
+        """The first row and column of a tile whose outputs begin ``at``."""
+        if self.is_cotangent:
+            return at
+        down, across = self.cut.axes
+        return down.start(k, at[0]), across.start(k, at[1])
+
+    def advance(self, outputs: Pair) -> Pair:
+        """Rows and columns from a tile of so many outputs to the next."""
+        if self.is_cotangent:
+            return outputs
+        down, across = self.cut.axes
+        return down.advance(outputs[0]), across.advance(outputs[1])
 
     @property
     def stage(self) -> int:
         """Elements of a tile with zeros for what lies outside the plane."""
-        return len(self.matrix(self.cut.outputs)[0]) ** 2 * self.tensor.strides[3]
+        down, across = self.matrices((self.cut.axes[0].tile, self.cut.axes[1].tile))
+        return len(down[0]) * len(across[0]) * self.tensor.strides[3]
 
 
 def emit_transform(k: Emitter, name: str, tiles: Tiles, plane: int) -> None:
@@ -84,29 +94,28 @@ def for_regions(
 
 def _emit_region(k: Emitter, name: str, region: Region, *, tiles: Tiles, plane: int) -> None:
     """Emits the transform of a region's tiles."""
-    x, scalar, step = tiles.tensor, tiles.tensor.scalar, tiles.cut.outputs
+    x, scalar = tiles.tensor, tiles.tensor.scalar
     row, pixel = x.strides[2], x.strides[3]
-    size = [len(tiles.matrix(n)[0]) for n in region.outputs]
+    size = [len(matrix[0]) for matrix in tiles.matrices(region.outputs)]
     _emit_tile(k, f"{name}_tile", tiles, region, plane)
-    reach = [
-        [tiles.stride * at - p for at in (begin, begin + (count - 1) * step)]
-        for begin, count, p in zip(region.origin, region.grid, tiles.padding, strict=True)
+    last = [
+        begin + (count - 1) * step
+        for begin, count, step in zip(region.origin, region.grid, region.outputs, strict=True)
     ]
+    ends = tiles.corner(k, region.origin), tiles.corner(k, (last[0], last[1]))
     bounds = [(-x.halo[a][0], x.shape[2 + a] + x.halo[a][1] - size[a]) for a in (0, 1)]
     params = ["ptr", "i64", "i64", "ptr", "ptr"]
     with k.function(name, params, internal=True, attributes="noinline") as regs:
         base, tile, block, v, stage = regs
-        image, at = region.position(k, tile, step)
-        corner = [
-            k.sub(k.mul(a, tiles.stride), p) for a, p in zip(at, tiles.padding, strict=True)
-        ]
+        image, at = region.position(k, tile)
+        corner = tiles.corner(k, at)
         source = k.add(k.mul(image, x.strides[0]), k.mul(block, x.strides[1]))
         place = k.add(k.mul(corner[0], row), k.mul(corner[1], pixel))
         inside = [
             k.icmp(predicate, k.as_reg(corner[axis]), bounds[axis][end])
             for axis in (0, 1)
             for end, predicate in ((0, "sge"), (1, "sle"))
-            if (reach[axis][end] - bounds[axis][end]) * (1, -1)[end] < 0
+            if _exceeds(ends[end][axis], bounds[axis][end], is_lower=end == 0)
         ]
         direct = [k.gep(base, k.add(source, place), scalar), k.as_reg(row), v]
         if not inside:
@@ -122,6 +131,12 @@ def _emit_region(k: Emitter, name: str, region: Region, *, tiles: Tiles, plane: 
                 plane_at = k.gep(base, source, scalar)
                 _stage_tile(k, x, size, plane_at, corner, stage)
                 k.call(f"{name}_tile", "void", [stage, k.as_reg(size[1] * pixel), v])
+
+
+def _exceeds(known: Int, bound: int, *, is_lower: bool) -> bool:
+    """Whether a number lies beyond a bound."""
+    assert isinstance(known, int)
+    return known < bound if is_lower else known > bound
 
 
 def _stage_tile(
@@ -149,7 +164,7 @@ def _emit_tile(k: Emitter, name: str, tiles: Tiles, region: Region, plane: int) 
     """Emits ``void name(ptr tile, i64 row, ptr v)``, ``row`` the stride of the tile's rows."""
     scalar, pixel = tiles.tensor.scalar, tiles.tensor.strides[3]
     vector, lanes = vector_of(k, scalar)
-    down, across = (tiles.matrix(n) for n in region.outputs)
+    down, across = tiles.matrices(region.outputs)
     params = ["ptr", "i64", "ptr"]
     with (
         k.function(name, params, internal=True, attributes="noinline") as (tile, row, v),
@@ -161,7 +176,7 @@ def _emit_tile(k: Emitter, name: str, tiles: Tiles, region: Region, plane: int) 
             [k.load(vector, k.gep(start, c * pixel, scalar)) for c in range(len(across[0]))]
             for start in rows
         ]
-        to, pitch = k.gep(v, lane, scalar), tiles.cut.size
+        to, pitch = k.gep(v, lane, scalar), tiles.cut.size[1]
         for r, elements in enumerate(apply_2d(k, down, values, across)):
             for c, value in enumerate(elements):
                 k.store(value, k.gep(to, (r * pitch + c) * plane, scalar))
@@ -174,14 +189,14 @@ def vector_of(k: Emitter, scalar: str) -> tuple[str, int]:
 
 
 def load_tile(
-    k: Emitter, type: str, size: int, at: Reg, plane: int, part: Pair | None = None
+    k: Emitter, type: str, size: Pair, at: Reg, plane: int, part: Pair | None = None
 ) -> list[list[Reg]]:
-    """A transformed tile of size x size elements, or its first rows and columns; ``plane`` is
-    from one element to the next."""
+    """A transformed tile of so many rows and columns, or its first ones; ``plane`` is from one
+    element to the next."""
     scalar = scalar_of(type)
-    rows, columns = part or (size, size)
+    rows, columns = part or size
     return [
-        [k.load(type, k.gep(at, (r * size + c) * plane, scalar)) for c in range(columns)]
+        [k.load(type, k.gep(at, (r * size[1] + c) * plane, scalar)) for c in range(columns)]
         for r in range(rows)
     ]
 

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 from symgrad.codegen.kernels.blocked import Blocked, Weights
 from symgrad.codegen.layout import backward_halo, forward_halo, refusal
-from symgrad.codegen.lowering.conv_choice import convolution, nominal_work, weight_gradient
+from symgrad.codegen.lowering.conv_choice import (
+    Setting,
+    best_of,
+    candidates,
+    convolution,
+    gradient_candidates,
+    nominal_work,
+    weight_gradient,
+)
+from symgrad.codegen.lowering.conv_fold import Fold, fold
 from symgrad.codegen.lowering.conv_plain import on_plain_operands
 from symgrad.codegen.lowering.rules import lowers
 from symgrad.codegen.lowering.scope import Scope
-from symgrad.codegen.storage import Storage
+from symgrad.codegen.storage import Halo, Storage, channel_blocked
 from symgrad.ir.graph import Op, Value
+
+FOLDED = "folded pixels"
+NO_HALO: Halo = ((0, 0), (0, 0))
 
 
 def _weights(scope: Scope, w: Value) -> tuple[Storage, Weights]:
@@ -38,9 +50,30 @@ def conv(scope: Scope, op: Op) -> None:
         on_plain_operands(scope, op, reason)
         return
     x, w = op.operands
-    source = scope.blocked(x, forward_halo(op, x.shape[2:], w.shape[2:]))
     weights, plain = _weights(scope, w)
+    if folded := _folded(scope, op, plain):
+        source = scope.form(x, folded, lambda: folded.filled(scope, x))
+        weights = folded.folded_weights(scope, weights)
+        _run(scope, op, source, weights, folded.weights, folded.op(op.name))
+        return
+    source = scope.blocked(x, forward_halo(op, x.shape[2:], w.shape[2:]))
     _run(scope, op, source, weights, plain)
+
+
+def _folded(scope: Scope, op: Op, weights: Weights) -> Fold | None:
+    """The form on folded pixels, where the estimates are in its favour."""
+    found, x = fold(op), op.operands[0]
+    if found is None or scope.storage(x).tiling is not None:
+        return None
+    y = op.result if op.name == "conv" else op.operands[1]
+    halo = forward_halo(op, x.shape[2:], weights.kernel)
+    as_it_is, out = (_blocked(channel_blocked(v.type, h)) for v, h in ((x, halo), (y, NO_HALO)))
+    compare = candidates if op.name == "conv" else gradient_candidates
+    setting = Setting.of(scope)
+    direct, _ = compare(setting, op, as_it_is, out, weights)
+    others, _ = compare(setting, found.op(op.name), found.source, out, found.weights)
+    cycles = best_of(others).cycles + found.cycles(scope.threads)
+    return found if cycles < best_of(direct).cycles else None
 
 
 @lowers("conv_input_grad")
@@ -55,8 +88,18 @@ def conv_input_grad(scope: Scope, op: Op) -> None:
     _run(scope, op, source, weights, plain)
 
 
-def _run(scope: Scope, op: Op, source: Storage, weights: Storage, plain: Weights) -> None:
-    """A convolution or its gradient to the input on blocked activations, with its epilogue."""
+def _run(
+    scope: Scope,
+    op: Op,
+    source: Storage,
+    weights: Storage,
+    plain: Weights,
+    folded: Op | None = None,
+) -> None:
+    """A convolution or its gradient to the input on blocked activations, with its epilogue.
+
+    ``folded`` is what is computed instead, if that is another convolution.
+    """
     fused = scope.epilogue(op)
     result = scope.allocate(fused.result if fused else op.result, plain=False)
     epilogue = fused.build(scope, result, result.tiling) if fused else None
@@ -65,7 +108,10 @@ def _run(scope: Scope, op: Op, source: Storage, weights: Storage, plain: Weights
     if fused and fused.sums:
         fused.sums.parallel = parallel
     scope.run(
-        convolution(scope, op, _blocked(source), _blocked(result), plain, epilogue),
+        convolution(
+            scope, folded or op, _blocked(source), _blocked(result), plain, epilogue,
+            FOLDED if folded else "",
+        ),
         [source, weights, *(fused.storages if fused else ())],
         [result],
         written=fused.written if fused else (),
@@ -81,13 +127,16 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
         on_plain_operands(scope, op, reason)
         return
     x, dy = op.operands
+    outputs, inputs, *kernel = op.result.shape
+    plain = Weights.plain(x.type.dtype.name, outputs, inputs, (kernel[0], kernel[1]))
+    if folded := _folded(scope, op, plain):
+        _folded_weight_grad(scope, op, folded)
+        return
     source = scope.blocked(x, forward_halo(op, x.shape[2:], op.attrs["kernel"]))
-    cotangent = scope.blocked(dy, ((0, 0), (0, 0)))
+    cotangent = scope.blocked(dy, NO_HALO)
     fused = scope.epilogue(op)
     made = fused.result if fused else op.result
     result = scope.allocate(made, plain=not scope.layouts.is_weights(made))
-    outputs, inputs, *kernel = op.result.shape
-    plain = Weights.plain(x.type.dtype.name, outputs, inputs, (kernel[0], kernel[1]))
     epilogue = fused.build(scope, result, result.tiling) if fused else None
     work = nominal_work(op)
     if fused:
@@ -102,3 +151,20 @@ def conv_weight_grad(scope: Scope, op: Op) -> None:
         in_place=fused.in_place(source, cotangent, result=result) if fused else (),
         **work,
     )
+
+
+def _folded_weight_grad(scope: Scope, op: Op, folded: Fold) -> None:
+    """The gradient on folded pixels, which are few weights; then what was to follow it."""
+    x, dy = op.operands
+    source = scope.form(x, folded, lambda: folded.filled(scope, x))
+    cotangent = scope.blocked(dy, NO_HALO)
+    made = folded.empty_weights()
+    lowering = weight_gradient(
+        scope, folded.op(op.name), _blocked(source), _blocked(cotangent), folded.weights, None,
+        FOLDED,
+    )  # fmt: skip
+    scope.run(lowering, [source, cotangent], [made], **nominal_work(op))
+    result = scope.allocate(op.result, plain=not scope.layouts.is_weights(op.result))
+    folded.unfold_weights(scope, made, result)
+    if (fused := scope.epilogue(op)) and fused.op:
+        scope.lower(fused.op)

@@ -24,9 +24,10 @@ from symgrad.codegen.kernels import (
 )
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights, lane_group
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
-from symgrad.codegen.kernels.winograd import POINTS, TAPS
+from symgrad.codegen.kernels.winograd import POINTS, STRIDED_TAPS
 from symgrad.codegen.kernels.winograd_grad import WinogradGradSpec
 from symgrad.codegen.kernels.winograd_grad_schedule import grad_schedule, lower_winograd_grad
+from symgrad.codegen.kernels.winograd_regions import axes
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.layout import channels
 from symgrad.codegen.lowering.conv_fit import Problem, halos
@@ -35,6 +36,8 @@ from symgrad.codegen.target import Target
 from symgrad.ir.graph import Op, Value
 from symgrad.ir.record import record
 
+SIZES = tuple(size for size in POINTS if size > 1)
+"""Rows and columns that Winograd's algorithm transforms a tile to."""
 LANES = "groups in lanes"
 """The algorithm for groups that are runs of lanes of a block."""
 
@@ -100,20 +103,35 @@ def convolution(
     result: Blocked,
     weights: Weights,
     epilogue: Epilogue | None,
+    form: str = "",
 ) -> Lowering:
-    """The cheapest kernels of a convolution or of its gradient to the input."""
+    """The cheapest kernels of a convolution or of its gradient to the input.
+
+    ``form`` says what was done to the operands, if anything.
+    """
     setting = Setting.of(scope, op.operands[1])
-    found = candidates(setting, op, source, result, weights, epilogue)
-    return cheapest(scope, *found).lower()
+    found, refused = candidates(setting, op, source, result, weights, epilogue)
+    return cheapest(scope, _in_form(found, form), refused).lower()
 
 
 def weight_gradient(
-    scope: Scope, op: Op, x: Blocked, dy: Blocked, dw: Weights, epilogue: Epilogue | None
+    scope: Scope,
+    op: Op,
+    x: Blocked,
+    dy: Blocked,
+    dw: Weights,
+    epilogue: Epilogue | None,
+    form: str = "",
 ) -> Lowering:
-    """The cheapest kernels of a convolution's gradient to its weights."""
+    """The cheapest kernels of a convolution's gradient to its weights; see ``convolution``."""
     setting = Setting.of(scope)
-    found = gradient_candidates(setting, op, x, dy, dw, epilogue)
-    return cheapest(scope, *found).lower()
+    found, refused = gradient_candidates(setting, op, x, dy, dw, epilogue)
+    return cheapest(scope, _in_form(found, form), refused).lower()
+
+
+def _in_form(found: Sequence[Kernels], form: str) -> list[Kernels]:
+    """The candidates, named with what was done to their operands."""
+    return [replace(c, name=f"{c.name} on {form}") if form else c for c in found]
 
 
 def candidates(
@@ -152,23 +170,19 @@ def candidates(
         cycles = conv_small.cycles(small, target, threads)
         lower = partial(conv_small.lower_small_conv, small, target, threads)
         found.append(Candidate("small images", cycles, lower))
-    for outputs in POINTS:
-        if reason := winograd_refusal(op, weights.kernel, outputs, setting.precision):
-            refused.append(f"{_name(outputs)}: {reason}")
+    for size in SIZES:
+        name = _name(size, weights.kernel)
+        if reason := winograd_refusal(op, weights.kernel, size, setting.precision):
+            refused.append(f"{name}: {reason}")
             continue
-        common = (source, result, weights, outputs)
-        options = {name: geometry(op)[name] for name in ("padding", "groups")}
-        spec = (
-            winograd_conv.input_grad(*common, **options, epilogue=epilogue)
-            if to_input
-            else winograd_conv.forward(
-                *common, **options, epilogue=epilogue, stride=op.attrs["stride"][0]
-            )
-        )
+        common = (source, result, weights, size)
+        options = {name: geometry(op)[name] for name in ("stride", "padding", "groups")}
+        make = winograd_conv.input_grad if to_input else winograd_conv.forward
+        spec = make(*common, **options, epilogue=epilogue)
         spec = replace(spec, invariant_weights=setting.invariant_weights)
         cycles = schedule(spec, target, threads).cycles
         lower = partial(winograd_conv.lower_winograd, spec, target, threads)
-        found.append(Candidate(_name(outputs), cycles, lower))
+        found.append(Candidate(name, cycles, lower))
     return found, refused
 
 
@@ -195,17 +209,16 @@ def gradient_candidates(
         )
     ]
     refused = []
-    for outputs in POINTS:
-        if reason := winograd_refusal(op, dw.kernel, outputs, setting.precision):
-            refused.append(f"{_name(outputs)}: {reason}")
+    for size in SIZES:
+        name = _name(size, dw.kernel)
+        if reason := winograd_refusal(op, dw.kernel, size, setting.precision):
+            refused.append(f"{name}: {reason}")
             continue
-        spec = WinogradGradSpec(
-            x, dy, dw, outputs, geometry(op)["padding"], op.attrs["groups"], epilogue,
-            op.attrs["stride"][0],
-        )  # fmt: skip
+        along = axes(size, dw.kernel, op.attrs["stride"], geometry(op)["padding"])
+        spec = WinogradGradSpec(x, dy, dw, along, op.attrs["groups"], epilogue)
         cycles = grad_schedule(spec, target, threads).cycles
         lower = partial(lower_winograd_grad, spec, target, threads)
-        found.append(Candidate(_name(outputs), cycles, lower))
+        found.append(Candidate(name, cycles, lower))
     return found, refused
 
 
@@ -220,23 +233,27 @@ def _only_lanes(group: int) -> str:
     return f"others: groups of {group} channels do not fill blocks of {BLOCK}"
 
 
-def _name(outputs: int) -> str:
-    return f"Winograd F({outputs} x {outputs}, {TAPS} x {TAPS})"
+def _name(size: int, kernel: Sequence[int]) -> str:
+    outputs = [max(1, size - taps + 1) if taps > 1 else 1 for taps in kernel]
+    return f"Winograd F({outputs[0]} x {outputs[1]}, {kernel[0]} x {kernel[1]})"
 
 
-def winograd_refusal(op: Op, kernel: Sequence[int], outputs: int, precision: str) -> str | None:
-    """Why F(outputs x outputs, 3 x 3) does not compute a convolution, if so."""
-    if tuple(kernel) != (TAPS, TAPS):
-        return f"it is for filters of 3 x 3, not {' x '.join(map(str, kernel))}"
-    if set(op.attrs["stride"]) not in ({1}, {2}):
-        return "it takes a stride of 1 or 2 along both axes"
-    if op.name == "conv_input_grad" and set(op.attrs["stride"]) != {1}:
-        return "it takes no stride"
+def winograd_refusal(op: Op, kernel: Sequence[int], size: int, precision: str) -> str | None:
+    """Why tiles transformed to ``size`` elements do not compute a convolution, if so."""
+    if max(kernel) == 1:
+        return "a filter of one tap has no fewer products"
+    if max(kernel) >= size:
+        return f"filters of {max(kernel)} taps leave no two outputs to {size} points"
+    if set(op.attrs["stride"]) != {1}:
+        if set(op.attrs["stride"]) != {2}:
+            return "it takes a stride of 1 or 2 along both axes"
+        if set(kernel) != {STRIDED_TAPS}:
+            return f"with a stride, it takes filters of {STRIDED_TAPS} x {STRIDED_TAPS}"
     if any(n != 1 for n in op.attrs["dilation"]):
         return "it takes no dilation"
     if any(n % BLOCK for n in channels(op)):
         return f"{min(channels(op))} channels do not fill blocks of {BLOCK}"
-    if outputs > min(POINTS):
+    if size > min(SIZES):
         if precision == "high":
             return 'conv_precision is "high"'
         if op.result.type.dtype.name != "f32":

@@ -379,11 +379,23 @@ class Fit:
         return Storage(self._buffer(prod(shape)), shape, Access(self.dtype, row_major(shape)))
 
     def _copy(self, piece: Piece, source: Storage, target: Storage, *, back: bool) -> None:
-        plain = Access(self.dtype, piece.plain, piece.plain_offset)
-        fitted = Access(self.dtype, piece.fitted, piece.fitted_offset)
-        read, written = (fitted, plain) if back else (plain, fitted)
-        spec = LoopSpec(piece.extents, (read,), identity_body(self.dtype), (Output(written),))
-        self.scope.loop(spec, [source], [target], label="unfit" if back else "fit")
+        plain, fitted = (target, source) if back else (source, target)
+        label = "unfit" if back else "fit"
+        copy_piece(self.scope, piece, plain, fitted, back=back, label=label)
+
+
+def copy_piece(
+    scope: Scope, piece: Piece, plain: Storage, fitted: Storage, *, label: str, back: bool = False
+) -> None:
+    """Emits the copy of a piece from its plain to its fitted form, or back."""
+    dtype = plain.access.dtype
+    sides = [
+        (Access(dtype, piece.plain, piece.plain_offset), plain),
+        (Access(dtype, piece.fitted, piece.fitted_offset), fitted),
+    ]
+    (read, source), (written, target) = reversed(sides) if back else sides
+    spec = LoopSpec(piece.extents, (read,), identity_body(dtype), (Output(written),))
+    scope.loop(spec, [source], [target], label=label)
 
 
 def _spatial(plain: Storage) -> Access:

@@ -159,15 +159,22 @@ class Scope:
         halo = self.layouts.halo(value, halo)
         return self._copy(value, ("blocked", halo), channel_blocked(value.type, halo))
 
-    def _copy(self, value: Value, form: object, new: Storage) -> Storage:
+    def form(self, value: Value, form: object, make: Callable[[], Storage]) -> Storage:
+        """The value in another form, which is made once."""
         key = id(value), form
         if key not in self._copies:
+            self._copies[key] = make()
+        return self._copies[key]
+
+    def _copy(self, value: Value, form: object, new: Storage) -> Storage:
+        def make() -> Storage:
             home = self._home[id(value)]
             if None not in (home.tiling, new.tiling) and home.tiling != new.tiling:
                 home = self.plain(value)
             self.copy(home, new)
-            self._copies[key] = new
-        return self._copies[key]
+            return new
+
+        return self.form(value, form, make)
 
     def copy(self, source: Storage, target: Storage) -> None:
         """Emits a copy between two storages of one shape, plain or of one tiling."""

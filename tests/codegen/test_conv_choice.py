@@ -111,7 +111,8 @@ def test_small_images_with_weights_in_place(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"kernel": (5, 5)}, "it is for filters of 3 x 3, not 5 x 5"),
+        ({"kernel": (6, 3)}, "filters of 6 taps leave no two outputs to 6 points"),
+        ({"kernel": (5, 5), "stride": (2, 2)}, "with a stride, it takes filters of 3 x 3"),
         ({"kernel": (3, 3), "stride": (2, 1)}, "it takes a stride of 1 or 2 along both axes"),
         ({"kernel": (3, 3), "stride": (3, 3)}, "it takes a stride of 1 or 2 along both axes"),
         ({"kernel": (3, 3), "dilation": (1, 2)}, "it takes no dilation"),
@@ -120,7 +121,9 @@ def test_small_images_with_weights_in_place(
 )
 def test_refusals_are_sentences(options: dict[str, Any], reason: str) -> None:
     _, others = chosen(convolution("conv", (2, 32, 12, 12), 32, **options))
-    assert f"Winograd F(4 x 4, 3 x 3): {reason}" in others
+    rows, columns = options["kernel"]
+    outputs = f"{max(1, 7 - rows)} x {max(1, 7 - columns)}"
+    assert f"Winograd F({outputs}, {rows} x {columns}): {reason}" in others
 
 
 def grid() -> list[dict[str, Any]]:

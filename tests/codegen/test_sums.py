@@ -82,15 +82,15 @@ def jobs(case: Case) -> Iterator[Job]:
             )  # fmt: skip
     if case.kernel != (3, 3) or case.stride != (1, 1):
         return
-    sizes = (2, 4) if case.dtype == "f32" else (2,)
-    for outputs, tiles_first in itertools.product(sizes, (True, False)):
+    sizes = (4, 6) if case.dtype == "f32" else (4,)
+    for size, tiles_first in itertools.product(sizes, (True, False)):
         make = (
             winograd_conv.lower_tiles_first if tiles_first else winograd_conv.lower_filters_first
         )
-        name = f"winograd{outputs}_{'tiles' if tiles_first else 'filters'}"
+        name = f"winograd{size}_{'tiles' if tiles_first else 'filters'}"
         for grad, transform in enumerate((winograd_conv.forward, winograd_conv.input_grad)):
             source, result = (y, x) if grad else (x, y)
-            spec = transform(source, result, weights, outputs, padding=case.padding)
+            spec = transform(source, result, weights, size, padding=case.padding)
             yield Job(
                 name + "_grad" * grad, source, result, weights,
                 lambda e, t, n, s=spec, make=make: make(

@@ -11,7 +11,6 @@ import pytest
 from symgrad.codegen.access import Access
 from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels import Lowering
-from symgrad.codegen.kernels.winograd import POINTS
 from symgrad.codegen.kernels.winograd_grad import (
     GradKernelSpec,
     WinogradGradSpec,
@@ -19,6 +18,7 @@ from symgrad.codegen.kernels.winograd_grad import (
     lower_tiles_first,
 )
 from symgrad.codegen.kernels.winograd_grad_schedule import grad_schedule, lower_winograd_grad
+from symgrad.codegen.kernels.winograd_regions import axes
 from symgrad.codegen.lower import kernel_text
 from symgrad.codegen.target import Target
 
@@ -31,18 +31,16 @@ from tests.codegen.test_conv_direct import (
     reference,
     to_blocked,
 )
-from tests.codegen.test_winograd import CASES, STRIDED, check
+from tests.codegen.test_winograd import CASES, FILTERED, SIZES, STRIDED, check
 
 
-def build(case: Case, outputs: int) -> tuple[WinogradGradSpec, list[Array], Array]:
+def build(case: Case, size: int) -> tuple[WinogradGradSpec, list[Array], Array]:
     """The spec, x and dy blocked, and the exact gradient."""
     x, w, dy = case.arrays()
     x_layout, y_layout = layouts(case)
     _, _, dw = reference(case, x, w, dy)
-    spec = WinogradGradSpec(
-        x_layout, y_layout, case.weights(), outputs, case.padding, case.groups,
-        stride=case.stride[0],
-    )  # fmt: skip
+    along = axes(size, case.kernel, case.stride, case.padding)
+    spec = WinogradGradSpec(x_layout, y_layout, case.weights(), along, case.groups)
     return spec, [to_blocked(x_layout, x), to_blocked(y_layout, dy)], dw
 
 
@@ -55,14 +53,16 @@ def run(
 
 
 @pytest.mark.parametrize("target_name", TARGETS)
-@pytest.mark.parametrize("outputs", POINTS)
-@pytest.mark.parametrize("case", [*CASES, *STRIDED], ids=str)
-def test_gradient(case: Case, outputs: int, target_name: str) -> None:
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("case", [*CASES, *STRIDED, *FILTERED], ids=str)
+def test_gradient(case: Case, size: int, target_name: str) -> None:
     target = target_named(target_name)
-    spec, operands, dw = build(case, outputs)
+    if max(case.kernel) >= size:
+        pytest.skip("the filter leaves no two outputs")
+    spec, operands, dw = build(case, size)
     for threads in (1, 3):
         lowering = lower_winograd_grad(spec, target, threads)
-        check(run(lowering, operands, dw, threads, target), dw, case.dtype, outputs)
+        check(run(lowering, operands, dw, threads, target), dw, case.dtype, size)
 
 
 @pytest.mark.parametrize("blocks", [(0, 1), (1, 1), (4, 3), (64, 5)])
@@ -70,11 +70,11 @@ def test_gradient(case: Case, outputs: int, target_name: str) -> None:
 def test_every_tiling(tile: tuple[int, int, int], blocks: tuple[int, int]) -> None:
     """Partial blocks and shares of tiles, any register tile, more and fewer threads."""
     case, target = Case(3, 48, 64, (6, 9)), Target.host()
-    spec, operands, dw = build(case, 4)
+    spec, operands, dw = build(case, 6)
     kernel = GradKernelSpec(spec, *tile, *blocks)
     lower = lower_tiles_first if blocks[0] else lower_filters_first
     for threads in (1, 2, 7):
-        check(run(lower(kernel, target, threads), operands, dw, threads, target), dw, "f32", 4)
+        check(run(lower(kernel, target, threads), operands, dw, threads, target), dw, "f32", 6)
 
 
 @pytest.mark.parametrize("tiles_first", [False, True])
@@ -82,7 +82,7 @@ def test_every_tiling(tile: tuple[int, int, int], blocks: tuple[int, int]) -> No
 def test_epilogue_on_blocked_weights(target_name: str, tiles_first: bool) -> None:
     """What an optimiser does: reads weights and momentum where the gradient goes."""
     case, target = Case(2, 32, 48, (5, 7)), target_named(target_name)
-    spec, operands, dw = build(case, 4)
+    spec, operands, dw = build(case, 6)
     dense = Access("f32", (32 * 16 * 9, 16 * 16 * 9, 3 * 256, 256, 16, 1))
     spec = replace(
         spec, dw=replace(spec.dw, strides=None), epilogue=BiasAddRelu((dense, dense))
@@ -93,25 +93,25 @@ def test_epilogue_on_blocked_weights(target_name: str, tiles_first: bool) -> Non
     others = [rng.standard_normal(dw.shape).astype(np.float32) for _ in range(2)]
     operands += [blocked_weights(a) for a in others]
     expected = blocked_weights(np.maximum(dw + sum(others), 0))
-    check(run(lowering, operands, expected, 2, target), expected, "f32", 4)
+    check(run(lowering, operands, expected, 2, target), expected, "f32", 6)
 
 
-@pytest.mark.parametrize("outputs", POINTS)
-def test_error_of_many_pixels(outputs: int) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_error_of_many_pixels(size: int) -> None:
     case, target = Case(4, 16, 16, (48, 48)), Target.host()
-    spec, operands, dw = build(case, outputs)
+    spec, operands, dw = build(case, size)
     actual = run(lower_winograd_grad(spec, target, 2), operands, dw, 2, target)
     worst = np.abs(actual - dw).max() / np.abs(dw).max()
-    assert worst < {2: 2e-6, 4: 5e-6}[outputs]
+    assert worst < {4: 2e-6, 6: 5e-6}[size]
 
 
 @pytest.mark.parametrize("name", ["avx512", "avx2", "x86-64", "neon"])
-@pytest.mark.parametrize("outputs", POINTS)
-def test_tiles_fit_the_registers(outputs: int, name: str) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_tiles_fit_the_registers(size: int, name: str) -> None:
     target = Target.named(name)
-    for images, size in itertools.product((1, 8), (2, 7, 56)):
-        case = Case(images, 64, 128, (size, size))
-        spec = WinogradGradSpec(*layouts(case), case.weights(), outputs, (1, 1))
+    for images, plane in itertools.product((1, 8), (2, 7, 56)):
+        case = Case(images, 64, 128, (plane, plane))
+        spec = WinogradGradSpec(*layouts(case), case.weights(), axes(size, (3, 3), (1, 1), (1, 1)))
         for threads in (1, 2, 64):
             best = grad_schedule(spec, target, threads)
             kernel = best.kernel
@@ -122,7 +122,7 @@ def test_tiles_fit_the_registers(outputs: int, name: str) -> None:
 
 def test_compiles_for_neon() -> None:
     target = Target.named("neon")
-    spec, *_ = build(Case(2, 32, 48, (5, 5)), 4)
+    spec, *_ = build(Case(2, 32, 48, (5, 5)), 6)
     for kernel in (GradKernelSpec(spec, 4, 1, 4), GradKernelSpec(spec, 4, 1, 4, 4, 2)):
         lower = lower_tiles_first if kernel.block else lower_filters_first
         for phase in lower(kernel, target, 2).phases:
@@ -132,7 +132,8 @@ def test_compiles_for_neon() -> None:
 
 def test_refusals_say_why() -> None:
     def refusal(case: Case) -> str | None:
-        return WinogradGradSpec(*layouts(case), case.weights(), 4, groups=case.groups).refusal()
+        along = axes(6, (3, 3), (1, 1), (1, 1))
+        return WinogradGradSpec(*layouts(case), case.weights(), along, case.groups).refusal()
 
     assert refusal(Case(1, 16, 16, (4, 4))) is None
     assert refusal(Case(1, 16, 16, (6, 6), (5, 5))) == "the filter is not 3 x 3"
