@@ -10,7 +10,7 @@ from symgrad.ir.builder import Builder
 from symgrad.ir.errors import UsageError, VerifyError
 from symgrad.ir.graph import Func, Op, Region
 from symgrad.ir.opdef import Array
-from symgrad.ir.types import type_of_array
+from symgrad.ir.types import bf16, type_of_array
 
 
 def interpret(func: Func, arguments: Sequence[Any]) -> list[Array]:
@@ -45,8 +45,18 @@ def evaluate(op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
     rule = op.opdef.evaluate_rule
     if rule is None:
         return _by_expansion(op, operands)
-    extra: dict[str, Any] = {"region": op.regions[0]} if op.regions else {}
-    result = rule(*operands, **op.attrs, **extra)
+    if op.regions:
+        result = rule(*operands, **op.attrs, region=op.regions[0])
+    elif any(v.type.dtype == bf16 for v in op.operands) and op.opdef.name != "convert":
+        # NumPy knows too little of this type: in float32, and rounded once.
+        wide = [x.astype(np.float32) if x.dtype == bf16.numpy else x for x in operands]
+        made = rule(*wide, **op.attrs)
+        given = made if isinstance(made, tuple) else (made,)
+        result = tuple(
+            np.asarray(r).astype(v.type.dtype.numpy) for r, v in zip(given, op.results, strict=True)
+        )
+    else:
+        result = rule(*operands, **op.attrs)
     results = result if isinstance(result, tuple) else (result,)
     return tuple(np.asarray(r) for r in results)
 

@@ -69,8 +69,13 @@ _NUMPY_NAMES = {"b": "bool", "i": "int", "u": "uint", "f": "float", "c": "comple
 @functools.cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bf16":
-        import ml_dtypes
-
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise DTypeError(
+                "bfloat16 needs the package ml_dtypes, for NumPy has no such type; install it "
+                "with: pip install ml_dtypes"
+            ) from None
         bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
         return bfloat16
     t = DTYPES[name]

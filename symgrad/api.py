@@ -144,7 +144,7 @@ def stage_jvp(name: str, f: Callback, primals: Any, tangents: Any) -> tuple[Any,
     outs, out_spec = floating_leaves(result)
     seeds = [
         builder.emit("identity", builder.constant(0, x.value.type))
-        if x.dtype.kind == "f" else None
+        if x._kind == "f" else None
         for x in outs
     ]  # fmt: skip
     bars = pull_back(builder, [x.value for x in outs], seeds, flat)

@@ -131,7 +131,7 @@ def _basis(t: TensorType) -> Value:
 
 def _real(name: str, outs: Sequence[Tracer]) -> None:
     for x in outs:
-        if x.dtype.kind != "f":
+        if x._kind != "f":
             raise DifferentiationError(
                 f"{name}: the result {x.value.type} has no derivative; return floating arrays only"
             )

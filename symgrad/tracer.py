@@ -238,6 +238,11 @@ class Tracer:
         return self._value.type.dtype.numpy
 
     @property
+    def _kind(self) -> str:
+        """``f`` for real floating-point elements and so on: NumPy does not know bfloat16's."""
+        return self._value.type.dtype.kind
+
+    @property
     def itemsize(self) -> int:
         """Bytes of one element."""
         return self.dtype.itemsize
@@ -502,7 +507,7 @@ def weaken(result: Any, *operands: Any) -> Any:
     if all(x.weak is not None if isinstance(x, Tracer) else type(x) in NUMBERS for x in operands):
         kinds = {"f": float, "i": int, "c": complex}
         for x in result if isinstance(result, tuple) else (result,):
-            x.weak = kinds.get(x.dtype.kind)
+            x.weak = kinds.get(x._kind)
     return result
 
 

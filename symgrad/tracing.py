@@ -290,7 +290,7 @@ _CONCRETE = {
 
 
 def _same(a: Array, b: Array) -> bool:
-    return a is b or np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    return a is b or np.array_equal(a, b, equal_nan=dtype_of(a.dtype).is_inexact)
 
 
 # -- building blocks for the front ends ----------------------------------------------------

@@ -160,7 +160,7 @@ def scalar_allocator(dtype: np.dtype[Any]) -> int:
 @functools.cache
 def _holds_its_value(dtype: np.dtype[Any]) -> bool:
     """Whether a scalar's bytes lie right behind its header."""
-    if dtype.hasobject or dtype.type.__itemsize__:
+    if dtype.hasobject or dtype.isbuiltin != 1 or dtype.type.__itemsize__:
         return False
     if dtype.type.__basicsize__ < SCALAR + dtype.itemsize:
         return False

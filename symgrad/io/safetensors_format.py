@@ -11,6 +11,7 @@ import numpy as np
 from symgrad.io.atomic import write_bytes
 from symgrad.io.bfloat16 import upcast_bfloat16
 from symgrad.io.errors import DamagedError, RefusedError, WeightsError
+from symgrad.tensors.handle import Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -55,7 +56,9 @@ def write_safetensors(
 def _contiguous(path: Path, name: str, value: Any) -> Array:
     if not isinstance(name, str):
         raise WeightsError(f"{path}: cannot write: the name {name!r} is not a string")
-    array = np.asarray(value, order="C")
+    array = np.asarray(value._array() if isinstance(value, Tensor) else value, order="C")
+    if array.dtype.name == "bfloat16":
+        return array
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if array.dtype.str.replace("|b1", "?").lstrip("|") not in DTYPES.values():
         kind = type(value).__name__ if array.dtype == object else array.dtype.name

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from symgrad.ir import dtype_of
 from symgrad.ir.errors import ShapeError, UsageError
 from symgrad.numpy.core import traced
 from symgrad.tensors import Tensor
 from symgrad.tensors.apply import INPUTS, apply, write
+from symgrad.tensors.halves import common_half, rounded
 from symgrad.tensors.plans import remembered
 from symgrad.tensors.recorded import Unknown, memory_of
 from symgrad.tracer import Tracer
@@ -29,7 +31,7 @@ Name = str | Callable[[dict[str, Any]], str]
 
 def for_tensors(
     name: Name, *, saves: str | tuple[str, ...] = INPUTS, state: tuple[str, ...] = (),
-    views: bool = False,
+    views: bool = False, wide: bool = True,
 ) -> Callable[[F], F]:
     """Makes a function on arrays and traced values one on tensors too, ``grad_fn`` ``name``.
 
@@ -37,8 +39,8 @@ def for_tensors(
     says which operands the derivative reads, as in ``tensors.apply``, or names them: writing
     to one of these before the backward pass is an error.  Of several results the first is
     differentiable; the others are state, and tensors named in ``state`` take them over.  For
-    ``views`` see ``tensors.apply``.  An argument ``inplace`` of the function asks that the result
-    be written into its first operand.
+    ``views`` and ``wide`` see ``tensors.apply``.  An argument ``inplace`` of the function asks
+    that the result be written into its first operand.
     """
 
     def declare(function: F) -> F:
@@ -46,6 +48,12 @@ def for_tensors(
         names, defaults = tuple(parameters), {n: p.default for n, p in parameters.items()}
         place = names.index("inplace") if "inplace" in names else None
         recorded = _positional(function)
+
+        def computing(args: Sequence[Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
+            given = (*args, *kwargs.values())
+            types = [x._value.type for x in given if isinstance(x, Tracer)]
+            half = common_half(types) if wide and not views else None
+            return function if half is None else rounded(function, half)
 
         @remembered
         @functools.wraps(function)
@@ -65,12 +73,14 @@ def for_tensors(
                     kwargs = {key: _captured(x) for key, x in kwargs.items()}
                     given = None
             if given is None:  # no tensors, or arguments that do not fit, which raises
-                result = function(*args, **kwargs)
+                result = computing(args, kwargs)(*args, **kwargs)
             else:
                 shown = name if isinstance(name, str) else name(_named(names, given))
                 read = saves if isinstance(saves, str) else _chosen(given, names, saves)
                 takers = [given[names.index(n)] for n in state]
-                result = apply(shown, recorded, given, saves=read, state=takers, views=views)
+                result = apply(
+                    shown, recorded, given, saves=read, state=takers, views=views, wide=wide
+                )
             if place is not None:
                 if args[place] if len(args) > place else kwargs.get("inplace", False):
                     return _written(args[0] if args else kwargs[names[0]], result)
@@ -134,8 +144,7 @@ def _written(x: Any, result: Any) -> Any:
 
 def kind_of(x: Any) -> str:
     """The kind of elements, by NumPy's letter: ``f`` for real numbers, ``i`` for integers."""
-    kind: str = (x._dtype if isinstance(x, Tensor) else x.dtype).kind
-    return kind
+    return dtype_of(x._dtype if isinstance(x, Tensor) else x.dtype).kind
 
 
 def known_array(x: Any) -> Any:

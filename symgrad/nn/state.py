@@ -154,6 +154,10 @@ class StateDict:
         """Converts floating-point values to float64."""
         return self.to(dtypes.float64)
 
+    def bfloat16(self: S) -> S:
+        """Converts floating-point values to bfloat16."""
+        return self.to(dtypes.bfloat16)
+
     def half(self: S) -> S:
         """Converts floating-point values to float16."""
         return self.to(dtypes.float16)

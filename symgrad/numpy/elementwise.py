@@ -124,7 +124,7 @@ for _ufunc, _op in ROUNDING.items():
 def _declare_special(name: str, op: str) -> Callable[..., Tracer]:
     def apply(x: Any, **kwargs: Any) -> Tracer:
         x = traced(x)
-        result: Tracer = stage(op, astype(x, x.dtype if x.dtype.kind == "f" else np.float64))
+        result: Tracer = stage(op, astype(x, x.dtype if x._kind == "f" else np.float64))
         return result
 
     HANDLERS[name] = apply
@@ -177,7 +177,7 @@ def maximum(x: Any, y: Any, dtype: Any = None, where: Any = True, casting: Any =
     """The larger operand; a tie shares its cotangent, except that ``maximum(x, 0)`` is relu."""
     _masked(np.maximum, where, casting)
     x, y = prepared(np.maximum, (x, y), dtype)
-    if x.dtype.kind == "f":
+    if x._kind == "f":
         for one, other in ((x, y), (y, x)):
             if scalar_constant(one.value) == 0:
                 result: Tracer = stage("relu", other)
@@ -222,7 +222,7 @@ def _square(x: Tracer) -> Any:
 @_declare_composite(np.reciprocal)
 def _reciprocal(x: Tracer) -> Any:
     one = constant(1, x.dtype, x.shape)
-    return stage("div" if x.dtype.kind in "fc" else "floor_div", one, x)
+    return stage("div" if x._kind in "fc" else "floor_div", one, x)
 
 
 @_declare_composite(np.positive)
@@ -388,7 +388,7 @@ def nan_to_num(
 ) -> Tracer:
     """Replaces nan and infinities by numbers."""
     a = traced(x)
-    if a.dtype.kind != "f":
+    if a._kind != "f":
         return a
     limits = np.finfo(a.dtype)
     top = limits.max if posinf is None else posinf

@@ -108,7 +108,7 @@ def _declare_extremum(names: Any, op: str, ufunc: np.ufunc) -> Any:
         axes = many_axes(text, axis, x)
         if start is None and not all(x.shape[i] for i in axes):
             raise ShapeError(f"{text}: {x._value.type} has no element to choose along axes {axes}")
-        first = isinstance(axis, int) and x.dtype.kind == "f"
+        first = isinstance(axis, int) and x._kind == "f"
         y = stage(op, x, axes=axes, ties="first" if first else "split")
         if start is not None:
             y = ufunc(y, start)

@@ -17,6 +17,7 @@ import numpy as np
 
 from symgrad.optim.rule import NARROW, Now, Rule
 from symgrad.tensors.apply import record
+from symgrad.tensors.halves import common_half, computed, rounded
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.recorded import Leaf
 from symgrad.tensors.state import enable_grad
@@ -330,7 +331,7 @@ class _Clock:
             known = self._known[dtype, step] = len(self._known)
             for name in self._rule.scheduled:
                 value = getattr(self._rule, name)
-                kind = dtype if name in NARROW else np.float64
+                kind = computed(dtype) if name in NARROW else np.float64
                 parts = value if isinstance(value, tuple) else (value,)
                 self.numbers += [Leaf(np.asarray(part, kind)) for part in parts]
             if self._rule.counter is not None:
@@ -346,6 +347,16 @@ def _now(rule: Rule, numbers: list[Tracer]) -> Now:
         value = getattr(rule, name)
         options[name] = tuple(next(rest) for _ in value) if isinstance(value, tuple) else next(rest)
     return Now(step=next(rest, None), **options)
+
+
+def _step_of(rule: Rule, names: tuple[str, ...], now: Now) -> Callable[..., list[Tracer]]:
+    """A step from a parameter, its gradient and its states to the next parameter and states."""
+
+    def step(param: Tracer, grad: Tracer, *states: Tracer) -> list[Tracer]:
+        after, moved = rule.update(param, grad, dict(zip(names, states, strict=True)), now)
+        return [after, *(moved[name] for name in names)]
+
+    return step
 
 
 @kept
@@ -365,11 +376,14 @@ def _update_by(rule: Rule, names: tuple[str, ...], times: tuple[int, ...]) -> Ca
         updated: list[Tracer] = []
         moments: list[Tracer] = []
         for i, time in enumerate(times):
-            before = dict(zip(names, states[i * width :][:width], strict=True))
             now = _now(rule, list(clock[time * ticks :][:ticks]))
-            after, moved = rule.update(params[i], grads[i], before, now)
+            step = _step_of(rule, names, now)
+            given = (params[i], grads[i], *states[i * width :][:width])
+            if half := common_half([x._value.type for x in given]):
+                step = rounded(step, half)
+            after, *moved = step(*given)
             updated.append(after)
-            moments += [moved[name] for name in names]
+            moments += moved
         return [*updated, *moments]
 
     return update

@@ -171,7 +171,7 @@ def cov(
 ) -> Tensor:  # fmt: skip
     """Covariances of variables, a row each."""
     x = FUNCTIONS["atleast_2d"](input)
-    if x._dtype.kind != "f":
+    if x._kind != "f":
         x = x.to(dtypes.get_default_dtype())
     weights: Any = None
     for given in (fweights, aweights):
@@ -208,7 +208,7 @@ def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
     if input.ndim != 2:
         raise RuntimeError("trace: expected a matrix")
-    dtype = input._dtype if input._dtype.kind == "f" else np.dtype(np.int64)
+    dtype = input._dtype if input._kind == "f" else np.dtype(np.int64)
     made: Tensor = apply(
         "TraceBackward0",
         lambda x: snp.sum(snp.diagonal(x), dtype=dtype),

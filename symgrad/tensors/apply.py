@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from symgrad.ir import Value
-from symgrad.tensors import anomaly, templates
+from symgrad.ir import Value, dtype_of
+from symgrad.tensors import anomaly, dtypes, templates
 from symgrad.tensors.contents import Handle, alias, unseen_write
+from symgrad.tensors.halves import HALVES, common_half, rounded
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import Node, kind_of_node, make_node, saved
 from symgrad.tensors.plans import OTHERS, Plan, note
@@ -36,6 +37,8 @@ def apply(
     parents: Sequence[Any] | None = None,
     state: Sequence[Any] | None = None,
     views: bool = False,
+    wide: bool = True,
+    dtype: Any = None,
 ) -> Any:
     """The result of ``function`` on the operands' values, with ``grad_fn`` ``name``.
 
@@ -46,8 +49,14 @@ def apply(
     Where ``state`` is given, results after the first, such as the statistics of a batch, are
     not differentiable; the next program computes them with whatever else it does.  ``state``
     has the operands that take them over, in order.
+
+    Half types are computed in float32, as ``halves`` says; operands arrive in float32 unless
+    the function only moves elements or multiplies matrices, and is not ``wide``.  ``dtype`` is
+    the NumPy dtype of floating results if it is not the operands' common one.
     """
     operation = _Operation(name, operands, saves, parents, state, views)
+    if not views:
+        function = operation.rounding(function, wide, dtype)
     template = operation.template(function)
     plan = None
     if template is None:
@@ -109,6 +118,18 @@ class _Operation:
         self._wanted = any(t.requires_grad for t in self.tensors)
         self._tracked = self._wanted and is_grad_enabled()
         self._node: Node | None = None
+
+    def rounding(
+        self, function: Callable[..., Any], wide: bool, dtype: Any
+    ) -> Callable[..., Any]:
+        """``function`` computing in float32 where these operands, or results, are of half types."""
+        types = [x._tracer._value.type for x in self.tensors]
+        if dtype is None:
+            if not any(t.dtype in HALVES for t in types):
+                return function
+            dtype = dtypes.promote(self.tensors)
+        result, wide = dtype_of(dtype), wide and common_half(types) is not None
+        return rounded(function, result, wide) if wide or result in HALVES else function
 
     def template(self, function: Callable[..., Any]) -> Template | None:
         """What the function records for such operands, if that is known."""
@@ -209,7 +230,7 @@ class _Operation:
             for tensor in self.tensors:
                 if tensor._tracer is made:  # state that stays as it was
                     return tensor
-        tracked = self._tracked and made.dtype.kind in "fc" and not self._is_state(place)
+        tracked = self._tracked and made._kind in "fc" and not self._is_state(place)
         with recording():
             if self._views and any(made is x for x in self.inputs):
                 made = alias(made)
@@ -244,7 +265,7 @@ class _Operation:
 
     def _finished(self, result: Tensor, place: int) -> Tensor:
         """The tensor with its node, if it is tracked."""
-        if self._tracked and result._dtype.kind in "fc" and not self._is_state(place):
+        if self._tracked and result._kind in "fc" and not self._is_state(place):
             if self._node is None:
                 shown = self.tensors if self._shown is None else self._shown
                 edges = [x._edge() if isinstance(x, Tensor) else None for x in shown]

@@ -24,6 +24,7 @@ from symgrad.tensors.elementwise import (
     matched,
     operand,
 )
+from symgrad.tensors.halves import computed
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.plans import OTHERS, remembered
 from symgrad.tracer import HANDLERS, Tracer
@@ -42,11 +43,18 @@ def scaled(input: Any, other: Any, alpha: Any) -> Any:
     return mul(other, alpha) if isinstance(other, Tensor) else other * alpha
 
 
+def combined(op: str, x: Any, y: Any, alpha: Any, **named: Any) -> Tensor:
+    """``x`` and ``alpha * y`` added or subtracted; half types are rounded but once."""
+    if alpha != 1 and (dtype := dtypes.promote((x, y))).itemsize < computed(dtype).itemsize:
+        return binary(op, op, x, y, NOTHING, scale=in_type(alpha, dtype), **named)
+    return binary(op, op, x, scaled(x, y, alpha), NOTHING, **named)
+
+
 @declared
 @remembered
 def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """``input + alpha * other``"""
-    return binary("add", "add", input, scaled(input, other, alpha), NOTHING)
+    return combined("add", input, other, alpha)
 
 
 @declared
@@ -58,7 +66,7 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
             "Subtraction, the `-` operator, with a bool tensor is not supported. If you are "
             "trying to invert a mask, use the `~` or `logical_not()` operator instead."
         )
-    return binary("sub", "sub", input, scaled(input, other, alpha), NOTHING)
+    return combined("sub", input, other, alpha)
 
 
 @declared
@@ -67,8 +75,7 @@ def rsub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """``other - alpha * input``"""
     number = is_number(other)
     label, parents = (f"RsubBackward{int(number)}", (input,) if number else (other, input))
-    return binary("sub", "sub", other, scaled(other, input, alpha), NOTHING, label=label,
-                  parents=parents)  # fmt: skip
+    return combined("sub", other, input, alpha, label=label, parents=parents)
 
 
 @declared
@@ -77,7 +84,8 @@ def mul(input: Any, other: Any) -> Tensor:
     """``input * other``"""
     if is_number(input):  # as torch, which shows the tensor first
         input, other = other, input
-    return binary("mul", "mul", input, other, OTHERS)
+    dtype = computed(dtypes.promote((input, other)))
+    return binary("mul", "mul", input, other, OTHERS, dtype=dtype)
 
 
 @declared
@@ -92,8 +100,9 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is None:
         return binary("div", "div", input, other, INPUTS, dtype=floating((input, other)))
     if rounding_mode == "floor":
-        return binary("div", "floor_div", input, other, NOTHING, label="DivBackward2")
-    dtype = dtypes.promote((input, other))
+        dtype = computed(dtypes.promote((input, other)))
+        return binary("div", "floor_div", input, other, NOTHING, dtype=dtype, label="DivBackward2")
+    dtype = computed(dtypes.promote((input, other)))
     bring = matched((input, other), dtype)
 
     def compute(x: Any, y: Any) -> Any:
@@ -110,7 +119,8 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
 @remembered
 def floor_divide(input: Any, other: Any) -> Tensor:
     """``div`` rounded down."""
-    return binary("//", "floor_div", input, other, NOTHING,
+    dtype = computed(dtypes.promote((input, other)))
+    return binary("//", "floor_div", input, other, NOTHING, dtype=dtype,
                   label=f"{NO_DERIVATIVE} aten::floor_divide")  # fmt: skip
 
 
@@ -172,7 +182,7 @@ def _declare_combined(name: str, formula: Callable[..., Any], options: str = "")
         if unknown:
             raise TypeError(f"{name}() got an unexpected keyword argument '{min(unknown)}'")
         operands = (input, *tensors)
-        dtype = dtypes.promote(operands)
+        dtype = computed(dtypes.promote(operands))
         factor = in_type(given.get(options, 1), dtype)
         bring = matched(operands, dtype)
 
@@ -203,7 +213,7 @@ def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
         raise RuntimeError(
             f"expected dtype {_native(input)} for `end` but got dtype {_native(end)}"
         )
-    bring = matched(operands, input._dtype)
+    bring = matched(operands, computed(input._dtype))
 
     def compute(x: Any, y: Any, w: Any) -> Any:
         x, y, w = bring(x, y, w)
@@ -216,7 +226,8 @@ def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
 
 
 def _native(x: Tensor) -> str:
-    return {"Long": "int64_t"}.get(x.dtype.scalar_name, x.dtype.scalar_name.lower())
+    names = {"Long": "int64_t", "BFloat16": "c10::BFloat16", "Half": "c10::Half"}
+    return names.get(x.dtype.scalar_name, x.dtype.scalar_name.lower())
 
 
 def _limited(label: str, input: Tensor, low: Any, high: Any) -> Tensor:
@@ -307,7 +318,7 @@ for _name, _test, _doc in (
     ("isposinf", lambda x: snp.isinf(x) & (x > 0), "Where an element is positive infinity."),
     ("isneginf", lambda x: snp.isinf(x) & (x < 0), "Where an element is negative infinity."),
     ("isreal", lambda x: constant(True, bool, x.shape), "Where an element is real: everywhere."),
-    ("signbit", lambda x: snp.signbit(x) if x.dtype.kind == "f" else x < 0,
+    ("signbit", lambda x: snp.signbit(x) if x._kind == "f" else x < 0,
      "Where the sign bit is set."),
 ):  # fmt: skip
     _declare_test(_name, _test, _doc)
@@ -325,7 +336,7 @@ def isclose(
 
     def compute(x: Any, y: Any) -> Any:
         x, y = bring(x, y)
-        wide = x.dtype if x.dtype.kind == "f" else np.float64
+        wide = x.dtype if x._kind == "f" else np.float64
         gap = abs(cast(x, wide) - cast(y, wide))
         near = snp.isfinite(gap) & (gap <= atol + rtol * abs(cast(y, wide)))
         near = near | (x == y)

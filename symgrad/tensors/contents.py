@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from symgrad.ir import Value
+from symgrad.ir import Value, dtype_of
 from symgrad.ir.opdef import Array
 from symgrad.tensors.layout import WHOLE
 from symgrad.tensors.record import RECORDER, materialise, recording
@@ -111,7 +111,7 @@ class Handle(Tracer):
 
 
 def _same(a: Array, b: Array) -> bool:
-    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    return np.array_equal(a, b, equal_nan=dtype_of(a.dtype).is_float)
 
 
 def cut_off(value: Value) -> Value:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.ir import dtype_of
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
 from symgrad.tensors.handle import Tensor
@@ -73,7 +74,7 @@ def _numbers(data: Any) -> Array:
     array = np.asarray(data)
     if array.dtype == np.uint64 and not hasattr(data, "dtype"):
         raise ValueError("Overflow when unpacking long long")
-    if array.dtype.kind not in "biufc":
+    if array.dtype.kind not in "biufc" and not dtype_of(array.dtype).is_float:
         raise TypeError(f"can't convert {type(data).__name__} to a tensor of numbers")
     return array
 

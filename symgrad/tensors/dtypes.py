@@ -7,17 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from symgrad.ir import dtype_of
+from symgrad.ir import dtype_of, types
+from symgrad.ir.types import DType
 
 
 class dtype:  # noqa: N801  (torch's name)
-    """An element type under torch's name; ``numpy`` is NumPy's dtype."""
+    """An element type under torch's name; ``ir`` is the IR's type."""
 
-    __slots__ = ("_legacy", "name", "numpy")
+    __slots__ = ("_legacy", "ir", "name")
 
-    def __init__(self, name: str, spec: Any, legacy: str) -> None:
-        self.name, self._legacy = name, legacy
-        self.numpy: np.dtype[Any] = np.dtype(spec)
+    def __init__(self, name: str, ir: DType, legacy: str) -> None:
+        self.name, self.ir, self._legacy = name, ir, legacy
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """NumPy's dtype; for bfloat16 that of the package ml_dtypes."""
+        return self.ir.numpy
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -27,22 +32,22 @@ class dtype:  # noqa: N801  (torch's name)
     @property
     def is_floating_point(self) -> bool:
         """Whether elements are real floating-point numbers."""
-        return self.numpy.kind == "f"
+        return self.ir.is_float
 
     @property
     def is_complex(self) -> bool:
         """Whether elements are complex numbers."""
-        return self.numpy.kind == "c"
+        return self.ir.kind == "c"
 
     @property
     def is_signed(self) -> bool:
         """Whether elements may be negative."""
-        return self.numpy.kind in "if"
+        return self.ir.kind in "if"
 
     @property
     def itemsize(self) -> int:
         """Bytes of one element."""
-        return self.numpy.itemsize
+        return self.ir.bytes
 
     @property
     def scalar_name(self) -> str:
@@ -53,21 +58,21 @@ class dtype:  # noqa: N801  (torch's name)
         return f"torch.{self.name}"
 
 
-float16 = dtype("float16", np.float16, "Half")
-float32 = dtype("float32", np.float32, "Float")
-float64 = dtype("float64", np.float64, "Double")
-uint8 = dtype("uint8", np.uint8, "Byte")
-int8 = dtype("int8", np.int8, "Char")
-int16 = dtype("int16", np.int16, "Short")
-int32 = dtype("int32", np.int32, "Int")
-int64 = dtype("int64", np.int64, "Long")
-bool_ = dtype("bool", np.bool_, "Bool")
+bfloat16 = dtype("bfloat16", types.bf16, "BFloat16")
+float16 = dtype("float16", types.f16, "Half")
+float32 = dtype("float32", types.f32, "Float")
+float64 = dtype("float64", types.f64, "Double")
+uint8 = dtype("uint8", types.u8, "Byte")
+int8 = dtype("int8", types.i8, "Char")
+int16 = dtype("int16", types.i16, "Short")
+int32 = dtype("int32", types.i32, "Int")
+int64 = dtype("int64", types.i64, "Long")
+bool_ = dtype("bool", types.bool_, "Bool")
 
-_BY_NUMPY = {
-    t.numpy: t for t in (float16, float32, float64, uint8, int8, int16, int32, int64, bool_)
-}
+_ALL = (bfloat16, float16, float32, float64, uint8, int8, int16, int32, int64, bool_)
+_BY_TYPE = {t.ir: t for t in _ALL}
 PUBLIC = {
-    **{t.name: t for t in _BY_NUMPY.values()},
+    **{t.name: t for t in _ALL},
     **{"half": float16, "float": float32, "double": float64},
     **{"short": int16, "int": int32, "long": int64},
 }
@@ -110,11 +115,11 @@ class finfo:  # noqa: N801  (torch's name)
                 f"torch.finfo() requires a floating point input type. Use torch.iinfo to handle "
                 f"'{kind!r}'"
             )
-        info = np.finfo(kind.numpy)
+        info = limits(kind.numpy)
         self.bits, self.dtype = info.bits, kind.name
         self.eps, self.max, self.min = float(info.eps), float(info.max), float(info.min)
         self.tiny = self.smallest_normal = float(info.tiny)
-        self.resolution = float(info.resolution)
+        self.resolution = 10.0**-info.precision
 
     def __repr__(self) -> str:
         return (
@@ -124,11 +129,20 @@ class finfo:  # noqa: N801  (torch's name)
         )
 
 
+def limits(dtype: np.dtype[Any]) -> Any:
+    """NumPy's ``finfo`` of any floating-point type."""
+    if dtype.kind == "f":
+        return np.finfo(dtype)
+    import ml_dtypes
+
+    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+
+
 class iinfo:  # noqa: N801  (torch's name)
     """Limits of an integer type."""
 
     def __init__(self, dtype: dtype) -> None:
-        if dtype.numpy.kind not in "iu":
+        if not dtype.ir.is_integer:
             raise TypeError(
                 f"torch.iinfo() requires an integer input type. Use torch.finfo to handle '{dtype}'"
             )
@@ -149,6 +163,11 @@ def set_default_dtype(new: dtype) -> None:
     """Chooses the type of floating-point literals and of created tensors."""
     if not (isinstance(new, dtype) and new.is_floating_point):
         raise TypeError(f"only floating-point types are supported as the default type, got {new}")
+    if new.itemsize < float32.itemsize:
+        raise TypeError(
+            f"{new} as the default type is not supported: half types have to be asked for, by "
+            "dtype= or x.to(...)"
+        )
     _Default.dtype = new
 
 
@@ -161,10 +180,10 @@ def named(spec: Any) -> dtype:
     """The torch type of a NumPy dtype, a Python type or a torch type."""
     if isinstance(spec, dtype):
         return spec
-    as_numpy = dtype_of(spec).numpy if spec is not np.float64 else np.dtype(np.float64)
-    if as_numpy not in _BY_NUMPY:
-        raise TypeError(f"tensors of dtype {as_numpy} are not supported")
-    return _BY_NUMPY[as_numpy]
+    known = dtype_of(spec)
+    if known not in _BY_TYPE:
+        raise TypeError(f"tensors of dtype {known.numpy} are not supported")
+    return _BY_TYPE[known]
 
 
 def legacy_name(spec: Any) -> str:
@@ -196,7 +215,7 @@ class Size(tuple):  # type: ignore[type-arg]
     __str__ = __repr__
 
 
-_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}  # V: NumPy's letter for bfloat16
 
 
 def promote(operands: Iterable[Any]) -> np.dtype[Any]:
@@ -236,6 +255,8 @@ def _pair(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
         return a
     if _RANK[a.kind] != _RANK[b.kind]:
         return a if _RANK[a.kind] > _RANK[b.kind] else b
+    if a.itemsize == b.itemsize == 2 and _RANK[a.kind] == _RANK["f"]:  # neither holds the other
+        return float32.numpy
     return np.promote_types(a, b)
 
 
@@ -246,7 +267,6 @@ def promote_types(type1: dtype, type2: dtype) -> dtype:
 
 def can_cast(from_: dtype, to: dtype) -> bool:
     """Whether an in-place operation may convert between kinds of types: never to a lesser one."""
-    order = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
-    if from_.numpy.kind == "i" and to.numpy.kind == "u":
+    if from_.ir.kind == "i" and to.ir.kind == "u":
         return True
-    return order[from_.numpy.kind] <= order[to.numpy.kind]
+    return _RANK[from_.ir.kind] <= _RANK[to.ir.kind]

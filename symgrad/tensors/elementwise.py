@@ -14,6 +14,7 @@ from symgrad.numpy import core
 from symgrad.tensors import dtypes
 from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.creation import tensor
+from symgrad.tensors.halves import computed
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import make_node
 from symgrad.tensors.plans import remembered
@@ -66,8 +67,8 @@ _SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "** or pow()"
 
 
 def cast(x: Tracer, dtype: Any) -> Tracer:
-    """A traced value converted to a dtype."""
-    result: Tracer = HANDLERS["astype"](x, dtype)
+    """A traced value converted to a dtype, or the one it is computed in: see ``halves``."""
+    result: Tracer = HANDLERS["astype"](x, computed(np.dtype(dtype)))
     return result
 
 
@@ -94,8 +95,8 @@ def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def floating(operands: tuple[Any, ...]) -> np.dtype[Any]:
-    """The common type; the default one where that is no floating-point type."""
-    dtype = dtypes.promote(operands)
+    """What the common type is computed in; the default one if that is no floating-point type."""
+    dtype = computed(dtypes.promote(operands))
     return dtype if dtype.kind in "fc" else dtypes.get_default_dtype().numpy
 
 
@@ -119,22 +120,23 @@ def operand(x: Any, name: str, other: Any) -> Any:
 
 
 def in_type(number: Any, dtype: np.dtype[Any]) -> Any:
-    """A number as an element of a type would hold it: cut to an integer, wrapped around."""
-    if dtype.kind == "f":
+    """A number as an element of a type would hold it: rounded, cut to an integer, wrapped."""
+    if dtype.kind == "f" and dtype.itemsize > 2:
         return number
     with np.errstate(all="ignore"):
         return np.asarray(number).astype(dtype).item()
 
 
 def matched(operands: tuple[Any, ...], dtype: Any) -> Callable[..., list[Tracer]]:
-    """Brings operands to one dtype and shape."""
+    """Brings operands to one dtype, or the one it is computed in, and shape."""
+    wide = computed(np.dtype(dtype))
     shape = broadcast_shape(*(x._tracer.shape for x in operands if isinstance(x, Tensor)))
 
     def bring(*values: Any) -> list[Tracer]:
         return [
-            core.broadcast(cast(v, dtype), shape)
+            core.broadcast(cast(v, wide), shape)
             if isinstance(v, Tracer)
-            else constant(in_type(v, dtype), dtype, shape)
+            else constant(in_type(v, dtype), wide, shape)
             for v in values
         ]
 
@@ -143,9 +145,9 @@ def matched(operands: tuple[Any, ...], dtype: Any) -> Callable[..., list[Tracer]
 
 def binary(
     name: str, op: str, x: Any, y: Any, saves: str, *, dtype: Any = None, label: str = "",
-    parents: Any = None,
+    parents: Any = None, scale: Any = 1,
 ) -> Tensor:  # fmt: skip
-    """An IR op on two operands, promoted and broadcast."""
+    """An IR op on two operands, promoted and broadcast, the second one times ``scale``."""
     x, y = operand(x, name, y), operand(y, name, x)
     if not (isinstance(x, Tensor) or isinstance(y, Tensor)):
         x = tensor(x)
@@ -153,9 +155,14 @@ def binary(
     if op in _DIVISIONS and dtype.kind in "iu" and is_number(y) and y == 0:
         raise RuntimeError("ZeroDivisionError")
     bring = matched((x, y), dtype)
+
+    def scaled(a: Any, b: Any) -> Any:
+        a, b = bring(a, b)
+        return stage(op, a, b * scale)
+
     result: Tensor = apply(
         label or backward_name(name),
-        lambda a, b: stage(op, *bring(a, b)),
+        (lambda a, b: stage(op, *bring(a, b))) if scale == 1 else scaled,
         (x, y),
         saves=saves,
         parents=(x, y) if parents is None else parents,
@@ -167,7 +174,7 @@ _DIVISIONS = ("floor_div", "rem", "fmod")
 
 
 def _floating(x: Tensor) -> Any:
-    return x._dtype if x._dtype.kind in "fc" else dtypes.get_default_dtype().numpy
+    return computed(x._dtype) if x._kind in "fc" else dtypes.get_default_dtype().numpy
 
 
 def _declare_floating(name: str, saves: str) -> None:
@@ -183,11 +190,11 @@ def _declare_floating(name: str, saves: str) -> None:
 
 def _declare_keeping(name: str, saves: str) -> None:
     def function(input: Tensor) -> Tensor:
-        if input._dtype.kind != "f" and name in ("floor", "ceil", "round", "trunc"):
+        if input._kind != "f" and name in ("floor", "ceil", "round", "trunc"):
             return FUNCTIONS["clone"](input)  # type: ignore[no-any-return]
         if input._dtype.kind == "b" and name in ("sign", "abs"):
             return FUNCTIONS["clone"](input)  # type: ignore[no-any-return]
-        if input._dtype.kind != "f" and name == "relu":
+        if input._kind != "f" and name == "relu":
             return FUNCTIONS["clamp"](input, 0)  # type: ignore[no-any-return]
         made: Tensor = apply(backward_name(name), lambda x: stage(name, x), (input,), saves=saves)
         return made
@@ -218,7 +225,7 @@ def _declare_comparison(name: str) -> None:
 
 def without_derivative(result: Tensor, operation: str, *operands: Tensor) -> Tensor:
     """Marks a result such that a backward pass which comes to it raises."""
-    if is_grad_enabled() and any(x.requires_grad for x in operands) and result._dtype.kind == "f":
+    if is_grad_enabled() and any(x.requires_grad for x in operands) and result._kind == "f":
         edges = [x._edge() for x in operands]
         result._node = make_node(f"{NO_DERIVATIVE} {operation}", edges)
     return result

@@ -247,6 +247,10 @@ class Tensor:
         return self._tracer.dtype
 
     @property
+    def _kind(self) -> str:
+        return self._tracer._kind
+
+    @property
     def dtype(self) -> dtypes.dtype:
         """Element type."""
         return dtypes.named(self._tracer.dtype)
@@ -320,7 +324,7 @@ class Tensor:
     def requires_grad(self, wanted: bool) -> None:
         if self._node is not None and not wanted:
             raise RuntimeError(_LEAF_FLAGS)
-        if wanted and self._dtype.kind not in "fc":
+        if wanted and self._kind not in "fc":
             raise RuntimeError(
                 "Only Tensors of floating point and complex dtype can require gradients"
             )
@@ -332,7 +336,7 @@ class Tensor:
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Sets ``requires_grad``; returns the tensor."""
-        if requires_grad and self._dtype.kind not in "fc":
+        if requires_grad and self._kind not in "fc":
             raise RuntimeError("only Tensors of floating point dtype can require gradients")
         self.requires_grad = requires_grad
         return self
@@ -445,7 +449,7 @@ class Tensor:
     def data(self, new: Tensor) -> None:
         if not isinstance(new, Tensor):
             raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
-        if self.requires_grad and new._dtype.kind not in "fc":
+        if self.requires_grad and new._kind not in "fc":
             raise RuntimeError(
                 "data set to a tensor that requires gradients must be floating point or complex "
                 "dtype"
@@ -488,13 +492,6 @@ class Tensor:
         if dtype is not None and shared.dtype != np.dtype(dtype):
             return shared.astype(dtype)
         return shared.copy() if copy else shared
-
-    def __dlpack__(self, **kwargs: Any) -> Any:
-        if self.requires_grad:
-            raise BufferError(
-                "Can't export tensors that require gradient, use tensor.detach()"
-            )
-        return self.numpy().__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> Any:
         return (1, 0)

@@ -10,6 +10,7 @@ import numpy as np
 import symgrad.numpy as snp
 from symgrad.ir import Value
 from symgrad.ir.errors import ShapeError
+from symgrad.numpy.core import astype
 from symgrad.tensors.apply import NOTHING, apply, write
 from symgrad.tensors.axes import one_axis
 from symgrad.tensors.elementwise import broadcast_shape, cast, declared, is_number
@@ -156,7 +157,9 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     if not basic:
         if (split := _split(items)) is not None:
             input, plain = getitem(input, split[0]), split[1]
-        made: Tensor = apply("IndexBackward0", lambda x: x[plain], (input,), saves=NOTHING)
+        made: Tensor = apply(
+            "IndexBackward0", lambda x: x[plain], (input,), saves=NOTHING, wide=False
+        )
         return made
     last = next((i for i in reversed(items) if i is not Ellipsis and i != slice(None)), ...)
     label = "Select" if _is_int(last) else "Unsqueeze" if last is None else "Slice"
@@ -180,7 +183,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         return
 
     def compute(x: Tracer, *new: Tracer) -> Any:
-        stored = cast(new[0], x.dtype) if new else value
+        stored = astype(new[0], x.dtype) if new else value
         try:
             return HANDLERS["setitem"](x, _or_whole(plain), stored)
         except ShapeError:
@@ -191,7 +194,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
                 f"indexing result of shape {list(chosen)}"
             ) from None
 
-    write(input, apply("CopySlices", compute, operands, saves=NOTHING))
+    write(input, apply("CopySlices", compute, operands, saves=NOTHING, wide=False,
+                       dtype=input._dtype))  # fmt: skip
 
 
 # -- checks --------------------------------------------------------------------------------
@@ -260,8 +264,9 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
         return snp.take(x, snp.reshape(i, (-1,)), axis=axis) if x.ndim else x
 
     made: Tensor = apply(
-        "IndexSelectBackward0", compute, (input, index), parents=(input,), saves=NOTHING
-    )
+        "IndexSelectBackward0", compute, (input, index), parents=(input,), saves=NOTHING,
+        wide=False,
+    )  # fmt: skip
     return made
 
 
@@ -282,7 +287,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
             )
     made: Tensor = apply(
         "GatherBackward0", lambda x, i: along(x, i, axis), (input, index), parents=(input,),
-        saves=NOTHING,
+        saves=NOTHING, wide=False,
     )  # fmt: skip
     return made
 
@@ -294,7 +299,7 @@ def take(input: Tensor, index: Tensor) -> Tensor:
     wrapped = _wrapped(index, n, "take")
     made: Tensor = apply(
         "TakeBackward0", lambda x, i: snp.take(flat(x), i), (input, wrapped), parents=(input,),
-        saves=NOTHING,
+        saves=NOTHING, wide=False,
     )  # fmt: skip
     return made
 
@@ -372,7 +377,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     def compute(x: Tracer) -> Any:
         return snp.take(flat(snp.broadcast_to(x, shape)), chosen)
 
-    made: Tensor = apply("MaskedSelectBackward0", compute, (input,), saves=NOTHING)
+    made: Tensor = apply("MaskedSelectBackward0", compute, (input,), saves=NOTHING, wide=False)
     return made
 
 
@@ -407,7 +412,7 @@ def embedding(
         return snp.where(padded, stage("stop_gradient", rows), rows)
 
     made: Tensor = apply("EmbeddingBackward0", compute, (weight, indices), parents=(weight,),
-                         saves=NOTHING)  # fmt: skip
+                         saves=NOTHING, wide=False)  # fmt: skip
     return made
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from symgrad.ir.opdef import Array
 from symgrad.tensors import dtypes
 from symgrad.tensors.contents import Handle
+from symgrad.tensors.dlpack import array_of, capsule_of
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.layout import Layout, layout_of
 from symgrad.tensors.recorded import Leaf
@@ -37,7 +38,7 @@ def from_numpy(array: Array) -> Tensor:
 
 def from_dlpack(ext_tensor: Any) -> Tensor:
     """A tensor on the memory of an object with ``__dlpack__``."""
-    return from_numpy(np.from_dlpack(ext_tensor))
+    return from_numpy(array_of(ext_tensor))
 
 
 def frombuffer(
@@ -51,11 +52,13 @@ def frombuffer(
 def numpy(self: Tensor, *, force: bool = False) -> Array:
     """The memory as a NumPy array: changes of one show in the other."""
     if force:
-        return shared_array(self.detach())
+        self = self.detach()
     if self.requires_grad:
         raise RuntimeError(
             "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
         )
+    if self.dtype is dtypes.bfloat16:
+        raise TypeError("Got unsupported ScalarType BFloat16")
     return shared_array(self)
 
 
@@ -68,6 +71,13 @@ def shared_array(tensor: Tensor) -> Array:
         return tensor._array().copy()
     layout = layout_of(tensor)
     return layout.on(root.lend()) if layout.root.is_known else tensor._array().copy()
+
+
+def to_dlpack(self: Tensor, **options: Any) -> Any:
+    """The memory as a DLPack capsule."""
+    if self.requires_grad:
+        raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+    return capsule_of(shared_array(self), **options)
 
 
 def reinterpreted(input: Tensor, dtype: Any) -> Tensor:

@@ -13,7 +13,7 @@ from symgrad.numpy import core
 from symgrad.tensors import dtypes
 from symgrad.tensors.apply import NOTHING, apply
 from symgrad.tensors.axes import many_axes, one_axis, sizes_of
-from symgrad.tensors.elementwise import FUNCTIONS, cast, declared, enter
+from symgrad.tensors.elementwise import FUNCTIONS, declared, enter
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.parts import diagonal
 from symgrad.tensors.shapes import expand, flatten, unsqueeze
@@ -21,9 +21,13 @@ from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 
 
-def moved(label: str, compute: Callable[..., Any], *operands: Tensor) -> Tensor:
+def moved(
+    label: str, compute: Callable[..., Any], *operands: Tensor, dtype: Any = None
+) -> Tensor:
     """A copy whose derivative reads no value."""
-    made: Tensor = apply(f"{label}Backward0", compute, operands, saves=NOTHING)
+    made: Tensor = apply(
+        f"{label}Backward0", compute, operands, saves=NOTHING, wide=False, dtype=dtype
+    )
     return made
 
 
@@ -55,7 +59,8 @@ def to(
         dtypes.device(device)
     if wanted is input.dtype:
         return clone(input) if copy else input
-    return moved("ToCopy", lambda x: cast(x, wanted.numpy), input)
+    kind = wanted.numpy
+    return moved("ToCopy", lambda x: core.astype(x, kind), input, dtype=kind)
 
 
 def _conversion(name: str) -> Callable[..., Tensor]:
@@ -67,7 +72,7 @@ def _conversion(name: str) -> Callable[..., Tensor]:
 
 
 # Methods only: at the top level these names are dtypes.
-for _name in ("float", "double", "half", "int", "long", "short", "bool"):
+for _name in ("float", "double", "half", "bfloat16", "int", "long", "short", "bool"):
     FUNCTIONS[f"_{_name}"] = _conversion(_name)
 FUNCTIONS["_char"], FUNCTIONS["_byte"] = _conversion("int8"), _conversion("uint8")
 
@@ -166,9 +171,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
                 )
 
     def compute(*xs: Tracer) -> Any:
-        return snp.concatenate([cast(x, dtype) for x in xs], axis=axis)
+        return snp.concatenate([core.astype(x, dtype) for x in xs], axis=axis)
 
-    return moved("Cat", compute, *shown)
+    return moved("Cat", compute, *shown, dtype=dtype)
 
 
 FUNCTIONS["concat"] = FUNCTIONS["concatenate"] = cat
@@ -187,9 +192,9 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     axis = one_axis(dim, tensors[0].ndim + 1)
 
     def compute(*xs: Tracer) -> Any:
-        return snp.stack([cast(x, dtype) for x in xs], axis=axis)
+        return snp.stack([core.astype(x, dtype) for x in xs], axis=axis)
 
-    return moved("Stack", compute, *tensors)
+    return moved("Stack", compute, *tensors, dtype=dtype)
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
@@ -331,7 +336,7 @@ def _replaced(label: str, view: Callable[..., Tensor], input: Tensor, src: Tenso
 
     def compute(x: Tracer, new: Tracer) -> Any:
         flat = stage("reshape", x, shape=(x.size,))
-        put = stage("scatter", flat, cast(new, x.dtype), copy, axes=(0,))
+        put = stage("scatter", flat, core.astype(new, x.dtype), copy, axes=(0,))
         return stage("reshape", put, shape=x.shape)
 
     return moved(label, compute, input, src)

@@ -25,8 +25,8 @@ def _constructor(kind: dtypes.dtype) -> Callable[..., Tensor]:
 
 
 _KINDS = (
-    dtypes.float16, dtypes.float32, dtypes.float64, dtypes.uint8, dtypes.int8, dtypes.int16,
-    dtypes.int32, dtypes.int64, dtypes.bool_,
+    dtypes.bfloat16, dtypes.float16, dtypes.float32, dtypes.float64, dtypes.uint8, dtypes.int8,
+    dtypes.int16, dtypes.int32, dtypes.int64, dtypes.bool_,
 )  # fmt: skip
 
 

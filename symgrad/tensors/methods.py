@@ -12,6 +12,7 @@ from symgrad.tensors import (  # noqa: F401  (all enter their functions)
     analysis,
     arithmetic,
     creation,
+    dtypes,
     joining,
     layout,
     linalg,
@@ -30,7 +31,7 @@ from symgrad.tensors.engine import backward_from
 from symgrad.tensors.forgotten import Hinting
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.indexing import getitem, setitem
-from symgrad.tensors.interchange import numpy
+from symgrad.tensors.interchange import numpy, shared_array, to_dlpack
 from symgrad.tensors.nodes import Saved, make_node, storage_version
 from symgrad.tensors.state import is_grad_enabled, set_grad_enabled
 from symgrad.tensors.traced import takes_traced
@@ -69,7 +70,7 @@ _OWN_NODES = {
 
 def in_place(target: Tensor, result: Tensor, name: str = "") -> Tensor:
     """Ends an in-place operation: the result must be of a kind the tensor can hold."""
-    if not np.can_cast(result._dtype, target._dtype, "same_kind"):
+    if not dtypes.can_cast(result.dtype, target.dtype):
         raise RuntimeError(
             f"result type {result.dtype.scalar_name} can't be cast to the desired output type "
             f"{target.dtype.scalar_name}"
@@ -317,6 +318,7 @@ _METHODS: dict[str, Any] = {
     "__reversed__": lambda self: joining.flip(self, 0) if self.ndim else self,
     "backward": backward_from,
     "numpy": numpy,
+    "__dlpack__": to_dlpack,
     "fill_": _fill,
     "zero_": _zero,
     "copy_": _copy,
@@ -348,7 +350,7 @@ _METHODS: dict[str, Any] = {
     "conj": lambda self: self,
     "element_size": lambda self: self.dtype.itemsize,
     "get_device": lambda self: -1,
-    "data_ptr": lambda self: numpy(self.detach()).ctypes.data,
+    "data_ptr": lambda self: shared_array(self.detach()).ctypes.data,
     "dim_order": lambda self: tuple(range(self.ndim)),
     "cpu": lambda self, memory_format=None: self,
     "type_as": lambda self, other: self.to(other.dtype),

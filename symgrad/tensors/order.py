@@ -137,7 +137,7 @@ def _middle(axis: int, ignore_nan: bool) -> Any:
 
     def place(x: Tracer, order: Tracer) -> Any:
         n = x.shape[axis]
-        if x.dtype.kind != "f":
+        if x._kind != "f":
             return _fixed((n - 1) // 2, axis)(x, order)
         numbers = snp.sum(~snp.isnan(x), axis=axis)
         if ignore_nan:
@@ -177,7 +177,7 @@ def _whole_median(label: str, input: Tensor, ignore_nan: bool) -> Tensor:
         x = flat(x)
         place = _middle(0, ignore_nan)(x, _ordered(x, 0))
         value = stage("stop_gradient", pick_one(x, place, 0))
-        if x.dtype.kind != "f":
+        if x._kind != "f":
             return value
         hits = (x == value) | (snp.isnan(x) & snp.isnan(value))
         share = cast(hits, x.dtype) / snp.maximum(snp.sum(cast(hits, x.dtype)), 1.0)
@@ -223,7 +223,7 @@ def _declare_running_extreme(name: str, kind: Any, ufunc: str) -> None:
                                             core.sliced(v, axis, 0, n - reach)], axis)
                            for v in (values, places)]  # fmt: skip
                 better = earlier[0] > values if ufunc == "max" else earlier[0] < values
-                if x.dtype.kind == "f":
+                if x._kind == "f":
                     better = (better | snp.isnan(earlier[0])) & ~snp.isnan(values)
                 better = better & (iota(x.shape, axis) >= reach)
                 values = snp.where(better, earlier[0], values)
@@ -257,7 +257,7 @@ def _quantile(
             "quantile() interpolation must be one of linear, lower, higher, midpoint or nearest, "
             f"but got {interpolation}"
         )
-    if input._dtype.kind != "f":
+    if input._kind != "f":
         raise RuntimeError("quantile() input tensor must be either float or double dtype")
     wanted = q._array() if isinstance(q, Tensor) else np.asarray(q, input._dtype)
     if ((wanted < 0) | (wanted > 1)).any():
@@ -368,7 +368,7 @@ def _search(rows: Tracer, v: Tracer, right: bool) -> Any:
         reached = place + step
         probe = along(rows, snp.minimum(reached, n) - 1, axis)
         ahead = probe <= v if right else probe < v
-        if v.dtype.kind == "f":
+        if v._kind == "f":
             ahead = ahead | (snp.isnan(v) & ~snp.isnan(probe))
         place = snp.where(ahead & (reached <= n), reached, place)
         step >>= 1

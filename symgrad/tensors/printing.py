@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from symgrad.ir import dtype_of
 from symgrad.ir.opdef import Array
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _corners(array: Array) -> Array:
 
 def _format_for(array: Array) -> tuple[Callable[[Any], str], int]:
     """How to write one element, and the width all are padded to."""
-    if array.dtype.kind != "f":
+    if not dtype_of(array.dtype).is_float:
         return str, max(len(str(x)) for x in array.reshape(-1).tolist())
     values = array.reshape(-1).astype(np.float64)
     shown = values[np.isfinite(values) & (values != 0)]

@@ -34,7 +34,8 @@ def _one_type(name: str, x: Tensor, y: Tensor) -> None:
 
 
 def _native(dtype: dtypes.dtype) -> str:
-    names = {"Long": "long long", "Byte": "unsigned char", "Char": "signed char"}
+    names = {"Long": "long long", "Byte": "unsigned char", "Char": "signed char",
+             "BFloat16": "c10::BFloat16", "Half": "c10::Half"}  # fmt: skip
     return names.get(dtype.scalar_name, dtype.scalar_name.lower())
 
 
@@ -77,7 +78,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({left} and {right})")
     names = {(2, 2): "MmBackward0", (1, 2): "SqueezeBackward4", (3, 3): "UnsafeViewBackward0"}
     label = names.get(ranks, "UnsafeViewBackward0")
-    made: Tensor = apply(label, _matmul, (input, other), saves=OTHERS)
+    made: Tensor = apply(label, _matmul, (input, other), saves=OTHERS, wide=False)
     return made
 
 
@@ -107,7 +108,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
             f"({vec.shape[0]})"
         )
     _one_type("mv", input, vec)
-    made: Tensor = apply("MvBackward0", _matmul, (input, vec), saves=OTHERS)
+    made: Tensor = apply("MvBackward0", _matmul, (input, vec), saves=OTHERS, wide=False)
     return made
 
 
@@ -125,7 +126,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
             f"[{b}, {k}] but got: [{expected[0]}, {expected[1]}]."
         )
     _one_type("bmm", input, mat2)
-    made: Tensor = apply("BmmBackward0", _matmul, (input, mat2), saves=OTHERS)
+    made: Tensor = apply("BmmBackward0", _matmul, (input, mat2), saves=OTHERS, wide=False)
     return made
 
 
@@ -143,7 +144,7 @@ def _dot(name: str, input: Tensor, other: Tensor) -> Tensor:
             f"number of elements, but got {n} and {m} elements respectively"
         )
     label = f"{name.title()}Backward0"
-    made: Tensor = apply(label, _matmul, (input, other), saves=OTHERS)
+    made: Tensor = apply(label, _matmul, (input, other), saves=OTHERS, wide=False)
     return made
 
 
@@ -162,7 +163,7 @@ def vdot(input: Tensor, other: Tensor) -> Tensor:
 
 
 def _product(label: str, compute: Callable[..., Any], *operands: Tensor) -> Tensor:
-    made: Tensor = apply(f"{label}Backward0", compute, operands, saves=OTHERS)
+    made: Tensor = apply(f"{label}Backward0", compute, operands, saves=OTHERS, wide=False)
     return made
 
 
@@ -212,7 +213,7 @@ def _declare_added(
             scaled = result if alpha == 1 else alpha * result
             return scaled if beta == 0 else (c if beta == 1 else beta * c) + scaled
 
-        made: Tensor = apply(label, compute, (input, first, second), saves=INPUTS)
+        made: Tensor = apply(label, compute, (input, first, second), saves=INPUTS, wide=False)
         return made
 
     added.__name__ = name

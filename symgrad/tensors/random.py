@@ -27,10 +27,13 @@ def rand(
 ) -> Tensor:  # fmt: skip
     """Uniform in [0, 1)."""
     wanted = dtypes.named(default_type(dtype))
-    kind = np.float64 if wanted.numpy == np.float64 else np.float32
+    kind = np.float64 if wanted is dtypes.float64 else np.float32
     with drawing(generator) as source:
-        drawn = source.random(sizes(size, "rand"), dtype=kind)
-    return made(np.asarray(drawn), wanted, requires_grad)
+        drawn: Any = np.asarray(source.random(sizes(size, "rand"), dtype=kind))
+    if wanted.itemsize < drawn.itemsize and wanted.is_floating_point:  # else it may round up to 1
+        steps = 1 / float(dtypes.limits(wanted.numpy).epsneg)
+        drawn = np.floor(drawn * steps) / steps
+    return made(drawn, wanted, requires_grad)
 
 
 def randn(

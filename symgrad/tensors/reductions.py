@@ -74,7 +74,9 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     def compute(x: Tracer) -> Any:
         return snp.sum(cast(x, wanted), axis=axes, keepdims=keepdim)
 
-    made: Tensor = apply(_variant("Sum", dim), compute, (input,), saves=NOTHING)
+    made: Tensor = apply(
+        _variant("Sum", dim), compute, (input,), saves=NOTHING, dtype=wanted
+    )
     return made
 
 
@@ -92,7 +94,9 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     def compute(x: Tracer) -> Any:
         return snp.mean(cast(x, wanted.numpy), axis=axes, keepdims=keepdim)
 
-    made: Tensor = apply(_variant("Mean", dim), compute, (input,), saves=NOTHING)
+    made: Tensor = apply(
+        _variant("Mean", dim), compute, (input,), saves=NOTHING, dtype=wanted.numpy
+    )
     return made
 
 
@@ -107,7 +111,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     def compute(x: Tracer) -> Any:
         return snp.prod(cast(x, wanted), axis=axes, keepdims=keepdim)
 
-    made: Tensor = apply(_variant("Prod", dim), compute, (input,))
+    made: Tensor = apply(_variant("Prod", dim), compute, (input,), dtype=wanted)
     return made
 
 
@@ -271,7 +275,7 @@ def _declare_spread(name: str, function: Any, saves: str) -> None:
 
 
 def _check_floating(name: str, input: Tensor) -> None:
-    if input._dtype.kind not in "fc":
+    if input._kind not in "fc":
         raise RuntimeError(
             f"{name}: only support floating point and complex dtypes"
             if "mean" in name
@@ -349,7 +353,7 @@ def count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
 @reduction
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The sum of the elements that are numbers."""
-    if input._dtype.kind != "f":
+    if input._kind != "f":
         return sum(input, dim, keepdim, dtype=dtype)
     axes = _axes(input, dim)
     made: Tensor = apply(
@@ -364,7 +368,7 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The mean of the elements that are numbers."""
     axes = _axes(input, dim)
-    if input._dtype.kind != "f" and dtype is None:
+    if input._kind != "f" and dtype is None:
         raise RuntimeError(
             "nanmean(): expected input to have floating point or complex dtype but got "
             f"{input.dtype.scalar_name}"
@@ -400,9 +404,11 @@ def _declare_running(name: str, function: Any, saves: str) -> None:
 
         def compute(x: Tracer) -> Any:
             x = cast(x, wanted)
-            return function(x, axis=axis, dtype=wanted) if x.ndim else x
+            return function(x, axis=axis, dtype=x.dtype) if x.ndim else x
 
-        made: Tensor = apply(f"{name.title()}Backward0", compute, (input,), saves=saves)
+        made: Tensor = apply(
+            f"{name.title()}Backward0", compute, (input,), saves=saves, dtype=wanted
+        )
         return made
 
     running.__name__ = name
@@ -417,7 +423,7 @@ _declare_running("cumprod", snp.cumprod, INPUTS)
 def _declare_softmax(name: str, label: str, formula: Callable[[Tracer, int], Any]) -> None:
     def function(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
         operand = to(input, dtype=dtype)
-        if operand._dtype.kind != "f":
+        if operand._kind != "f":
             raise RuntimeError(
                 f'"{name}_lastdim_kernel_impl" not implemented for \'{operand.dtype.scalar_name}\''
             )

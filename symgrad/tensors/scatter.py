@@ -22,7 +22,7 @@ from symgrad.tracing import stage
 
 
 def _made(label: str, compute: Callable[..., Any], *operands: Any, saves: str = NOTHING) -> Tensor:
-    shown = [x for x in operands if isinstance(x, Tensor) and x._dtype.kind == "f"]
+    shown = [x for x in operands if isinstance(x, Tensor) and x._kind == "f"]
     result: Tensor = apply(label, compute, operands, parents=shown, saves=saves)
     return result
 
@@ -138,7 +138,7 @@ def _added(x: Tracer, i: Tracer, new: Tracer, axis: int, own: bool, *, mean: boo
     if not mean:
         return total
     number = counts + 1 if own else snp.maximum(counts, 1)
-    return total / cast(number, x.dtype) if x.dtype.kind == "f" else total // number
+    return total / cast(number, x.dtype) if x._kind == "f" else total // number
 
 
 def _combined(x: Tracer, i: Tracer, new: Tracer, axis: int, own: bool, reduce: str) -> Any:

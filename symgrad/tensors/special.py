@@ -65,13 +65,13 @@ def _heaviside(x: Any, at_zero: Any) -> Any:
 
 
 def _larger(x: Any, y: Any) -> Any:
-    if x.dtype.kind != "f":
+    if x._kind != "f":
         return stage("maximum", x, y)
     return snp.where((x >= y) | snp.isnan(y), x, y)
 
 
 def _smaller(x: Any, y: Any) -> Any:
-    if x.dtype.kind != "f":
+    if x._kind != "f":
         return stage("minimum", x, y)
     return snp.where((x <= y) | snp.isnan(y), x, y)
 
@@ -176,7 +176,7 @@ def nextafter(input: Tensor, other: Tensor) -> Tensor:
 @declared
 def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """The nearest integer, or multiple of ``10 ** -decimals``; halves go to the even one."""
-    if input._dtype.kind != "f":
+    if input._kind != "f":
         return FUNCTIONS["clone"](input)  # type: ignore[no-any-return]
     ten = 10.0 ** abs(decimals)
 
@@ -212,9 +212,9 @@ def nan_to_num(
     neginf: float | None = None,
 ) -> Tensor:  # fmt: skip
     """nan and infinities replaced, by 0 and the type's extremes unless told otherwise."""
-    if input._dtype.kind != "f":
+    if input._kind != "f":
         return FUNCTIONS["clone"](input)  # type: ignore[no-any-return]
-    limits = np.finfo(input._dtype)
+    limits = dtypes.limits(input._dtype)
     high = limits.max if posinf is None else posinf
     low = limits.min if neginf is None else neginf
 

@@ -324,6 +324,9 @@ torch.promote_types(torch.uint8, torch.int8); torch.can_cast(torch.float64, torc
 torch.can_cast(torch.float32, torch.int64); torch.get_default_dtype()
 torch.set_default_dtype(torch.float32); torch.finfo(torch.float32).eps
 torch.finfo(torch.float64).max; torch.finfo(torch.float32).tiny; torch.finfo(torch.float16).bits
+torch.bfloat16; torch.bfloat16.itemsize; torch.BFloat16Tensor([1]); torch.finfo(torch.bfloat16)
+x.bfloat16(); x.to(torch.bfloat16); x.bfloat16().float(); x.bfloat16() + n
+x.bfloat16() * 0.1; x.bfloat16() + x.half(); x.bfloat16().type(); p.detach().bfloat16() ** 0.3 % 0.7
 torch.iinfo(torch.int32).max; torch.iinfo(torch.uint8).min; torch.iinfo(torch.int64).bits
 torch.finfo().min; str(torch.device("cpu")); repr(torch.device("cpu"))
 torch.device("cpu") == x.device; torch.is_grad_enabled(); torch.is_inference_mode_enabled()
@@ -444,7 +447,7 @@ SHAPES_OF = {
     "z": (2, 3, 4), "m": (3, 3), "k": (4, 3),
 }  # fmt: skip
 RANGES = {"p": (0.5, 2.0), "u": (-0.9, 0.9)}
-PROFILES = ("float64", "float32", "float16", "int64", "int32", "uint8", "bool")
+PROFILES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 """The element type that the inputs have; gradients are compared for the first."""
 
 
@@ -455,8 +458,8 @@ def inputs(dtype: str) -> dict[str, np.ndarray[Any, Any]]:
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         low, high = RANGES.get(name, (-2.0, 2.0))
         drawn = np.round(rng.uniform(low, high, shape) * 1024) / 1024
-        if dtype.startswith("float"):
-            arrays[name] = np.asarray(drawn, dtype)
+        if "float" in dtype:  # NumPy has no bfloat16
+            arrays[name] = np.asarray(drawn, "f4" if dtype == "bfloat16" else dtype)
         elif dtype == "bool":
             arrays[name] = np.asarray(drawn > 0)
         else:
@@ -474,6 +477,8 @@ def inputs(dtype: str) -> dict[str, np.ndarray[Any, Any]]:
 def tensors(torch: Any, dtype: str) -> dict[str, Any]:
     """The inputs as tensors; the floating-point ones are leaves of the graph in float64."""
     made = {name: torch.tensor(array) for name, array in inputs(dtype).items()}
+    if dtype == "bfloat16":
+        made.update({name: made[name].bfloat16() for name in SHAPES_OF})
     if dtype == "float64":
         for name in SHAPES_OF:
             made[name].requires_grad_()

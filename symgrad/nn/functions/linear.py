@@ -9,6 +9,7 @@ import symgrad.numpy as snp
 from symgrad.ir.errors import DTypeError, UsageError
 from symgrad.nn.faces import FitError, for_tensors, kind_of, known_array
 from symgrad.tensors import Tensor
+from symgrad.tensors.dtypes import named
 from symgrad.tracing import emit
 
 Array = Any
@@ -21,7 +22,7 @@ def _linear_name(given: dict[str, Any]) -> str:
     return "UnsafeViewBackward0" if alone and rank > 2 else "ViewBackward0"
 
 
-@for_tensors(_linear_name)
+@for_tensors(_linear_name, wide=False)
 def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
     """``x @ weight.T + bias`` for ``x[..., in]`` and ``weight[out, in]`` or ``weight[in]``."""
     if input.ndim < 1 or weight.ndim not in (1, 2) or input.shape[-1] != weight.shape[-1]:
@@ -32,9 +33,8 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
             f"mat1 and mat2 shapes cannot be multiplied ({rows}x{columns} and {transposed})"
         )
     if input.dtype != weight.dtype:
-        raise _DTypeError(
-            f"mat1 and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}"
-        )
+        left, right = (named(x.dtype).scalar_name for x in (input, weight))
+        raise _DTypeError(f"mat1 and mat2 must have the same dtype, but got {left} and {right}")
     inner = {"lhs_contract": (input.ndim - 1,), "rhs_contract": (weight.ndim - 1,)}
     y = emit("dot_general", input, weight, **inner)
     return y if bias is None else y + bias
@@ -57,7 +57,7 @@ def bilinear(input1: Array, input2: Array, weight: Array, bias: Array | None = N
     return y if bias is None else y + bias
 
 
-@for_tensors("EmbeddingBackward0")
+@for_tensors("EmbeddingBackward0", wide=False)
 def _embedding(input: Array, weight: Array, padding_idx: int | None) -> Array:
     if padding_idx is not None:  # its row gets no gradient
         row = snp.arange(weight.shape[0]).reshape(-1, 1) == padding_idx
