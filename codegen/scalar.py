@@ -50,14 +50,18 @@ def to_memory(k: Emitter, value: Reg, dtype: str) -> Reg:
     if dtype == "f16":
         return _round_half(k, value)
     if dtype == "bf16":
-        bits = k.cast("bitcast", value, vec("i32", lanes))
-        odd = k.bits("and", k.bits("lshr", bits, 16), 1)
-        rounded = k.add(k.add(bits, 0x7FFF), odd)
-        quiet = k.bits("or", bits, 1 << 22)
-        bits = k.select(k.fcmp("uno", value, value), quiet, k.as_reg(rounded))
-        high = k.cast("trunc", k.bits("lshr", bits, 16), vec("i16", lanes))
-        return k.cast("bitcast", high, vec("bfloat", lanes))
+        high = k.bits("lshr", _rounded_bfloat(k, value), 16)
+        return k.cast("bitcast", k.cast("trunc", high, vec("i16", lanes)), vec("bfloat", lanes))
     return value
+
+
+def _rounded_bfloat(k: Emitter, value: Reg) -> Reg:
+    """The bits of an f32 of which, rounded to even, the upper half is a bf16."""
+    bits = k.cast("bitcast", value, vec("i32", lanes_of(value.type)))
+    odd = k.bits("and", k.bits("lshr", bits, 16), 1)
+    rounded = k.add(k.add(bits, 0x7FFF), odd)
+    quiet = k.bits("or", bits, 1 << 22)
+    return k.select(k.fcmp("uno", value, value), quiet, k.as_reg(rounded))
 
 
 def _extend_half(k: Emitter, value: Reg) -> Reg:
@@ -186,6 +190,8 @@ def _convert_float(k: Emitter, value: Reg, type: str, target: str) -> Reg:
 
 def _through_memory(k: Emitter, value: Reg, dtype: str) -> Reg:
     """Rounds an f32 register to a half type; other values are exact already."""
+    if dtype == "bf16":  # is the upper half of an f32, in which it may stay
+        return k.cast("bitcast", k.bits("and", _rounded_bfloat(k, value), -1 << 16), value.type)
     return from_memory(k, to_memory(k, value, dtype), dtype) if dtype in _HALF else value
 
 

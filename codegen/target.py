@@ -7,11 +7,13 @@ machine, ``Target.named("avx2")`` one of the portable ones.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from symgrad.ir.record import record
 
@@ -32,6 +34,8 @@ class Target:
     l1d: int = 32 << 10
     l2: int = 1 << 20
     l3: int = 8 << 20
+    tile_unit: str = ""
+    """The matrix unit, by its name in ``tile_unit.py``; none if empty."""
 
     def lanes(self, scalar_bytes: int) -> int:
         """Elements of ``scalar_bytes`` bytes in one vector register."""
@@ -60,7 +64,8 @@ class Target:
     @property
     def key(self) -> str:
         """Text that identifies the generated code's target in cache keys."""
-        return f"{self.triple}/{self.cpu}/{self.features}/{self.vector_bytes}/{self.l1d}/{self.l2}"
+        sizes = f"{self.vector_bytes}/{self.l1d}/{self.l2}"
+        return f"{self.triple}/{self.cpu}/{self.features}/{sizes}{self.tile_unit}"
 
     @staticmethod
     @functools.cache
@@ -72,8 +77,11 @@ class Target:
 
         enabled = llvm.get_host_cpu_features()
         triple = llvm.get_process_triple()
-        # AMX is left out: its tiles are used only by kernels that ask for them.
-        flags = {name: on for name, on in enabled.items() if not name.startswith("amx")}
+        # AMX counts only if the system lets this process use it.
+        has_tiles = bool(enabled.get("amx-tile") and enabled.get("amx-bf16")) and may_use_tiles()
+        flags = {
+            name: on for name, on in enabled.items() if has_tiles or not name.startswith("amx")
+        }
         features = ",".join(("+" if on else "-") + name for name, on in sorted(flags.items()))
         caches = _cache_sizes()
         base = Target(triple, llvm.get_host_cpu_name(), features, 16, 16, False, False, **caches)
@@ -81,20 +89,26 @@ class Target:
             return replace(base, vector_registers=32, has_fma=True)
         if flags.get("avx512f") and flags.get("avx512vl") and flags.get("avx512dq"):
             return replace(
-                base, vector_bytes=64, vector_registers=32, has_fma=True, has_masks=True
-            )
+                base, vector_bytes=64, vector_registers=32, has_fma=True, has_masks=True,
+                tile_unit="amx" if has_tiles else "",
+            )  # fmt: skip
         if flags.get("avx2") and flags.get("fma"):
             return replace(base, vector_bytes=32, has_fma=True, has_masks=True)
         return base
 
     @staticmethod
     def named(name: str) -> Target:
-        """A portable target: ``avx512``, ``avx2``, ``x86-64`` or ``neon``."""
+        """A portable target, ``avx512``, ``avx2``, ``x86-64`` or ``neon``, or ``amx``: that is the
+        first server with AMX."""
         linux = "unknown-linux-gnu"
         table = {
             "avx512": Target(f"x86_64-{linux}", "x86-64-v4", "", 64, 32, True, True),
             "avx2": Target(f"x86_64-{linux}", "x86-64-v3", "", 32, 16, True, True),
             "x86-64": Target(f"x86_64-{linux}", "x86-64", "", 16, 16, False, False),
+            "amx": Target(
+                f"x86_64-{linux}", "sapphirerapids", "+avx512bf16,+amx-tile,+amx-bf16",
+                64, 32, True, True, 48 << 10, 2 << 20, 32 << 20, tile_unit="amx",
+            ),
             "neon": Target(f"aarch64-{linux}", "generic", "+neon", 16, 32, True, False),
         }
         if name not in table:
@@ -111,7 +125,25 @@ def huge_page_bytes() -> int:
         return 0
 
 
-def _cache_sizes() -> dict[str, int]:
+@functools.cache
+def may_use_tiles() -> bool:
+    """Asks Linux, once, to let this process and its threads use AMX; whether they may.
+
+    A thread's tiles are 8 KiB of state, which the kernel sets aside only for those who ask
+    (Documentation/arch/x86/xstate.rst).
+    """
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return False
+    syscall = ctypes.CDLL(None).syscall
+    syscall.restype, syscall.argtypes = ctypes.c_long, (ctypes.c_long,) * 3
+    return bool(syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
+
+
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""Of x86-64: the system call, ``ARCH_REQ_XCOMP_PERM``, and the component of the state."""
+
+
+def _cache_sizes() -> dict[str, Any]:
     """Data cache sizes of CPU 0 as Linux reports them; empty where it does not."""
     names = {("1", "Data"): "l1d", ("2", "Unified"): "l2", ("3", "Unified"): "l3"}
     units = {"K": 1 << 10, "M": 1 << 20}

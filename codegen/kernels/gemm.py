@@ -18,7 +18,7 @@ from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm_emit import emit_combine, emit_gemm
 from symgrad.codegen.kernels.gemm_pairs import in_pairs
 from symgrad.codegen.kernels.gemm_plan import Plan
-from symgrad.codegen.kernels.gemm_schedule import DEEPEST, vectors_beside
+from symgrad.codegen.kernels.gemm_schedule import DEEPEST, on_tiles, vectors_beside
 from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums, runs_down, transposed
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS
 from symgrad.codegen.target import Target
@@ -112,6 +112,8 @@ def _turns(spec: GemmSpec, target: Target) -> bool:
     if not (isinstance(a, Access) and isinstance(b, Access)) or spec.epilogue:
         return False
     if not (spec.m and spec.n and spec.k) or prod(spec.batch) * prod(spec.k) == 0:
+        return False
+    if on_tiles(a.dtype, prod(spec.m), prod(spec.n), prod(spec.k), target):
         return False
     if a.strides[-1 - len(spec.k)] != 1 or c.strides[-1] != 1 or len(spec.m) + len(spec.n) > 2:
         return False

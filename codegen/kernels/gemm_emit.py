@@ -12,7 +12,9 @@ from symgrad.codegen.access import MEMORY_TYPES
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.kernels.gemm_plan import Plan
 from symgrad.codegen.kernels.gemm_result import Result
+from symgrad.codegen.kernels.gemm_schedule import TILES
 from symgrad.codegen.kernels.gemm_spec import GemmSpec
+from symgrad.codegen.kernels.gemm_tiles import TileSums, clear_beyond
 from symgrad.codegen.kernels.matrix import Matrix, Source
 from symgrad.codegen.kernels.microkernel import (
     Accumulators,
@@ -31,6 +33,7 @@ from symgrad.codegen.kernels.pack import (
     prefetch_share,
     vectors,
 )
+from symgrad.codegen.kernels.tile_unit import SIDE
 from symgrad.codegen.scalar import emit_op
 from symgrad.ir.record import record
 
@@ -87,6 +90,7 @@ class _Product:
         buffers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(operands + 1)]
         self.a_buffer, self.b_buffer = buffers[:2]
         self.result = Result(k, self.plan, buffers[-1], buffers[2:-1])
+        self.unit = TileSums(k) if self.plan.schedule.form == TILES else None
         if self.plan.scratch:
             scratch = k.load("ptr", k.gep(args, operands + 1, "ptr"))
             self.a_block = k.gep(scratch, k.mul(tid, self.plan.scratch), "i8")
@@ -95,6 +99,8 @@ class _Product:
     def emit(self, tid: Reg, nth: Reg) -> None:
         """Deals out the shares: a grid over batch, M and N, times the splits."""
         k, plan, s = self.k, self.plan, self.plan.schedule
+        if self.unit:
+            self.unit.open()
         splits = plan.spec.splits
         shares = prod(s.grid) * splits
         with k.loop(tid, shares, nth) as share:
@@ -109,6 +115,8 @@ class _Product:
                 self.a = Source.of(k, plan.a, self.a_buffer, batch)
                 self.b = Source.of(k, plan.b, self.b_buffer, batch)
                 self._matrix(rows, cols, steps)
+        if self.unit:
+            self.unit.close()
 
     def _matrix(self, rows: Range, cols: Range, steps: Range) -> None:
         """One matrix of the batch: tiles ``rows`` x ``cols``, blocks ``steps`` of K."""
@@ -129,6 +137,11 @@ class _Product:
                             with loop as j:
                                 slot = k.sub(j, n_block)
                                 self._pack_b(part, (first, count), j, slot, width)
+                if self.unit:
+                    for loop, _ in tiles(k, some_cols, plan.n, s.nr):
+                        with loop as j:
+                            panel = self._feed_b(part, j, k.sub(j, n_block))
+                            clear_beyond(k, panel, s.nr, depth)
             with span(k, *rows, mc) as m_block:
                 some_rows = m_block, k.min(k.add(m_block, mc), rows[1])
                 if s.pack_a:
@@ -138,6 +151,9 @@ class _Product:
                                 with loop as i:
                                     slot = k.sub(i, m_block)
                                     self._pack_a(part, (first, count), i, slot, height)
+                                    if self.unit:
+                                        lines = self._feed_a(part, i, slot)
+                                        clear_beyond(k, lines, height, depth)
                 starts = m_block, n_block
                 if s.rows_first:
                     for outer, height in tiles(k, some_rows, plan.m, s.mr):
@@ -175,7 +191,9 @@ class _Product:
         dst = self._slot(self.a_block, plan.a, slot, plan.a_tile)
         first, count = strip
         row, step = k.mul(tile, s.mr), k.add(part.start, first)
-        if plan.a_lines:
+        if self.unit and plan.a.run(plan.a.rows) > plan.a.run(plan.a.cols):
+            pack_transposed(k, self.a, dst, (row, step), (height, count), plan.pitch, s.lanes)
+        elif plan.a_lines:
             pack_lines(k, self.a, dst, (row, step), (height, count), plan.pitch, s.lanes)
         else:
             dst = k.gep(dst, k.mul(first, s.mr), MEMORY_TYPES[packed_dtype(plan.a.dtype)])
@@ -247,6 +265,10 @@ class _Product:
         b = self._feed_b(part, number[1], k.sub(number[1], starts[1]))
         at = k.mul(number[0], s.mr), k.mul(number[1], s.nr)
         (row, col), (height, width) = at, shape
+        if self.unit:
+            self.unit.multiply(a, b, shape, part.depth)
+            self._store_sums(self.unit, part, at, shape)
+            return
         line = pieces(width, s.lanes)
         if s.form == "dot":
             sums = [
@@ -281,6 +303,34 @@ class _Product:
             for i, v in product(range(height), range(len(line))):
                 write(k.add(row, i), k.add(col, line[v].start), line[v], sums[i][v])
 
+        if part.last is None or result.plain:
+            store(result.store)
+            return
+        with k.if_else(part.last) as (then, otherwise):
+            with then:
+                store(result.store)
+            with otherwise:
+                store(result.store_partial)
+
+
+    def _store_sums(
+        self, unit: TileSums, part: _Part, at: tuple[Int, Int], shape: tuple[int, int]
+    ) -> None:
+        """Stores what a matrix unit has summed, row by row."""
+        k, result, (row, col), (height, width) = self.k, self.result, at, shape
+        line = [Piece(j, SIDE, min(SIDE, width - j)) for j in range(0, width, SIDE)]
+
+        def place(i: Int, v: int) -> tuple[Int, Int, Piece]:
+            return k.add(row, i), k.add(col, line[v].start), line[v]
+
+        def store(write: Callable[[Int, Int, Piece, Reg], None]) -> None:
+            unit.each_row(height, len(line), lambda i, v: write(*place(i, v), unit[i, v]))
+
+        if part.first is not None:
+            with k.if_(k.bits("xor", part.first, 1)):
+                unit.each_row(
+                    height, len(line), lambda i, v: unit.add((i, v), result.load(*place(i, v)))
+                )
         if part.last is None or result.plain:
             store(result.store)
             return

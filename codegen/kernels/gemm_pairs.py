@@ -41,7 +41,8 @@ def in_pairs(spec: GemmSpec, target: Target, first: int) -> Paired | None:
     Buffers are numbered as in ``lower_gemm``; temporaries from ``first`` on.
     """
     a, b = spec.a, spec.b
-    if not (target.has_bf16_products and isinstance(a, Access) and isinstance(b, Access)):
+    multiplies = target.has_bf16_products or target.tile_unit
+    if not (multiplies and isinstance(a, Access) and isinstance(b, Access)):
         return None
     if a.dtype != "bf16" or not spec.k or min(prod(spec.m), prod(spec.n)) < LEAST:
         return None
@@ -72,7 +73,7 @@ def in_pairs(spec: GemmSpec, target: Target, first: int) -> Paired | None:
 def multiply_add_pairs(k: Emitter, a: Reg, b: Reg, total: Reg) -> Reg:
     """``total`` plus the products of both halves of each pair."""
     lanes = lanes_of(total.type)
-    if lanes in (4, 8, 16):
+    if lanes in (4, 8, 16) and k.target.has_bf16_products:
         halves = vec("bfloat", 2 * lanes)
         name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
         k.declare(name, total.type, (total.type, halves, halves))

@@ -33,7 +33,7 @@ class Plan:
         problem = Problem(*sizes, self.a, self.b, holds_partials, spec.threads, spec.splits)
         self.schedule = s = schedule(problem, target)
         self.k_blocks = max(1, ceil(self.k / max(1, s.kc)))
-        self.a_lines = s.form == "dot" or self.a.run(self.a.cols) >= self.a.run(self.a.rows)
+        self.a_lines = s.form != "outer" or self.a.run(self.a.cols) >= self.a.run(self.a.rows)
         self.b_lines = self.b.run(self.b.cols) >= self.b.run(self.b.rows)
         self.pitch = round_up(s.kc, s.lanes) + s.lanes
         self.a_tile, self.b_tile = s.mr * self.pitch, s.nr * self.pitch

@@ -11,6 +11,7 @@ from math import ceil, gcd
 
 from symgrad.codegen.kernels.matrix import Matrix
 from symgrad.codegen.kernels.pack import CACHE_LINE, packed_dtype, round_up
+from symgrad.codegen.kernels.tile_unit import ACROSS, SIDE
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
@@ -27,6 +28,10 @@ ACROSS_LINES = 1.007
 
 GATHERED = 1.25
 """Cycles to gather an element."""
+
+TILES = "tiles"
+STARTING = 1000
+"""Cycles to configure a matrix unit and to bring what it makes through memory."""
 
 ITEM = {"f64": 8, "i64": 8, "u64": 8}
 """Bytes of an element to compute with, where it is not 4."""
@@ -58,7 +63,7 @@ class Schedule:
     """The cut of a product.  Tiles and blocks count elements."""
 
     form: str
-    """``outer`` or ``dot``: see ``microkernel.py``."""
+    """``outer`` or ``dot``: see ``microkernel.py``; ``tiles``: see ``gemm_tiles.py``."""
     lanes: int
     mr: int
     nr: int
@@ -77,6 +82,8 @@ class Schedule:
 
 def schedule(p: Problem, target: Target) -> Schedule:
     """The cut of problem ``p`` for ``target``."""
+    if on_tiles(p.a.dtype, p.m, p.n, p.k, target):
+        return _tile_schedule(p, target)
     lanes = target.lanes(p.bytes)
     grid = thread_grid(p, lanes)
     m, n = ceil(p.m / grid[1]), ceil(p.n / grid[2])
@@ -116,6 +123,38 @@ def schedule(p: Problem, target: Target) -> Schedule:
     # Products of little depth are stores above all: those of a row in one go.
     rows_first = not ahead and nc * step <= target.l1d and p.k <= 4 * lanes
     return Schedule(form, lanes, mr, nr, mc, kc, nc, pack_a, pack_b, grid, rows_first, ahead)
+
+
+def on_tiles(dtype: str, m: int, n: int, k: int, target: Target) -> bool:
+    """Whether a matrix unit multiplies these pairs sooner than vectors do."""
+    if not target.tile_unit or dtype != "bf16x2":
+        return False
+    # A tile takes a cycle for each of its rows, full or not; a vector of products takes one, too.
+    # Both operands are packed for tiles, at two cycles a vector.
+    tiles = ceil(m / SIDE) * ceil(n / SIDE) * ceil(k / SIDE) * SIDE
+    packing = 2 * (m + n) * ceil(k / SIDE)
+    return tiles + packing + STARTING < m * ceil(n / SIDE) * k
+
+
+def _tile_schedule(p: Problem, target: Target) -> Schedule:
+    """The cut of a product for a matrix unit.
+
+    A panel of B stays in L1 where sums may be kept in the result meanwhile; A comes from L2.
+    """
+    grid = thread_grid(p, SIDE)
+    m, n = ceil(p.m / grid[1]), ceil(p.n / grid[2])
+    mr, nr = (round_up(min(size, ACROSS * SIDE), SIDE) for size in (m, n))
+    kc = p.k
+    if p.holds_partials:
+        most = max(4 * SIDE, target.l1d // 2 // (nr * p.bytes) // SIDE * SIDE)
+        kc = round_up(ceil(p.k / ceil(p.k / most)), SIDE)
+    if p.splits > 1:
+        kc = min(kc, round_up(ceil(p.k / p.splits), SIDE))
+    step = p.bytes * kc
+    mc = min(round_up(m, mr), max(mr, target.l2 // 4 // step // mr * mr))
+    room = max(target.l2, target.l3 // (2 * p.threads))
+    nc = min(round_up(n, nr), max(nr, room // step // nr * nr))
+    return Schedule(TILES, SIDE, mr, nr, mc, kc, nc, pack_a=True, pack_b=True, grid=grid)
 
 
 def thread_grid(p: Problem, lanes: int) -> tuple[int, int, int]:

@@ -79,7 +79,7 @@ def addresses(arrays: Sequence[Array]) -> Array:
 
 def scratch_area(size: int) -> Array:
     """A 64-byte aligned scratch area filled with garbage."""
-    raw = np.full(size + 128, 0xA5, np.uint8)
+    raw = np.full(size + 128, 0xFF, np.uint8)  # nan, read as any float
     return raw[-raw.ctypes.data % 64 :][: size + 64]
 
 
