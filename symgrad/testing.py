@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from symgrad.ir import dtype_of
 from symgrad.tensors import Tensor, dtypes
 
 __all__ = ["assert_close"]
 
-_TOLERANCES = {"float16": (1e-3, 1e-5), "float32": (1.3e-6, 1e-5), "float64": (1e-7, 1e-7)}
+_TOLERANCES = {
+    "bfloat16": (1.6e-2, 1e-5), "float16": (1e-3, 1e-5),
+    "float32": (1.3e-6, 1e-5), "float64": (1e-7, 1e-7),
+}  # fmt: skip
 """Relative and absolute, by type; integers must be equal."""
 
 
@@ -102,7 +106,8 @@ def _compare_arrays(actual: Any, expected: Any, place: str, options: _Options) -
     if problem:
         raise AssertionError(problem + (f"\n\nThe failure occurred for {where}" if where else ""))
     rtol, atol = tolerances or _wider(a.dtype, b.dtype)
-    dtype = np.float64 if "f" in (a.dtype.kind, b.dtype.kind) else np.result_type(a, b)
+    is_float = any(dtype_of(x.dtype).is_float for x in (a, b))
+    dtype = np.float64 if is_float else np.result_type(a, b)
     a, b = a.astype(dtype), b.astype(dtype)
     with np.errstate(invalid="ignore"):
         close = np.isclose(a, b, rtol, atol, equal_nan) if tolerances or rtol or atol else a == b
@@ -122,7 +127,7 @@ def _compare_arrays(actual: Any, expected: Any, place: str, options: _Options) -
 
 
 def _array(x: Any) -> np.ndarray[Any, Any]:
-    return x.detach().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    return x._array() if isinstance(x, Tensor) else np.asarray(x)
 
 
 def _kind(x: Any) -> str:

@@ -316,7 +316,7 @@ def norm(
         return _nuclear(input, keepdim)
     order = 2 if p in (None, "fro") else p
     axes = _axes(input, dim)
-    if (dtypes.named(dtype).numpy if dtype else input._dtype).kind not in "fc":
+    if (dtypes.named(dtype) if dtype else input.dtype).ir.kind not in "fc":
         raise RuntimeError(
             "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
             f"{input.dtype.scalar_name}"

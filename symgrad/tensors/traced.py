@@ -79,7 +79,7 @@ class _Call:
         if id(x) not in self._tracers:
             value = Leaf(Unknown(_LOOKED_AT), x.value.type)
             stand_in = Tensor(Handle(value))
-            if x.dtype.kind == "f" and is_grad_enabled():  # else writes to it would go unseen
+            if x._kind == "f" and is_grad_enabled():  # else writes to it would go unseen
                 stand_in._node = make_node("", ())
             self._tracers[id(x)] = x, stand_in
             self._inputs[id(value)] = value, x

@@ -211,3 +211,10 @@ def test_random_numbers_stay_below_one() -> None:
     assert drawn.max().item() < 1 <= drawn.max().item() + 2**-8
     assert abs(drawn.float().mean().item() - 0.5) < 0.01
     assert torch.randn(4, dtype=torch.bfloat16).dtype is torch.bfloat16
+
+
+def test_comparison_has_tolerances() -> None:
+    x = torch.ones(2, dtype=torch.bfloat16)
+    torch.testing.assert_close(x, x * 1.01)
+    with pytest.raises(AssertionError, match=r"Greatest absolute difference: 0\.03125"):
+        torch.testing.assert_close(x, x * 1.03)
