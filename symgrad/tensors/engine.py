@@ -7,9 +7,6 @@ computed when somebody looks.
 
 from __future__ import annotations
 
-import functools
-import itertools
-import operator
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +17,15 @@ from symgrad.tensors import anomaly
 from symgrad.tensors.contents import Handle, origin
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
 from symgrad.tensors.handle import Retaining, Tensor
-from symgrad.tensors.nodes import AccumulateGrad, ByHand, make_node, on_the_way, reachable, told
+from symgrad.tensors.nodes import (
+    AccumulateGrad,
+    ByHand,
+    Node,
+    make_node,
+    on_the_way,
+    reachable,
+    told,
+)
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.recorded import is_known
 from symgrad.tensors.state import enable_grad, no_grad
@@ -226,25 +231,34 @@ class _Sweep:
         own: dict[int, list[AccumulateGrad]] = {}
         for edge in self.leaves:
             own.setdefault(id(edge.variable), []).append(edge)
-        edges = [own.get(id(t), []) if t._node is None else [t._node] for t in tensors]
-        values = [
-            [v for e in own.get(id(t), ()) if (v := e.value) is not None]
-            if t._node is None
-            else [origin(t._value())]
-            for t in tensors
-        ]
-        found = iter(self._run([v for parts in values for v in parts]))
-        is_by_hand = any(isinstance(node, ByHand) for node in self.nodes)
-        reached = {id(node) for node in (told(self._roots) if is_by_hand else self.nodes)}
-        results: list[Tensor | None] = []
-        for tensor, nodes, parts in zip(tensors, edges, values, strict=True):
-            known = [d for d in itertools.islice(found, len(parts)) if d is not None]
-            if known:
-                results.append(functools.reduce(operator.add, known))
+        places: list[int] = []
+        values: list[Value] = []
+        for place, tensor in enumerate(tensors):
+            if tensor._node is None:
+                known = [v for e in own.get(id(tensor), ()) if (v := e.value) is not None]
             else:
-                is_reached = any(id(node) in reached for node in nodes)
-                results.append(_zeros(tensor._value()) if is_reached else None)
+                known = [origin(tensor._value())]
+            values += known
+            places += [place] * len(known)
+        results: list[Tensor | None] = [None] * len(tensors)
+        for place, derivative in zip(places, self._run(values), strict=True):
+            total = results[place]
+            if total is None or derivative is None:
+                results[place] = total if derivative is None else derivative
+            else:
+                results[place] = total + derivative
+        if any(total is None for total in results):
+            reached = self._told()
+            for place, tensor in enumerate(tensors):
+                nodes = own.get(id(tensor), ()) if tensor._node is None else (tensor._node,)
+                if results[place] is None and any(node in reached for node in nodes):
+                    results[place] = _zeros(tensor._value())
         return results
+
+    def _told(self) -> set[Node]:
+        """The nodes that the pass brought a gradient to, if only one of zeros."""
+        is_by_hand = any(isinstance(node, ByHand) for node in self.nodes)
+        return set(told(self._roots) if is_by_hand else self.nodes)
 
     def _run(self, inputs: Sequence[Value]) -> list[Tensor | None]:
         """The derivatives by ``inputs``: part of the graph if that is wanted, else outside it."""
