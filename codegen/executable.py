@@ -12,7 +12,7 @@ from symgrad.codegen import profile
 from symgrad.codegen.image import Image
 from symgrad.codegen.memory_report import memory_of
 from symgrad.codegen.runtime.calltable import Interface, Table
-from symgrad.codegen.runtime.memory import SMALL, empty, give_back
+from symgrad.codegen.runtime.memory import SMALL, allocator, give_back
 from symgrad.codegen.runtime.native import aligned_bytes
 from symgrad.codegen.runtime.program import NativeProgram
 from symgrad.codegen.runtime.resident import Form, Resident
@@ -77,8 +77,19 @@ class Executable:
         self.forms = tuple(None if f is None else _SHARED.setdefault(f, f) for f in image.forms)
         self._lower = lower
         self._state = [(i, f) for i, f in enumerate(self.forms[: len(image.params)]) if f]
-        self._params = [(t.dtype.numpy, t.shape) for t in image.params]
-        self._results = [(t.shape, t.dtype.numpy) for t in image.results]
+        self._params = [
+            (form, t.dtype.numpy, t.shape)
+            for form, t in zip(self.forms, image.params, strict=False)
+        ]
+        self._results = [
+            (form, t.dtype.numpy, t.shape if form is None else (form.size,))
+            for form, t in zip(self.forms[len(image.params) :], image.results, strict=True)
+        ]
+        self._makers = [
+            image.homes.get(slot, allocator(shape, dtype))
+            for slot, (_, dtype, shape) in enumerate(self._results, len(image.params))
+        ]
+        """For each result what makes its memory, or the number of the argument it overwrites."""
         before = image.prologue
         slots = len(image.params) + len(image.results) + bool(before)
         fixed = {slots + i: array.ctypes.data for i, array in enumerate(image.constants)}
@@ -122,8 +133,10 @@ class Executable:
         large = any(t.bytes >= SMALL for t in self.image.results)
         if self.image.homes or self.image.prologue or large or any(self.forms):
             return None
-        results = [(dtype, shape) for shape, dtype in self._results]
-        return Interface(self._params, results, **details)
+        params, results = (
+            [(dtype, shape) for _, dtype, shape in side] for side in (self._params, self._results)
+        )
+        return Interface(params, results, **details)
 
     def call_table(self, **details: Any) -> Table | None:
         """What native code needs to answer calls with this program; see ``interface``."""
@@ -131,20 +144,13 @@ class Executable:
         return None if interface is None else self._program.call_table(interface)
 
     def __call__(
-        self,
-        arguments: Sequence[Any],
-        out: Sequence[Array | None] | None = None,
-        *,
-        stamp: Sequence[object] | None = None,
+        self, arguments: Sequence[Any], out: Sequence[Array | None] | None = None
     ) -> Sequence[Any]:
         """Runs the program; results are fresh C-contiguous arrays, NumPy scalars where 0-d,
         and residents where they have a form.
 
         ``out`` may give a writeable array of its result's dtype and shape for each result, which
         then is that array.  It may overlap with anything else: what it takes is computed first.
-        ``stamp`` has an object for each of the arguments ``invariant``: where it is the one of
-        the last run, so is the argument, and its contents are unchanged.  Where all are, what
-        was kept of them holds; without a stamp the prologue, if there is one, runs every time.
         Raises ``UsageError`` when the arguments do not have the parameters' types.
         """
         if self._direct is not None and not profile.active:
@@ -152,9 +158,31 @@ class Executable:
             if fast is not NotImplemented:
                 results: Sequence[Any] = fast
                 return results
+        arrays = self._memory(arguments)
+        kept = self._keep(arguments, arrays, None)
         places = out or [None] * len(self._results)
+        made = self._results_for(arrays, places)
+        self._run([*arrays, *made, *kept.memory])
+        return [
+            _delivered(array, place) if form is None else Resident(form, array)
+            for array, place, (form, _, _) in zip(made, places, self._results, strict=True)
+        ]
+
+    def run(
+        self, arguments: Sequence[Any], stamp: Sequence[object] | None = None
+    ) -> Sequence[Array | Resident]:
+        """As a call, but results that are 0-d are arrays, too.
+
+        ``stamp`` has an object for each of the arguments ``invariant``: where it is the one of
+        the last run, so is the argument, and its contents are unchanged.  Where all are, what
+        was kept of them holds; without a stamp the prologue, if there is one, runs every time.
+        """
+        if self._direct is not None and not profile.active:
+            fast = self._direct(*arguments)
+            if fast is not NotImplemented:
+                return [np.asarray(x) if isinstance(x, np.generic) else x for x in fast]
         kept = self._kept
-        if kept is None or stamp is None or not kept.holds(stamp) or out is not None:
+        if kept is None or stamp is None or not kept.holds(stamp):
             arrays: list[Any] = self._memory(arguments)
             kept = self._keep(arguments, arrays, stamp)
         else:
@@ -162,12 +190,11 @@ class Executable:
             arrays = list(kept.slots)
             for i in kept.open:
                 arrays[i] = self._memory_of(i, arguments[i])
-        made = self._results_for(arrays, places)
+        made = self._results_for(arrays)
         self._run([*arrays, *made, *kept.memory])
-        forms = self.forms[len(arrays) :]
         return [
-            _delivered(array, place) if form is None else Resident(form, array)
-            for array, place, form in zip(made, places, forms, strict=True)
+            array if form is None else Resident(form, array)
+            for array, (form, _, _) in zip(made, self._results, strict=True)
         ]
 
     def _first_call(self, *_: Any) -> Any:
@@ -205,22 +232,19 @@ class Executable:
         return [self.prepared(number, argument) for number, argument in enumerate(arguments)]
 
     def _results_for(
-        self, arrays: Sequence[Array], places: Sequence[Array | None] | None = None
+        self, arrays: Sequence[Array], places: Sequence[Array | None] = ()
     ) -> list[Array]:
         """Memory for the results: donated, given and recycled."""
+        if not places:
+            return [arrays[m] if isinstance(m, int) else m() for m in self._makers]
         made: list[Array] = []
-        given = places or [None] * len(self._results)
-        for slot, ((shape, dtype), place) in enumerate(
-            zip(self._results, given, strict=True), len(arrays)
-        ):
-            form, home = self.forms[slot], self.image.homes.get(slot)
-            extents = shape if form is None else (form.size,)
-            if home is not None:
-                made.append(arrays[home])
+        for maker, (form, _, _), place in zip(self._makers, self._results, places, strict=True):
+            if isinstance(maker, int):
+                made.append(arrays[maker])
             elif place is not None and form is None and _lies_apart(place, [*arrays, *made]):
                 made.append(place)
             else:
-                made.append(empty(extents, dtype))
+                made.append(maker())
         return made
 
     def _keep(
@@ -242,7 +266,9 @@ class Executable:
             if arrays[i] is own:  # and no copy, which may be gone by the next run
                 slots[i] = arrays[i].ctypes.data
         others = [i for i, slot in enumerate(slots) if slot is None]
-        kept = self._kept = _Kept(stamp or (), slots, others, [memory])
+        kept = _Kept(stamp or (), slots, others, [memory])
+        if stamp is not None:
+            self._kept = kept
         return kept
 
     def _run(self, slots: Sequence[Array]) -> None:
@@ -291,10 +317,14 @@ class Executable:
         """The memory to pass for each argument, checked and converted where need be."""
         self._check_count(arguments)
         return [
-            argument.memory
-            if form is not None and type(argument) is Resident and argument.form is form
-            else self._memory_of(number, argument)
-            for number, (argument, form) in enumerate(zip(arguments, self.forms, strict=False))
+            x.memory
+            if type(x) is Resident and x.form is form
+            else x
+            if form is None and type(x) is np.ndarray and _is_plain(x, dtype, shape)
+            else self._memory_of(number, x)
+            for number, (x, (form, dtype, shape)) in enumerate(
+                zip(arguments, self._params, strict=True)
+            )
         ]
 
     def _check_count(self, arguments: Sequence[Any]) -> None:
@@ -314,13 +344,8 @@ class Executable:
 
     def _checked(self, argument: Any, number: int) -> Array:
         """An argument as an array of its parameter's type."""
-        dtype, shape = self._params[number]
-        if (
-            type(argument) is np.ndarray
-            and argument.dtype is dtype
-            and argument.shape == shape
-            and argument.flags.c_contiguous
-        ):
+        _, dtype, shape = self._params[number]
+        if type(argument) is np.ndarray and _is_plain(argument, dtype, shape):
             return argument
         array = argument if isinstance(argument, np.ndarray) else np.asarray(argument)
         if not array.dtype.isnative:
@@ -333,6 +358,11 @@ class Executable:
             )
         # Not ascontiguousarray: that would turn a scalar's array into one axis.
         return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def _is_plain(array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether a kernel may take an array as it is for one of this dtype and shape."""
+    return array.dtype is dtype and array.shape == shape and array.flags.c_contiguous
 
 
 def _lies_apart(array: Array, others: Sequence[Array]) -> bool:

@@ -47,7 +47,7 @@ def compile_func(
     if "ir" in channels:
         print(func, file=sys.stderr)
     if os.environ.get("SYMGRAD_BACKEND") == "interp":
-        return lambda arrays: [np.array(x)[()] for x in interpret(func, arrays)]
+        return Interpreted(func)
     from symgrad.codegen.compile import compile_func as compile_native
     from symgrad.codegen.runtime.resident import STATELESS, State
 
@@ -65,6 +65,27 @@ def compile_func(
         if channel in channels:
             print(getattr(executable.lowered, channel)(), file=sys.stderr)
     return executable
+
+
+class Interpreted:
+    """A function that the interpreter runs, with as much of ``Executable``'s interface."""
+
+    invariant: Sequence[int] = ()
+
+    def __init__(self, func: Func) -> None:
+        self._func = func
+
+    def __call__(self, arrays: Sequence[Any]) -> Sequence[Any]:
+        """The results: fresh arrays, NumPy scalars where 0-d."""
+        return [x[()] for x in self.run(arrays)]
+
+    def run(self, arrays: Sequence[Any], stamp: Sequence[object] = ()) -> Sequence[Any]:
+        """The results, arrays all of them."""
+        return [np.array(x) for x in interpret(self._func, arrays)]
+
+    def unprepared(self, arguments: Sequence[Any]) -> Sequence[int]:
+        """Numbers of the state that is not in a form of the program's own: it has none."""
+        return ()
 
 
 class HasPrograms(Protocol):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from symgrad.api_leaves import signature
+from symgrad.api_leaves import signature, signatures
 from symgrad.codegen.runtime.source import ATTRIBUTE, CELL, ITEM, MISSING, Source, Together
 from symgrad.ir.opdef import Array
 from symgrad.tracer import is_tensor
@@ -155,7 +155,10 @@ class Environment:
         self._watched = [(p.read, p.value) for p in surroundings.numbers()]
         self._guards = [(ref, contents) for ref, contents in guards if ref() is not None]
         self._reads: list[Callable[[], Any]] = []
-        self._rebindable: list[tuple[int, type, Any]] = []
+        self._rebindable: list[int] = []
+        """Numbers of the captured arrays that lie in places where others may come to lie."""
+        self._kinds: list[type] = []
+        self._signatures: list[Any] = []
         places = surroundings.arrays() if captures else {}
         wholes = surroundings.wholes() if captures else {}
         for capture in captures:
@@ -166,7 +169,9 @@ class Environment:
             self._reads.append(read or Source(array))
             if read is not None:
                 now = read()
-                self._rebindable.append((len(self._reads) - 1, type(now), signature(now)))
+                self._rebindable.append(len(self._reads) - 1)
+                self._kinds.append(type(now))
+                self._signatures.append(signature(now))
         self._together = Together([*(read for read, _ in self._watched), *self._reads])
 
     @property
@@ -196,13 +201,12 @@ class Environment:
         """
         found = self._together()
         for now, (_, value) in zip(found, self._watched, strict=False):
-            if not _unchanged(now, value):
+            if now is not value and not _unchanged(now, value):
                 return None
         arrays = found[len(self._watched) :]
-        for number, kind, known in self._rebindable:
-            now = arrays[number]
-            if type(now) is not kind or signature(now) != known:
-                return None
+        here = [arrays[number] for number in self._rebindable]
+        if list(map(type, here)) != self._kinds or signatures(here) != self._signatures:
+            return None
         for ref, contents in self._guards:
             array = ref()
             if array is not None and not np.array_equal(array, contents):

@@ -20,7 +20,7 @@ import symgrad.numpy  # noqa: F401  (declares the traced forms)
 from symgrad import tree
 from symgrad.api_backend import compile_func, register_owner
 from symgrad.api_captures import Environment, Surroundings
-from symgrad.api_leaves import leaf_type, signature
+from symgrad.api_leaves import leaf_type, signatures
 from symgrad.api_places import places
 from symgrad.api_results import Constant, Returned, check_places, filled
 from symgrad.api_statics import Statics
@@ -313,7 +313,7 @@ class Function:
         else:
             dynamic, fixed = self._statics.split(args, kwargs)
             leaves, spec = tree.flatten(dynamic)
-            key = spec, tuple([signature(x) for x in leaves]), fixed
+            key = spec, tuple(signatures(leaves)), fixed
         for program in self._programs.get(key) or ():
             if (arguments := program.arguments(leaves)) is not None:
                 return program, arguments
@@ -484,4 +484,4 @@ def _is_plain(x: Any) -> bool:
 
 def _flat_key(args: tuple[Any, ...]) -> Any:
     """What tells signatures apart when all arguments are arrays or numbers."""
-    return tuple([signature(x) for x in args])
+    return tuple(signatures(args))

@@ -6,7 +6,7 @@ Tensors are known here by their type alone, which need not have been imported ye
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,11 @@ def leaf_type(x: Any) -> tuple[TensorType, type | None]:
 def signature(x: Any) -> Any:
     """What must be equal for a compiled program to take a leaf in the place of another."""
     return _SIGNATURES[type(x)](x)
+
+
+def signatures(leaves: Iterable[Any]) -> list[Any]:
+    """The signatures of leaves."""
+    return [_SIGNATURES[type(x)](x) for x in leaves]
 
 
 def array_of(x: Any) -> Any:

@@ -8,10 +8,12 @@ returns to a free list when the last view of it is gone, and the next results ar
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
 import weakref
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,9 +74,18 @@ def give_back() -> None:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An uninitialised C-contiguous array, 64-byte aligned where it is large."""
+    return allocator(shape, dtype)()
+
+
+def allocator(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[], Array]:
+    """What makes such arrays, see ``empty``, one after the other."""
     size = math.prod(shape) * dtype.itemsize
     if size < SMALL:
-        return np.empty(shape, dtype)
+        return functools.partial(np.empty, shape, dtype)
+    return functools.partial(_recycled, shape, dtype, size)
+
+
+def _recycled(shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> Array:
     memory = _pool.take(-(-size // _PAGE) * _PAGE)
     # NumPy lets views of views refer to the array below them, down to the first whose
     # memory no array owns: this one.  It dies when no view is left.

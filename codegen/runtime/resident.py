@@ -24,7 +24,6 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,17 +109,30 @@ class TiledForm(Form):
         return array
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Resident:
-    """A tensor in the form that a program left it in."""
+    """A tensor in the form that a program left it in.
 
-    form: Form
-    memory: Array
+    A training step leaves one for every parameter, so it is made with as little as there is.
+    """
+
+    __slots__ = ("__weakref__", "_array", "form", "memory")
+
+    def __init__(self, form: Form, memory: Array) -> None:
+        self.form = form
+        self.memory = memory
+        self._array: Array | None = None
 
     @property
     def type(self) -> TensorType:
         """Dtype and shape of the tensor."""
         return self.form.type
+
+    @property
+    def array(self) -> Array:
+        """The tensor as a C-contiguous array that is kept, and not to be written to."""
+        if self._array is None:
+            self._array = self.numpy()
+        return self._array
 
     def copy(self) -> Resident:
         """The same tensor in memory of its own."""

@@ -50,8 +50,8 @@ class Together:
 
     def __init__(self, reads: Sequence[Callable[[], Any]]) -> None:
         self._roots: list[Any] = []
-        self._steps: list[tuple[int, int, Any]] = []
-        """Number of the thing to go on from, roots first, and the kind and key of a step."""
+        self._steps: list[tuple[int, bool, Any]] = []
+        """Number of the thing to go on from, roots first; whether to an item; its key or name."""
         self._ends: list[int | Callable[[], Any]] = []
         sources = [read for read in reads if isinstance(read, Source)]
         roots = {id(s.root): s.root for s in sources}
@@ -67,20 +67,19 @@ class Together:
             way = at, kind, type(key), key
             if way not in numbers:
                 numbers[way] = len(self._roots) + len(self._steps)
-                self._steps.append((at, kind, key))
+                name = "cell_contents" if kind == CELL else key
+                self._steps.append((at, kind == ITEM, name))
             at = numbers[way]
         return at
 
     def __call__(self) -> list[Any]:
         """What is there now, place by place."""
         things = list(self._roots)
-        for at, kind, key in self._steps:
+        steps = iter(self._steps)
+        while len(things) < len(self._roots) + len(self._steps):
             try:
-                if kind == ITEM:
-                    thing = things[at][key]
-                else:
-                    thing = getattr(things[at], "cell_contents" if kind == CELL else key)
+                for at, is_item, key in steps:
+                    things.append(things[at][key] if is_item else getattr(things[at], key))
             except (LookupError, TypeError, AttributeError, ValueError):
-                thing = MISSING
-            things.append(thing)
+                things.append(MISSING)
         return [things[end] if isinstance(end, int) else end() for end in self._ends]

@@ -16,7 +16,7 @@ from symgrad.tensors import Tensor
 from symgrad.tensors.apply import INPUTS, apply, write
 from symgrad.tensors.halves import common_half, rounded
 from symgrad.tensors.plans import remembered
-from symgrad.tensors.recorded import Unknown, memory_of
+from symgrad.tensors.recorded import Unknown, array_of, contents_of
 from symgrad.tracer import Tracer
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -151,5 +151,5 @@ def known_array(x: Any) -> Any:
     """The array of a tensor that is computed, or of an array; ``None`` if it is not known."""
     if isinstance(x, np.ndarray):
         return x
-    memory = memory_of(x._value()) if isinstance(x, Tensor) else None
-    return None if memory is None or isinstance(memory, Unknown) else memory.array
+    contents = contents_of(x._value()) if isinstance(x, Tensor) else None
+    return None if contents is None or isinstance(contents, Unknown) else array_of(contents)

@@ -223,8 +223,7 @@ class Module(StateDict):
     def __getattr__(self, name: str) -> Any:
         fields = self.__dict__
         if "_modules" in fields:  # and with it the other kinds
-            for kind in _MEMBERS:
-                members = fields[kind]
+            for members in (fields["_parameters"], fields["_buffers"], fields["_modules"]):
                 if name in members:
                     return members[name]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")

@@ -15,10 +15,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from symgrad.ir import Value
+from symgrad.ir.types import DType
 from symgrad.optim.rule import NARROW, Now, Rule
 from symgrad.tensors.apply import record
+from symgrad.tensors.counters import advance
 from symgrad.tensors.halves import common_half, computed, rounded
-from symgrad.tensors.handle import Tensor
+from symgrad.tensors.handle import Tensor, values_of
 from symgrad.tensors.recorded import Leaf
 from symgrad.tensors.state import enable_grad
 from symgrad.tensors.templates import kept
@@ -237,43 +240,58 @@ class RuleOptimizer(Optimizer):
             with enable_grad():
                 loss = closure()
         changed: list[Tensor] = []
+        made: list[Value] = []
         spent: list[Leaf] = []
         for group in self.param_groups:
             params = [p for p in group["params"] if p._grad is not None]
             if params:
-                changed += self._update(self._rule_of(group), params, spent)
-        Tensor._compute(changed, spent)
-        for tensor in changed:
-            tensor._publish()
+                self._update(self._rule_of(group), params, changed, made, spent)
+        owners: list[tuple[Tensor, Any]] = []
+        views: list[Tensor] = []
+        for tensor, value in zip(changed, made, strict=True):
+            if tensor._tracer._view is None:
+                owners.append((tensor, value))
+            else:  # the program writes to its base, too
+                tensor._take(value)
+                views.append(tensor)
+        Tensor._compute(views, spent, also=made)
+        for tensor, value in owners:
+            tensor._take(Leaf(value.contents, value.type))
         for hook in list(self._post_hooks.values()):
             hook(self, (closure,), {})
         return loss
 
-    def _update(self, rule: Any, params: list[Tensor], spent: list[Leaf]) -> list[Tensor]:
-        """Records the update of parameters; returns all that has a new value.
+    def _update(
+        self,
+        rule: Any,
+        params: list[Tensor],
+        changed: list[Tensor],
+        made: list[Value],
+        spent: list[Leaf],
+    ) -> None:
+        """Records the update of parameters.
 
-        The values it replaces are added to ``spent``.
+        Adds to ``changed`` the tensors that are to have new values, to ``made`` these, and to
+        ``spent`` those that they replace.
         """
         shape = rule.shape()
         slots = _slot_names(shape)
         states = [self._state_of(p, rule, slots) for p in params]
-        kept = [state[name] for state in states for name in slots]
-        changed = [*params, *kept]
-        before = [t._value() for t in changed]
+        updated = [*params, *[state[name] for state in states for name in slots]]
+        before = values_of(updated)
+        steps = [0] * len(params)
+        if rule.counter is not None:
+            steps = [int(advance(state[rule.counter])) for state in states]
         clock = _Clock(rule)
         times = tuple([
-            clock.time(value.type.dtype.numpy, _counted(state, rule.counter))
-            for value, state in zip(before, states, strict=False)
+            clock.time(value.type.dtype, step) for value, step in zip(before, steps, strict=False)
         ])  # fmt: skip
         gradients: Any = [p._grad for p in params]
-        made = record(
-            _update_by(shape, slots, times),
-            [*before, *[g._value() for g in gradients], *clock.numbers],
+        made += record(
+            _update_by(shape, slots, times), [*before, *values_of(gradients), *clock.numbers]
         )
-        spent += [v for v in before if isinstance(v, Leaf)]
-        for tensor, value in zip(changed, made, strict=True):
-            tensor._take(value)
-        return changed
+        changed += updated
+        spent += [v for v in before if type(v) is Leaf]
 
     def _state_of(self, parameter: Tensor, rule: Any, slots: tuple[str, ...]) -> dict[str, Any]:
         """What is remembered of a parameter; what is missing begins now."""
@@ -302,15 +320,6 @@ def _slot_names(rule: Rule) -> tuple[str, ...]:
     return tuple(rule.slots(np.empty(0)))
 
 
-def _counted(state: dict[str, Any], counter: str | None) -> int:
-    """Counts a step of a parameter; its number, from 1 on."""
-    if counter is None:
-        return 0
-    step = int(state[counter]._array()) + 1
-    state[counter]._set_array(np.array(step, np.float32))
-    return step
-
-
 class _Clock:
     """The run-time values of one step of a rule.
 
@@ -324,14 +333,14 @@ class _Clock:
         """Of each time the scheduled options in the rule's order, then the number of the step
         if it matters."""
 
-    def time(self, dtype: Any, step: int) -> int:
+    def time(self, dtype: DType, step: int) -> int:
         """The number of a time, from 0 on."""
-        known = self._known.get((dtype, step))
+        known = self._known.get((dtype.name, step))
         if known is None:
-            known = self._known[dtype, step] = len(self._known)
+            known = self._known[dtype.name, step] = len(self._known)
             for name in self._rule.scheduled:
                 value = getattr(self._rule, name)
-                kind = computed(dtype) if name in NARROW else np.float64
+                kind = computed(dtype.numpy) if name in NARROW else np.float64
                 parts = value if isinstance(value, tuple) else (value,)
                 self.numbers += [Leaf(np.asarray(part, kind)) for part in parts]
             if self._rule.counter is not None:

@@ -90,7 +90,6 @@ def update_state(target: Tensor, value: Value) -> None:
     It is computed with the next program.
     """
     target._take(value)
-    target._publish()
     Tensor._await((target,))
 
 
@@ -273,7 +272,7 @@ class _Operation:
                 self._node.saved = tuple(map(saved, _read(self.tensors, self._saves)))
             result._node = self._node
             if self._saves == RESULT:
-                self._node.saved = (*self._node.saved, saved(result))
+                self._node.save(result)
             anomaly.note(self._node, result)
         return result
 

@@ -17,7 +17,7 @@ from symgrad.tensors.contents import Handle
 from symgrad.tensors.graphs import Recording, ancestors
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.record import RECORDER, recording
-from symgrad.tensors.recorded import Leaf, Unknown, memory_of
+from symgrad.tensors.recorded import Leaf, Unknown, contents_of
 
 _LOOKED_AT = (
     "a value was looked at inside vmap, where it stands for those of all examples; choose with "
@@ -37,9 +37,9 @@ def batched(
     """
     start = RECORDER.builder.mark()
     examples, unknown = [], [Unknown(_LOOKED_AT) for _ in batches]
-    for batch, memory in zip(batches, unknown, strict=True):
+    for batch, contents in zip(batches, unknown, strict=True):
         kind = batch._value().type
-        example = Tensor(Handle(Leaf(memory, kind.with_shape(kind.shape[1:]))))
+        example = Tensor(Handle(Leaf(contents, kind.with_shape(kind.shape[1:]))))
         example._node = batch._edge()
         examples.append(example)
     outputs = function(examples)
@@ -61,7 +61,7 @@ def _over_batches(
 ) -> tuple[Region, list[Value]]:
     """What was recorded since ``start``, over a batch axis, and its operands.
 
-    Those whose memory is in ``given`` are examples of the batches there.
+    Those whose contents are in ``given`` are examples of the batches there.
     """
 
     def is_new(value: Value) -> bool:
@@ -69,8 +69,8 @@ def _over_batches(
 
     ops = ancestors(results, is_new)
     graph = Recording(ops, also=results, is_input=lambda value: not is_new(value))
-    flags = tuple([id(memory_of(v)) in given for v in graph.inputs])
-    operands = [given.get(id(memory_of(v)), v) for v in graph.inputs]
+    flags = tuple([id(contents_of(v)) in given for v in graph.inputs])
+    operands = [given.get(id(contents_of(v)), v) for v in graph.inputs]
     key = graph.key, graph.numbered(results), flags, size
     region = _regions.get(key)
     if region is None:

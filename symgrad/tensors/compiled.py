@@ -18,9 +18,17 @@ from symgrad.ir import Func, TensorType, Value
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
 from symgrad.tensors.apply import apply
-from symgrad.tensors.handle import Tensor
+from symgrad.tensors.handle import Tensor, need_gradient, values_of
 from symgrad.tensors.record import run
-from symgrad.tensors.recorded import Leaf, Memory, are_shared, memory_of, references_each
+from symgrad.tensors.recorded import (
+    Leaf,
+    Recorded,
+    Unknown,
+    are_shared,
+    array_of,
+    is_known,
+    references_each,
+)
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 from symgrad.tracing import current_trace
@@ -55,16 +63,18 @@ class OnTensors:
     def __call__(self, arguments: Sequence[Any]) -> Sequence[Any]:
         """Runs the program, or records it where a derivative must be able to pass."""
         if self.gives_tensors and is_grad_enabled():
-            if any(arguments[i].requires_grad for i in self.tensors):
+            if need_gradient([arguments[i] for i in self.tensors]):
                 return self._recorded(arguments)
-        memories = self._memories(arguments)
-        given = self._donate(arguments, memories)
-        made = run(self.program, memories)
-        for leaf in given:
-            leaf.memory = _Donated(self._func)
+        values = self._values(arguments)
+        given = self._donate(arguments, values)
+        made = run(self.program, values)
+        if given:
+            gone = Unknown(_GONE.format(self._func().name))
+            for leaf in given:
+                leaf.contents = gone
         if not self.gives_tensors:
-            return [m.array[()] for m in made]
-        return [Tensor.of_value(Leaf(m, t)) for m, t in zip(made, self._types, strict=True)]
+            return [array_of(c)[()] for c in made]
+        return [Tensor.of_value(Leaf(c, t)) for c, t in zip(made, self._types, strict=True)]
 
     @property
     def lowered(self) -> Any:
@@ -73,46 +83,44 @@ class OnTensors:
 
     def profile(self, arguments: Sequence[Any]) -> Any:
         """See ``Executable.profile``."""
-        contents = [m.contents for m in self._memories(arguments)]
+        contents = list(map(_contents, self._values(arguments)))
         return self.program.profile(self.program.prepare(contents))
 
-    def _memories(self, arguments: Sequence[Any]) -> list[Memory]:
-        """The contents of all arguments, computed where they are pending."""
-        memories: list[Any] = list(arguments)
-        for i in self.tensors:
-            value = arguments[i]._value()
-            memories[i] = value.memory if type(value) is Leaf else _contents(value)
-        pending = [arguments[i] for i in self.tensors if memories[i] is None]
-        if pending:
-            Tensor._compute(pending)
-            for i in self.tensors:
-                memories[i] = _contents(arguments[i]._value())
-        return [m if isinstance(m, Memory) else Memory(m) for m in memories]
+    def _values(self, arguments: Sequence[Any]) -> list[Any]:
+        """The arguments with values in place of tensors, computed where they are pending."""
+        tensors = [arguments[i] for i in self.tensors]
+        values: list[Any] = values_of(tensors)
+        if not all(map(is_known, values)):
+            known = list(map(_known, values))
+            if None in known:
+                Tensor._compute([t for t, v in zip(tensors, known, strict=True) if v is None])
+                known = list(map(_known, values_of(tensors)))
+            values = known
+        found = list(arguments)
+        for i, value in zip(self.tensors, values, strict=True):
+            found[i] = value
+        return found
 
-    def _donate(self, arguments: Sequence[Any], memories: list[Memory]) -> list[Leaf]:
+    def _donate(self, arguments: Sequence[Any], values: list[Any]) -> list[Leaf]:
         """The arguments whose memory is handed over; of what is shared, a copy is."""
-        leaves = [arguments[i]._tracer._value for i in self.donated]
-        held = [memories[i] for i in self.donated]
+        held = [values[i] for i in self.donated]
         given: list[Leaf] = []
         shared: list[int] = []
-        for i, leaf, handles, owners, is_shared in zip(
-            self.donated, leaves, references_each(leaves), references_each(held),
-            are_shared(held), strict=True,
-        ):  # fmt: skip
-            # A handle refers to each leaf, to each memory the leaf and the list of all.
-            is_own = handles == 1 and owners == 2 and not is_shared
-            if is_own and type(leaf) is Leaf and arguments[i]._tracer._view is None:
-                given.append(leaf)
+        for i, value, count, is_shared in zip(
+            self.donated, held, references_each(held), are_shared(held), strict=True
+        ):
+            # The handle of the argument refers to each leaf, and the list of all values.
+            is_own = count == 2 and not is_shared and type(value) is Leaf
+            if is_own and arguments[i]._tracer._view is None:
+                given.append(value)
             else:
                 shared.append(i)
-        del held
         if shared:
-            unprepared = set()  # of which copies are made anyway
-            if getattr(self.program, "has_forms", False):
-                unprepared = set(self.program.unprepared([m.contents for m in memories]))
+            # Of what is not in the program's form copies are made anyway.
+            unprepared = set(self.program.unprepared(list(map(_contents, values))))
             for i in shared:
-                memory = memories[i]
-                memories[i] = Memory(memory.contents) if i in unprepared else memory.copy()
+                contents = values[i].contents
+                values[i] = Leaf(contents if i in unprepared else contents.copy(), values[i].type)
         return given
 
     def _recorded(self, arguments: Sequence[Any]) -> Sequence[Tensor]:
@@ -136,16 +144,24 @@ class OnTensors:
         return made
 
 
-def _contents(value: Value) -> Memory | None:
-    """The memory of a value that is known, or is another name of one, such as a detached one."""
-    memory = memory_of(value)
-    while memory is None and value.op is not None and value.op.name in _SAME:
+def _known(value: Value) -> Value | None:
+    """A value that is known, or the one that it is another name of, such as a detached one."""
+    while not is_known(value):
+        if value.op is None or value.op.name not in _SAME:
+            return None
         value = value.op.operands[0]
-        memory = memory_of(value)
-    return memory
+    return value
 
 
 _SAME = ("identity", "stop_gradient")
+_GONE = (
+    "this tensor was donated to {}(), which may have put a result into its memory; use the result, "
+    "or leave the argument out of donate_argnums"
+)
+
+
+def _contents(argument: Any) -> Any:
+    return argument.contents if isinstance(argument, Recorded) else argument
 
 
 def as_tensor(x: Any) -> Tensor:
@@ -164,25 +180,3 @@ def _operation(func: Callable[[], Func]) -> Callable[..., tuple[Tracer, ...]]:
 
     operation.is_kept = True  # type: ignore[attr-defined]
     return operation
-
-
-class _Donated(Memory):
-    """What is left of a tensor whose memory a compiled function took for its results."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[[], Func]) -> None:
-        self._function = function
-
-    @property
-    def contents(self) -> Any:
-        """Nothing: the memory holds something else."""
-        raise UsageError(
-            f"this tensor was donated to {self._function().name}(), which may have put a result "
-            "into its memory; use the result, or leave the argument out of donate_argnums"
-        )
-
-    @property
-    def array(self) -> Any:
-        """As ``contents``."""
-        return self.contents

@@ -17,7 +17,7 @@ from symgrad.ir import Value, dtype_of
 from symgrad.ir.opdef import Array
 from symgrad.tensors.layout import WHOLE
 from symgrad.tensors.record import RECORDER, materialise, recording
-from symgrad.tensors.recorded import Leaf, ends_a_graph, memory_of, references
+from symgrad.tensors.recorded import Leaf, contents_of, ends_a_graph, references
 from symgrad.tracer import Tracer
 
 
@@ -52,7 +52,6 @@ class Handle(Tracer):
     weak = None
     version = 0
     _view = None
-    _is_published = True
     _shared: Array | _Loan | None = None
 
     def __init__(self, value: Value) -> None:
@@ -75,13 +74,13 @@ class Handle(Tracer):
         assert lent is not None
         return lent
 
-    def _outside(self) -> Array | None:
+    def outside(self) -> Array | None:
         """The memory that an array outside has or had."""
         return self._shared.array if isinstance(self._shared, _Loan) else self._shared
 
     def _refresh(self) -> None:
-        shared = self._outside()
-        if shared is None or not self._is_published:
+        shared = self.outside()
+        if shared is None:
             return
         is_over = isinstance(self._shared, _Loan) and self._shared.lent is None
         if not _same(shared, materialise([self._value])[0]):
@@ -93,20 +92,20 @@ class Handle(Tracer):
     def rebind(self, new: Tracer) -> None:
         """Replaces the contents, those of the array outside included."""
         super().rebind(new)
-        self.publish()
+        if self._shared is not None:
+            self._publish()
 
     def take(self, value: Value) -> None:
-        """As ``rebind`` for a value of its own; ``publish`` must follow."""
+        """As ``rebind`` for a value of its own."""
         self._value = value
         self.version += 1
         if self._shared is not None:
-            self._is_published = False
+            self._publish()
 
-    def publish(self) -> None:
+    def _publish(self) -> None:
         """Makes the contents seen by the array outside."""
-        shared = self._outside()
+        shared = self.outside()
         if shared is not None:
-            self._is_published = True
             shared[...] = materialise([self._value])[0]
 
 
@@ -116,9 +115,9 @@ def _same(a: Array, b: Array) -> bool:
 
 def cut_off(value: Value) -> Value:
     """The same contents as a value of its own that comes from nowhere."""
-    memory = memory_of(value)
-    if memory is not None:
-        return Leaf(memory, value.type)
+    contents = contents_of(value)
+    if contents is not None:
+        return Leaf(contents, value.type)
     return RECORDER.builder.emit("stop_gradient", value)  # type: ignore[no-any-return]
 
 

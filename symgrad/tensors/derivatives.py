@@ -16,7 +16,7 @@ from symgrad.ir.adjoint import depends, pull_back
 from symgrad.ir.graph import Region
 from symgrad.tensors.graphs import Recording, ancestors
 from symgrad.tensors.record import RECORDER, SweptBuilder
-from symgrad.tensors.recorded import ends_a_graph, is_known, memory_of
+from symgrad.tensors.recorded import contents_of, ends_a_graph, is_known
 
 LIMIT = 512
 """Derivatives kept."""
@@ -68,7 +68,7 @@ def cotangents(
         graph.numbered(outputs),
         tuple([None if w is None else graph.number(w) for w in weights]),
         graph.numbered(inputs),
-        tuple([n for n, v in graph.results.items() if is_known(v)]),
+        tuple([n for n, v in graph.results.items() if v.contents is not None]),  # type: ignore[attr-defined]
         detached,
     )
     adjoint = _adjoints.get(key)
@@ -193,7 +193,7 @@ def _watched(
     copies = {id(copy): graph.value(n) for n, copy in values.items()}
     for number, copy in values.items():
         if number >= 0:
-            copy.memory = memory_of(graph.value(number))  # type: ignore[attr-defined]
+            copy.contents = contents_of(graph.value(number))  # type: ignore[attr-defined]
 
     def visit(value: Value, cotangent: Value) -> Value:
         original = copies.get(id(value))

@@ -14,7 +14,7 @@ from typing import Any
 from symgrad.bounded import Bounded
 from symgrad.ir import Value
 from symgrad.tensors import anomaly
-from symgrad.tensors.contents import Handle, origin
+from symgrad.tensors.contents import origin
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
 from symgrad.tensors.handle import Retaining, Tensor
 from symgrad.tensors.nodes import (
@@ -61,13 +61,13 @@ def backward(
         if e.variable._requires_grad and (chosen is None or id(e.variable) in chosen)
     }
     found = sweep.by([*leaves.values(), *computed])
-    totals = {
-        id(leaf): (leaf, total)
+    totals = [
+        (leaf, total)
         for leaf, total in zip(leaves.values(), found, strict=False)
         if total is not None  # a function of the user's own may say that there is no derivative
-    }
-    for leaf, total in totals.values():
-        gradient = _hooked(leaf, total)
+    ]
+    for leaf, total in totals:
+        gradient = _hooked(leaf, total) if leaf._hooks else total
         if leaf._grad is None:
             leaf._grad = gradient
         elif create_graph:
@@ -76,13 +76,13 @@ def backward(
             with no_grad():
                 leaf._grad._array()  # a second pass shall not repeat the first one's work
                 leaf._grad._replace(leaf._grad + gradient)
-    made = [leaf._grad for leaf, _ in totals.values() if leaf._grad is not None]
+    made = [leaf._grad for leaf, _ in totals if leaf._grad is not None]
     mates = [weakref.ref(t) for t in made]
     for tensor in (*made, *outputs):  # a loss looked at next costs no second forward pass
         tensor._mates = mates
     Tensor._await(outputs)
-    for leaf, _ in totals.values():
-        for hook in list(leaf._accumulated.values()) if leaf._accumulated else ():
+    for leaf in [leaf for leaf, _ in totals if leaf._accumulated]:
+        for hook in list(leaf._accumulated.values()):  # type: ignore[union-attr]
             hook(leaf)
 
 
@@ -117,7 +117,7 @@ def grad(
     results: list[Tensor | None] = []
     for tensor, derivative in zip(wanted, sweep.by(wanted), strict=True):
         if derivative is not None:
-            results.append(_hooked(tensor, derivative))
+            results.append(_hooked(tensor, derivative) if tensor._hooks else derivative)
         elif materialize_grads:
             results.append(_zeros(tensor._value()))
         else:
@@ -143,7 +143,7 @@ def _zeros(value: Value) -> Tensor:
 
 
 def _hooked(leaf: Tensor, gradient: Tensor) -> Tensor:
-    for hook in list(leaf._hooks.values()) if leaf._hooks else ():
+    for hook in list(leaf._hooks.values()):  # type: ignore[union-attr]
         result = hook(gradient)
         gradient = gradient if result is None else result
     return gradient
@@ -277,7 +277,8 @@ class _Sweep:
                     self._outputs, self._weights, inputs, watchers, detached=not self.create_graph
                 )
             _note_habit(self._outputs)
-        derivatives = [None if c is None else self._tensor(*c) for c in found]
+        made = self._tracked if self.create_graph else _untracked
+        derivatives = [None if c is None else made(*c) for c in found]
         anomaly.check_leaves(self.leaves, inputs, derivatives)
         return derivatives
 
@@ -289,11 +290,14 @@ class _Sweep:
         same = len(known) == len(inputs) and all(a is b for a, b in zip(known, inputs, strict=True))
         return found if same else None
 
-    def _tensor(self, value: Value, made_by: str) -> Tensor:
-        result = Tensor(Handle(value))
-        if self.create_graph:
-            result._node = make_node(_node_name(made_by), self._edges)
+    def _tracked(self, value: Value, made_by: str) -> Tensor:
+        result = Tensor.of_value(value)
+        result._node = make_node(_node_name(made_by), self._edges)
         return result
+
+
+def _untracked(value: Value, made_by: str) -> Tensor:
+    return Tensor.of_value(value)
 
 
 _NAMES = {"reduce_sum": "SumBackward1", "scale": "MulBackward0", "dot_general": "MmBackward0"}

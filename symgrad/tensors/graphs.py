@@ -31,15 +31,15 @@ class Recording:
         self.inputs: list[Value] = []
         self.results: dict[int, Value] = {}
         """Those results that somebody holds, by number."""
-        self._inputs: dict[int, int] = {}
-        self._first: dict[int, int] = {}
-        """The number of an op's first result, by the op's own number."""
+        self._inputs: dict[Value, int] = {}
+        self._first: dict[Op, int] = {}
+        """The number of an op's first result."""
         lines: list[Any] = []
         count = 0
         for op in self.ops:
             lines.append(op.region)
             self._see(op.operands, is_input, lines)
-            self._first[op.seq] = count
+            self._first[op] = count
             count += len(op.region.results)
         self._see(also, is_input, [])
         self.key = tuple([v.type for v in self.inputs]), tuple(lines)
@@ -51,13 +51,12 @@ class Recording:
         inputs, results, first = self._inputs, self.results, self._first
         for value in values:
             maker = value.op
-            start = None if maker is None else first.get(maker.seq)
-            if start is None or (is_input is not None and is_input(value)):
-                key = id(value)
-                number = inputs.get(key)
+            start = None if maker is None else first.get(maker)
+            if start is None or (is_input and is_input(value)):
+                number = inputs.get(value)
                 if number is None:
                     self.inputs.append(value)
-                    number = inputs[key] = -len(self.inputs)
+                    number = inputs[value] = -len(self.inputs)
             else:
                 number = start + value.index
                 results[number] = value
@@ -70,25 +69,30 @@ class Recording:
 
     def number(self, value: Value) -> int:
         """The number of a value."""
-        known = self._inputs.get(id(value))
-        return self._first[value.op.seq] + value.index if known is None else known  # type: ignore[union-attr]
+        known = self._inputs.get(value)
+        return self._first[value.op] + value.index if known is None else known  # type: ignore[index]
 
     def numbered(self, values: Iterable[Value]) -> tuple[int, ...]:
         """The numbers of values."""
         inputs, first = self._inputs, self._first
         numbers = []
         for value in values:
-            known = inputs.get(id(value))
-            numbers.append(first[value.op.seq] + value.index if known is None else known)  # type: ignore[union-attr]
+            known = inputs.get(value)
+            numbers.append(first[value.op] + value.index if known is None else known)  # type: ignore[index]
         return tuple(numbers)
+
+    def used(self, values: Iterable[Value]) -> list[int]:
+        """The places among the inputs of those values that are some, in order."""
+        found = [self._inputs.get(v) for v in values]
+        return sorted([~number for number in found if number is not None])
 
     def value(self, number: int) -> Value:
         """The value with a number; a result that nobody holds is made anew."""
         if number < 0:
             return self.inputs[~number]
         if number not in self.results:
-            op = next(op for op in reversed(self.ops) if self._first[op.seq] <= number)
-            index = number - self._first[op.seq]
+            op = next(op for op in reversed(self.ops) if self._first[op] <= number)
+            index = number - self._first[op]
             self.results[number] = Result(op.region.results[index].type, op, index)
         return self.results[number]
 
@@ -103,7 +107,7 @@ class Recording:
         values = {-i: value for i, value in enumerate(inputs, 1)}
         for op in self.ops:
             made = inline(builder, op.region, [values[self.number(v)] for v in op.operands])
-            for number, new in enumerate(made, self._first[op.seq]):
+            for number, new in enumerate(made, self._first[op]):
                 values[number] = builder.emit("identity", new) if number in distinct else new
         return values
 
@@ -120,18 +124,17 @@ def ancestors(
 ) -> list[PendingOp]:
     """The ops that ``results`` come from, going back through values that ``follow`` admits, or
     through those that are pending."""
-    found: dict[int, Any] = {}
-    stack: list[Any] = [v.op for v in results if v.op is not None]
+    found: dict[Any, None] = dict.fromkeys([v.op for v in results if v.op is not None])
+    stack = list(found)
     while stack:
-        op = stack.pop()
-        if op.seq in found:
-            continue
-        found[op.seq] = op
-        if follow is None:
-            stack += [v.op for v in op.operands if v.memory is None]
-        else:
-            stack += [v.op for v in op.operands if v.op is not None and follow(v)]
-    return list(found.values())
+        for value in stack.pop().operands:
+            maker = value.op
+            if maker is None or maker in found:
+                continue
+            if value.contents is None if follow is None else follow(value):
+                found[maker] = None
+                stack.append(maker)
+    return list(found)
 
 
 def _seq(op: Op) -> int:

@@ -30,7 +30,7 @@ from symgrad.tensors.hooks import Hooks, Removable, registered
 from symgrad.tensors.layout import Layout
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
 from symgrad.tensors.record import RECORDER, compute, recording
-from symgrad.tensors.recorded import Leaf, ends_a_graph, is_known, memory_of
+from symgrad.tensors.recorded import Leaf, array_of, contents_of, ends_a_graph, is_known
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 
@@ -161,7 +161,7 @@ class Tensor:
             self._mates = ()
             is_loss = self._node is not None and not self._spent and self.numel() == 1
             Tensor._compute([self, *mates], also=Tensor._foresee(self) if is_loss else ())
-        return memory_of(value).array  # type: ignore[union-attr]
+        return array_of(contents_of(value))  # type: ignore[arg-type]
 
     @staticmethod
     def _compute(
@@ -174,11 +174,16 @@ class Tensor:
         waiting = [t for ref in Tensor._awaiting.values() if (t := ref()) is not None]
         Tensor._awaiting.clear()
         wanted = (*tensors, *waiting)
-        values = [t._value() for t in wanted]
-        shared = [t._root()._value for t in wanted if t._tracer._view is not None]
-        compute([*values, *shared, *also], spent)
+        values = values_of(wanted)
+        views = [t for t in wanted if t._tracer._view is not None]
+        compute([*values, *[t._root()._value for t in views], *also], spent)
+        # What is known, and needs no derivative, lets go of the graph behind it.
         for tensor in wanted:
-            tensor._settle()
+            if tensor._node is None or tensor._spent:
+                _let_go(tensor._tracer)
+        for view in views:
+            if ends_a_graph((root := view._root())._value):
+                _let_go(root)
 
     @staticmethod
     def _await(tensors: Iterable[Tensor]) -> None:
@@ -189,14 +194,6 @@ class Tensor:
         """
         for tensor in tensors:
             Tensor._awaiting[id(tensor)] = weakref.ref(tensor)
-
-    def _settle(self) -> None:
-        """Lets go of the graph of a value that is known and needs no derivative."""
-        tracer = self._tracer
-        if self._node is None or self._spent:
-            _let_go(tracer)
-        if tracer._view is not None and ends_a_graph((root := self._root())._value):
-            _let_go(root)
 
     def _root(self) -> Tracer:
         """The memory that this is a view of."""
@@ -219,17 +216,12 @@ class Tensor:
                 root._value = unseen(before, root._value)
 
     def _take(self, value: Value) -> None:
-        """As ``_replace``, by a value that is nobody else's; ``_publish`` must follow."""
-        if isinstance(self._tracer, Handle):
+        """As ``_replace``, by a value that is nobody else's."""
+        if type(self._tracer) is Handle:
             self._tracer.take(value)
         else:
             with recording():
                 self._tracer.rebind(Tracer(RECORDER, value))
-
-    def _publish(self) -> None:
-        """Makes what was taken seen by an array that shares the memory."""
-        if isinstance(self._tracer, Handle):
-            self._tracer.publish()
 
     def _set_array(self, array: Array) -> None:
         """Takes over an array that nobody else writes to, of any type; unseen by the graph."""
@@ -238,7 +230,6 @@ class Tensor:
             self._tracer, self._layout = Handle(value), None
         else:
             self._take(value)
-            self._publish()
 
     # -- attributes ------------------------------------------------------------------------
 
@@ -359,7 +350,9 @@ class Tensor:
             self._sync()
         if self._node is not None or not self._requires_grad:
             return self._node
-        value, known = self._value(), self._accumulate
+        tracer, known = self._tracer, self._accumulate
+        is_plain = type(tracer) is Handle and tracer._shared is None
+        value = tracer._value if is_plain else self._value()
         if known is None or known.value is not value:
             known = self._accumulate = AccumulateGrad(self, value)
         return known
@@ -618,6 +611,30 @@ def _rebuilt(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
     return kind.of_array(array, requires_grad=requires_grad)
 
 
+def values_of(tensors: Iterable[Tensor]) -> list[Value]:
+    """The present values of tensors."""
+    return [
+        t._tracer._value if type(t._tracer) is Handle and t._tracer._shared is None else t._value()
+        for t in tensors
+    ]
+
+
+def edges_of(tensors: Iterable[Tensor]) -> list[Node | None]:
+    """The nodes that stand for tensors in the graph; ``None`` for those outside it."""
+    return [
+        t._edge() if t._base is not None or (t._node is None and t._requires_grad) else t._node
+        for t in tensors
+    ]
+
+
+def need_gradient(tensors: Iterable[Tensor]) -> bool:
+    """Whether a derivative by any of these tensors, or through it, may be asked for."""
+    return True in [
+        t._node is not None or t._requires_grad or (t._base is not None and t.requires_grad)
+        for t in tensors
+    ]
+
+
 def _fits(array: Array, tracer: Tracer) -> bool:
     return bool(array.dtype == tracer.dtype and array.shape == tracer.shape)
 
@@ -625,5 +642,5 @@ def _fits(array: Array, tracer: Tracer) -> bool:
 def _let_go(tracer: Tracer) -> None:
     """Forgets where a known value comes from."""
     value: Any = tracer._value
-    if type(value) is not Leaf and value.memory is not None:
-        tracer._value = Leaf(value.memory, value.type)
+    if type(value) is not Leaf and value.contents is not None:
+        tracer._value = Leaf(value.contents, value.type)

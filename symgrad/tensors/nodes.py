@@ -40,21 +40,19 @@ def saved(tensor: Tensor) -> Saved:
     return tracer, version, None if node is None else type(node)
 
 
-def _check(saved: Saved) -> None:
-    """Raises ``RuntimeError`` if the memory was written to since."""
+def _changed(saved: Saved, now: int) -> RuntimeError:
+    """The error for memory that was written to since, and is at the version ``now``."""
     tracer, version, kind = saved
-    now = tracer.version if tracer._view is None else storage_version(tracer)
-    if now != version:
-        source = "" if kind is None else kind.title().removesuffix("0").removesuffix("Backward")
-        which = f", which is output 0 of {source}," if source else ""
-        text = f"[{dtypes.legacy_name(tracer.dtype)} {list(tracer.shape)}]"
-        raise RuntimeError(
-            "one of the variables needed for gradient computation has been modified by an "
-            f"inplace operation: {text}{which} is at version {now}; expected version "
-            f"{version} instead. Hint: enable anomaly detection to find the operation "
-            "that failed to compute its gradient, with "
-            "torch.autograd.set_detect_anomaly(True, check_nan=False)."
-        )
+    source = "" if kind is None else kind.title().removesuffix("0").removesuffix("Backward")
+    which = f", which is output 0 of {source}," if source else ""
+    text = f"[{dtypes.legacy_name(tracer.dtype)} {list(tracer.shape)}]"
+    return RuntimeError(
+        "one of the variables needed for gradient computation has been modified by an "
+        f"inplace operation: {text}{which} is at version {now}; expected version "
+        f"{version} instead. Hint: enable anomaly detection to find the operation "
+        "that failed to compute its gradient, with "
+        "torch.autograd.set_detect_anomaly(True, check_nan=False)."
+    )
 
 
 _BUILT_IN = frozenset({"AccumulateGrad", "CopyBackwards", "CopySlices", "NotImplemented"})
@@ -63,20 +61,19 @@ _BUILT_IN = frozenset({"AccumulateGrad", "CopyBackwards", "CopySlices", "NotImpl
 class Node:
     """The operation behind a tensor; its class is named as torch's."""
 
-    __slots__ = ("__weakref__", "_freed", "_watchers", "parents", "saved", "saves")
+    __slots__ = ("__weakref__", "_watchers", "parents", "saved", "saves")
 
     def __init__(
         self,
-        parents: Sequence[Node | None],
-        *,
+        parents: tuple[Node | None, ...],
         saves: bool = False,
-        saved: tuple[Saved, ...] = (),
+        saved: tuple[Saved, ...] | None = (),
     ) -> None:
-        self.parents = tuple(parents)
+        self.parents = parents
         self.saves = saves
         self.saved = saved
+        """What the derivative reads; ``None`` once a backward pass has used it up."""
         self._watchers: list[tuple[Value, Callable[[Value], Value]]] | None = None
-        self._freed = False
 
     @property
     def watchers(self) -> list[tuple[Value, Callable[[Value], Value]]]:
@@ -84,6 +81,10 @@ class Node:
         if self._watchers is None:
             self._watchers = []
         return self._watchers
+
+    def save(self, tensor: Tensor) -> None:
+        """Adds a tensor to what the derivative reads."""
+        self.saved = (*(self.saved or ()), saved(tensor))
 
     @property
     def next_functions(self) -> tuple[tuple[Node | None, int], ...]:
@@ -102,7 +103,7 @@ class Node:
 
     def use(self, *, retain: bool) -> None:
         """Called by each backward pass: checks that what was saved is there and unchanged."""
-        if self._freed:
+        if self.saved is None:
             raise RuntimeError(
                 "Trying to backward through the graph a second time (or directly access saved "
                 "tensors after they have already been freed). Saved intermediate values of the "
@@ -111,9 +112,12 @@ class Node:
                 "if you need to access saved tensors after calling backward."
             )
         for saved in self.saved:
-            _check(saved)
-        if not retain and self.saves:
-            self._freed, self.saved = True, ()
+            tracer, version, _ = saved
+            now = tracer.version if tracer._view is None else storage_version(tracer)
+            if now != version:
+                raise _changed(saved, now)
+        if self.saves and not retain:
+            self.saved = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} object at {id(self):#x}>"
@@ -125,7 +129,8 @@ class AccumulateGrad(Node):
     __slots__ = ("_value", "variable")
 
     def __init__(self, variable: Tensor, value: Value) -> None:
-        super().__init__(())
+        self.parents = self.saved = ()
+        self.saves, self._watchers = False, None
         self.variable = variable
         # Whoever can still be differentiated holds the value: a loss that is kept after its
         # backward pass must not keep the parameters it was computed from.
@@ -160,7 +165,7 @@ class ByHand(Node):
     @classmethod
     def named(cls, name: str, parents: Sequence[Node | None], *, saves: bool) -> ByHand:
         """A node of a class ``name``."""
-        node: ByHand = type(name, (cls,), {"__slots__": ()})(parents, saves=saves)
+        node: ByHand = type(name, (cls,), {"__slots__": ()})(tuple(parents), saves)
         node.silent = frozenset()
         return node
 
@@ -176,7 +181,7 @@ def kind_of_node(name: str) -> type[Node]:
 
 def make_node(name: str, parents: Sequence[Node | None], *, saves: bool = False) -> Node:
     """A node of the class ``name``."""
-    return kind_of_node(name)(parents, saves=saves)
+    return kind_of_node(name)(tuple(parents), saves)
 
 
 def reachable(roots: Sequence[Node]) -> list[Node]:
@@ -198,13 +203,13 @@ def told(roots: Sequence[Node]) -> list[Node]:
 def _reached(
     roots: Sequence[Node], parents: Callable[[Node], Sequence[Node | None]]
 ) -> list[Node]:
-    found: dict[Node, None] = {}
-    stack = list(roots)
+    found = dict.fromkeys(roots)
+    stack = list(found)
     while stack:
-        node = stack.pop()
-        if node not in found:
-            found[node] = None
-            stack += [p for p in parents(node) if p is not None and p not in found]
+        for parent in parents(stack.pop()):
+            if parent is not None and parent not in found:
+                found[parent] = None
+                stack.append(parent)
     return list(found)
 
 

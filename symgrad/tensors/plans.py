@@ -19,7 +19,7 @@ from symgrad.ir import Value
 from symgrad.ir.graph import Region
 from symgrad.tensors import anomaly, dtypes
 from symgrad.tensors.contents import Handle
-from symgrad.tensors.handle import Tensor
+from symgrad.tensors.handle import Tensor, edges_of
 from symgrad.tensors.nodes import Node, saved
 from symgrad.tensors.record import RECORDER
 from symgrad.tensors.recorded import Leaf
@@ -70,12 +70,12 @@ class Plan:
         count = len(made) - len(self.state)
         results = [self._result(made[i], node, self.tracked[i]) for i in range(count)]
         for value, taker in zip(made[count:], self.state, strict=True):
-            state = Tensor.of_value(value) if taker is None else tensors[taker]
-            if taker is not None:
-                state._take(value)
-                state._publish()
-            Tensor._await((state,))
-            results.append(state)
+            if taker is None:
+                results.append(Tensor.of_value(value))
+            else:
+                tensors[taker]._take(value)
+                results.append(tensors[taker])
+        Tensor._await(results[count:])
         return tuple(results)
 
     def _result(self, value: Value, node: Node | None, tracked: bool) -> Tensor:
@@ -83,13 +83,13 @@ class Plan:
         if node is not None and tracked:
             result._node = node
             if self.reads_result:
-                node.saved = (*node.saved, saved(result))
+                node.save(result)
             if anomaly.is_anomaly_enabled():
                 anomaly.note(node, result)
         return result
 
     def _node(self, kind: type[Node], tensors: Sequence[Tensor]) -> Node:
-        edges = [t._edge() if t._node is None or t._base is not None else t._node for t in tensors]
+        edges = edges_of(tensors)
         parents: Sequence[Node | None] = edges
         if self.parents is not None:
             parents = [None if place is None else edges[place] for place in self.parents]
@@ -98,7 +98,7 @@ class Plan:
             read = [t for i, t in enumerate(tensors) if any(needed[:i]) or any(needed[i + 1 :])]
         else:
             read = [tensors[place] for place in self.reads]  # type: ignore[index]
-        return kind(parents, saves=self.saves, saved=tuple(map(saved, read)))
+        return kind(tuple(parents), self.saves, tuple([saved(t) for t in read]))
 
 
 # -- by the arguments of functions ---------------------------------------------------------
@@ -134,10 +134,12 @@ def remembered(function: F) -> F:
                 tensors.append(x)
                 values.append(value)
                 kinds.append(value.type)
-                wanted = wanted or x._node is not None or x.requires_grad
-            elif type(x) in _PLAIN:
-                kinds.append(x or str(x))  # tells 0.0 from -0.0
-            elif type(x) is tuple:
+                if not wanted:
+                    wanted = x._node is not None or x._requires_grad
+                    wanted = wanted or (x._base is not None and x.requires_grad)
+            elif (kind := type(x)) in _PLAIN:
+                kinds += (kind, x or str(x))  # tells 0.0 from -0.0
+            elif kind is tuple:
                 for item in x:
                     if type(item) is not int:
                         return function(*args, **kwargs)
@@ -148,7 +150,7 @@ def remembered(function: F) -> F:
             return function(*args, **kwargs)
         key = (
             function, wanted and (1 + is_grad_enabled()), dtypes.get_default_dtype(),
-            *kinds, *map(type, given), *kwargs,
+            *kinds, *kwargs,
         )  # fmt: skip
         plan = _plans.get(key) or _plans.get(key := _with_repeats(key, tensors))
         if plan is None:

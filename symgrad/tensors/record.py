@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from symgrad.api_backend import register_owner
 from symgrad.bounded import Bounded
 from symgrad.ir import Builder, Func, TensorType, Value
@@ -25,14 +23,17 @@ from symgrad.ir.opdef import Array, OpDef
 from symgrad.tensors import recompiles
 from symgrad.tensors.graphs import Recording
 from symgrad.tensors.recorded import (
+    Contents,
     Leaf,
-    Memory,
     PendingOp,
+    Recorded,
     Result,
+    are_shared,
+    array_of,
     atom,
+    contents_of,
     is_known,
-    memory_of,
-    references,
+    references_each,
 )
 from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, _active
@@ -177,66 +178,64 @@ register_owner(PROGRAMS)
 def materialise(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> list[Array]:
     """The arrays of values; what is pending is computed by one program."""
     compute(values, spent)
-    return [memory_of(v).array for v in values]  # type: ignore[union-attr]
+    return [array_of(contents_of(v)) for v in values]  # type: ignore[arg-type]
 
 
 def compute(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> None:
     """Computes what is pending among values by one program.
 
-    Results may take the memory of ``spent`` leaves, which ``values`` replace, unless
-    something else still refers to these.
+    Results may take the memory of ``spent`` leaves, unless something but the handle, whose next
+    value is among ``values``, still refers to these.
     """
     with PROGRAMS.lock:
-        pending: list[Any] = list({id(v): v for v in values if not is_known(v)}.values())
+        pending: list[Any] = [v for v in dict.fromkeys(values) if not is_known(v)]
         if not pending:
             return
         graph = Recording.behind(pending)
         donated = _donated(graph, pending, spent)
         program = PROGRAMS.find(graph, pending, donated)
-        memories: list[Any] = [memory_of(v) for v in graph.inputs]
-        results = run(program, memories)
-        del memories
+        results = run(program, graph.inputs)
         for number in donated:
-            del graph.inputs[number].memory  # type: ignore[attr-defined]
-        for value, memory in zip(pending, results, strict=True):
-            value.memory = memory
+            del graph.inputs[number].contents  # type: ignore[attr-defined]
+        for value, contents in zip(pending, results, strict=True):
+            value.contents = contents
 
 
-def run(program: Any, memories: Sequence[Memory]) -> list[Memory]:
-    """What a program makes of contents, which stay in the form that it wants them in."""
-    given = [m.contents for m in memories]
-    if getattr(program, "has_forms", False):
-        for number in program.unprepared(given):  # one by one: each frees what it was before
-            memories[number].contents = given[number] = program.prepared(number, given[number])
-            program.give_back()
-    invariant = getattr(program, "invariant", ())
-    if invariant:
-        # Contents are never written to, and an object has one weak reference as long as it
-        # lives: what comes after it, even at the same address, has another.
-        results = program(given, stamp=[weakref.ref(given[i]) for i in invariant])
-    else:
-        results = program(given)
-    return [Memory(np.asarray(r) if isinstance(r, np.generic) else r) for r in results]
+def run(program: Any, values: Sequence[Any]) -> Sequence[Contents]:
+    """What a program makes of values, whose contents stay in the form that it wants them in.
+
+    Arguments that are no values are contents.
+    """
+    given = [v.contents if isinstance(v, Recorded) else v for v in values]
+    for number in program.unprepared(given):  # one by one: each frees what it was before
+        given[number] = program.prepared(number, given[number])
+        values[number].contents = given[number]
+        program.give_back()
+    # Contents are never written to, and an object has one weak reference as long as it
+    # lives: what comes after it, even at the same address, has another.
+    stamp = [weakref.ref(given[i]) for i in program.invariant]
+    results: Sequence[Contents] = program.run(given, stamp)
+    return results
 
 
 def _donated(
     graph: Recording, results: Sequence[Value], spent: Sequence[Leaf]
 ) -> tuple[int, ...]:
-    """The inputs among ``spent`` that only the ops which make ``results`` refer to."""
+    """The inputs among ``spent`` that only a handle and the ops that make ``results`` refer to."""
     if not spent:
         return ()
-    users = {v.op.seq: v.op for v in results if v.op is not None}.values()
-    uses = Counter([id(v) for op in users for v in op.operands])
-    inputs, held = graph.inputs, {id(v) for v in spent}
-    candidates = [i for i in range(len(inputs)) if id(inputs[i]) in held]
-    here = 2  # graph.inputs, spent
+    users = {v.op for v in results if v.op is not None}
+    uses = Counter(map(id, itertools.chain.from_iterable([op.operands for op in users])))
+    numbers = graph.used(spent)
+    leaves: list[Any] = [graph.inputs[i] for i in numbers]
+    here = 4  # the graph's inputs and their numbers, spent, the handle
     return tuple(
         [
-            i
-            for i in candidates
-            if references(inputs[i]) == here + uses[id(inputs[i])]
-            and references(inputs[i].memory) == 1  # type: ignore[attr-defined]
-            and not inputs[i].memory.is_shared  # type: ignore[attr-defined]
+            number
+            for number, leaf, count, is_shared in zip(
+                numbers, leaves, references_each(leaves), are_shared(leaves), strict=True
+            )
+            if count == here + uses[id(leaf)] and not is_shared
         ]
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
@@ -19,43 +19,25 @@ from symgrad.ir.graph import TAME, Op, Region
 from symgrad.ir.opdef import Array, OpDef
 from symgrad.ir.types import type_of_array
 
+if TYPE_CHECKING:  # compiling is imported when something is compiled
+    from symgrad.codegen.runtime.resident import Resident
+
 ATOM_LIMIT = 4096
 """Regions of a single op kept."""
 
+Contents: TypeAlias = Union[Array, "Resident", "Unknown"]
+"""What a value holds: an array, or what a program left in a form of its own.
 
-class Memory:
-    """The contents of a value: an array, or what a program left in a form of its own.
-
-    Never written to, but by a program that is given it to reuse.
-    """
-
-    __slots__ = ("_array", "contents")
-
-    def __init__(self, contents: Any) -> None:
-        self.contents = contents
-        """What programs are given: an array or a ``Resident``."""
-        self._array: Array | None = None
-
-    @property
-    def array(self) -> Array:
-        """The contents as an array, not to be written to."""
-        if isinstance(self.contents, np.ndarray):
-            return self.contents
-        if self._array is None:
-            self._array = self.contents.numpy()
-        return self._array
-
-    def copy(self) -> Memory:
-        """The same contents in memory of their own."""
-        return Memory(self.contents.copy())
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether anything else refers to the contents."""
-        return are_shared([self])[0]
+Never written to, but by a program that is given it to reuse.
+"""
 
 
-class Unknown(Memory):
+def array_of(contents: Contents) -> Array:
+    """Contents as an array, not to be written to."""
+    return contents if isinstance(contents, np.ndarray) else contents.array
+
+
+class Unknown:
     """What stands for contents that nobody can see: ``reason`` tells who tries it why."""
 
     __slots__ = ("_reason",)
@@ -63,15 +45,19 @@ class Unknown(Memory):
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    @property
-    def contents(self) -> Any:
+    def refuse(self) -> Any:
         """Raises ``UsageError``."""
         raise UsageError(self._reason)
 
-    @property
-    def array(self) -> Array:
-        """Raises ``UsageError``."""
-        return self.contents  # type: ignore[no-any-return]
+    array = memory = property(refuse)
+    """As ``Resident`` has."""
+
+    def copy(self) -> Any:
+        """As arrays have."""
+        return self.refuse()
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return self.refuse()
 
 
 def _count(x: object) -> int:
@@ -96,9 +82,10 @@ def references_each(objects: list[Any]) -> list[int]:
 _LISTED = next(map(sys.getrefcount, _PROBE))
 
 
-def are_shared(memories: Sequence[Memory]) -> list[bool]:
-    """Whether anything else refers to the contents of each, or to the array they lie in."""
-    contents = [m.contents for m in memories]
+def are_shared(leaves: Sequence[Leaf]) -> list[bool]:
+    """Whether anything but the leaf itself refers to the contents of each, or to the array that
+    these lie in."""
+    contents = [leaf.contents for leaf in leaves]
     inner = [None if isinstance(c, np.ndarray) else c.memory for c in contents]
     return [
         outside > 1 or (array is not None and others > 1)
@@ -111,10 +98,10 @@ def are_shared(memories: Sequence[Memory]) -> list[bool]:
 class Recorded(Value):
     """A value of the recorder: an array, or the result of a recorded op."""
 
-    __slots__ = ("__weakref__", "memory")
+    __slots__ = ("__weakref__", "contents")
 
-    memory: Memory | None
-    """The contents, once they are known."""
+    contents: Contents | None
+    """What it holds, once that is known."""
 
 
 class Leaf(Recorded):
@@ -122,16 +109,15 @@ class Leaf(Recorded):
 
     __slots__ = ()
 
-    memory: Memory
+    contents: Contents
     op = None
     index = 0
     name = ""
     facts = TAME
 
-    def __init__(self, contents: Memory | Array, type: TensorType | None = None) -> None:
-        memory = contents if isinstance(contents, Memory) else Memory(contents)
-        self.type = type or type_of_array(memory.array)
-        self.memory = memory
+    def __init__(self, contents: Contents, type: TensorType | None = None) -> None:
+        self.type = type_of_array(array_of(contents)) if type is None else type
+        self.contents = contents
 
 
 class Result(Recorded):
@@ -147,17 +133,17 @@ class Result(Recorded):
         self.type = type
         self.op = op
         self.index = index
-        self.memory = None
+        self.contents = None
 
 
-def memory_of(value: Value) -> Memory | None:
+def contents_of(value: Value) -> Contents | None:
     """The contents of a value of the recorder, if it has been computed."""
-    return value.memory  # type: ignore[attr-defined, no-any-return]
+    return value.contents  # type: ignore[attr-defined, no-any-return]
 
 
 def is_known(value: Value) -> bool:
     """Whether a value of the recorder has been computed."""
-    return value.memory is not None  # type: ignore[attr-defined]
+    return value.contents is not None  # type: ignore[attr-defined]
 
 
 def ends_a_graph(value: Value) -> bool:
@@ -185,13 +171,14 @@ class PendingOp(Op):
 
     __slots__ = ("depth", "region")
 
+    loc = None
+
     def __init__(self, region: Region, operands: tuple[Value, ...], seq: int) -> None:
-        self.region, self.operands, self.seq = region, operands, seq
-        self.results, self.loc = (), None
+        self.region, self.operands, self.seq, self.results = region, operands, seq, ()
         depth = 0
         value: Any
         for value in operands:
-            if value.memory is None and value.op.depth > depth:
+            if value.contents is None and value.op.depth > depth:
                 depth = value.op.depth
         self.depth = depth + 1
 

@@ -19,7 +19,7 @@ from symgrad.tensors.graphs import Recording, ancestors
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import make_node
 from symgrad.tensors.record import RECORDER
-from symgrad.tensors.recorded import Leaf, Unknown, memory_of
+from symgrad.tensors.recorded import Leaf, Unknown, array_of, contents_of
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import Trace, _active, current_trace
@@ -104,7 +104,7 @@ class _Call:
 
     def _outside(self, value: Value) -> Any:
         _, known = self._inputs.get(id(value), (value, None))
-        return memory_of(value).array if known is None else known  # type: ignore[union-attr]
+        return array_of(contents_of(value)) if known is None else known  # type: ignore[arg-type]
 
     def _result(self, made: Tensor, value: Value) -> Tracer:
         """A traced result: an argument itself, a view of one, or new."""

@@ -84,7 +84,7 @@ def test_runs_of_the_prologue(threads: int) -> None:
 
     def check(given: Arrays, stamp: Any, expected: Arrays) -> None:
         wanted = interpret(func, expected)
-        for made, value in zip(program(given, stamp=stamp), wanted, strict=True):
+        for made, value in zip(program.run(given, stamp), wanted, strict=True):
             np.testing.assert_allclose(made, value, rtol=1e-4, atol=1e-4)
 
     a, b = object(), object()
@@ -96,7 +96,7 @@ def test_runs_of_the_prologue(threads: int) -> None:
     check(first, None, first)
     # What a stamp promises is believed: this shows that the prologue does not run.
     check(second, (a, b), second)
-    mixed = program([*first[:2], second[2]], stamp=(a, b))
+    mixed = program.run([*first[:2], second[2]], (a, b))
     np.testing.assert_allclose(mixed[0], interpret(func, second)[0], rtol=1e-4, atol=1e-4)
 
 
@@ -109,7 +109,7 @@ def test_no_copy_of_an_argument_is_remembered() -> None:
     stamp = (object(), object())
     for seed in range(5):
         given[2] = arrays(func, seed)[2]
-        for made, wanted in zip(program(given, stamp=stamp), interpret(func, given), strict=True):
+        for made, wanted in zip(program.run(given, stamp), interpret(func, given), strict=True):
             np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -132,7 +132,7 @@ def test_threads_with_other_parameters_do_not_meet() -> None:
         alone = compile_func(optimize(func), threads=2, state=state(0, 1))
         wanted = [result.copy() for result in alone(given)]
         for _ in range(200):
-            made = program(given, stamp=stamp)
+            made = program.run(given, stamp)
             if not all(map(np.array_equal, made, wanted)):
                 failures.append(seed)
 

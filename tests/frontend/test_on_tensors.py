@@ -14,7 +14,7 @@ from symgrad.ir.errors import UsageError
 import symgrad as sg
 from symgrad import nn
 from symgrad.nn import functional as F
-from symgrad.tensors.recorded import memory_of
+from symgrad.tensors.recorded import contents_of
 
 ROOM = np.random.default_rng(5).standard_normal
 
@@ -28,9 +28,7 @@ ROOM_IMAGE = images(1, 16, 7, 7)
 
 def contents(tensor: Any) -> Any:
     """What lies in the memory of a tensor, as a program left it."""
-    memory = memory_of(tensor._value())
-    assert memory is not None
-    return memory.contents
+    return contents_of(tensor._value())
 
 
 def convolutions() -> Any:

@@ -14,6 +14,7 @@ import pytest
 
 import symgrad as sg
 from symgrad import nn
+from symgrad.tensors.recorded import are_shared
 
 ROOM = np.random.default_rng(7).standard_normal
 
@@ -223,10 +224,10 @@ def test_what_is_kept_holds_no_weights() -> None:
     with sg.no_grad():
         for _ in range(2):
             infer(x)
-        memory = model.conv.weight._value().memory
-        assert not memory.is_shared
-        old = weakref.ref(memory.contents)
-        del memory
+        weight = model.conv.weight._value()
+        assert are_shared([weight]) == [False]
+        old = weakref.ref(weight.contents)
+        del weight
         model.conv.weight.data = sg.zeros(32, 16, 3, 3)
         gc.collect()
         assert old() is None

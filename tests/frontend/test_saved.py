@@ -18,7 +18,7 @@ from symgrad.ir.errors import UsageError
 
 import symgrad as sg
 from symgrad import nn
-from symgrad.tensors.recorded import memory_of
+from symgrad.tensors.recorded import contents_of
 from symgrad.tracing import emit
 
 ROOM = np.random.default_rng(6).standard_normal
@@ -107,7 +107,7 @@ def test_models_and_steps_on_tensors(file: Path) -> None:
         loaded = reloaded(infer, file)
         np.testing.assert_array_equal(loaded(x).numpy(), wanted.numpy())
     weight = next(c for c in next(iter(loaded._programs.values()))._captured if c.ndim == 4)
-    assert isinstance(memory_of(weight._value()).contents, Resident)
+    assert isinstance(contents_of(weight._value()), Resident)
     y = sg.tensor(x.numpy(), requires_grad=True)
     z = sg.tensor(x.numpy(), requires_grad=True)
     (loaded(y) ** 2).sum().backward()

@@ -199,6 +199,36 @@ def test_an_optimizer_reuses_the_memory_of_its_state(look: bool) -> None:
     assert kept[0] == pytest.approx(grads[0] if look else grads[2], rel=1e-5)
 
 
+def test_parameters_that_are_parts_of_one_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is the same program, which writes to the whole memory."""
+    from symgrad.tensors import record
+
+    compiled: list[Any] = []
+    find = record._Programs.find
+
+    def noted(self: Any, *args: Any) -> Any:
+        before = len(self.known)
+        program = find(self, *args)
+        compiled.append(len(self.known) - before)
+        return program
+
+    monkeypatch.setattr(record._Programs, "find", noted)
+    whole = torch.ones(5)
+    parts = [whole[:2].detach().requires_grad_(), whole[2:].detach().requires_grad_()]
+    optimizer = torch.optim.SGD(parts, lr=0.25, momentum=0.5)
+    for _ in range(6):
+        optimizer.zero_grad()
+        sum((p * p).sum() for p in parts).backward()
+        optimizer.step()
+    assert len(compiled) == 6 and not any(compiled[3:])
+    x, v = 1.0, 0.0
+    for _ in range(6):
+        v = 0.5 * v + 2 * x
+        x -= 0.25 * v
+    assert whole.tolist() == pytest.approx([x] * 5)
+    assert [p.tolist() for p in parts] == [whole.tolist()[:2], whole.tolist()[2:]]
+
+
 def test_memory_is_not_reused_while_somebody_holds_it() -> None:
     w = torch.ones(100, requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=0.1, momentum=0.9)

@@ -73,6 +73,9 @@ class _Conv(Module):
         return text if self.padding_mode == "zeros" else f"{text}, padding_mode={self.padding_mode}"
 
 
+_CONVOLVE = F.conv1d, F.conv2d, F.conv3d
+
+
 class _Convolution(_Conv):
     """A convolution that is not transposed."""
 
@@ -94,8 +97,7 @@ class _Convolution(_Conv):
             widths = pads(padding, self.kernel_size, self.stride, self.dilation)
             input = F.pad(input, [n for pair in reversed(widths) for n in pair], self.padding_mode)
             padding = 0
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[self.rank - 1]
-        return convolve(
+        return _CONVOLVE[self.rank - 1](
             input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
         )
 

@@ -9,13 +9,12 @@ import numpy as np
 
 from symgrad.nn import functional as F
 from symgrad.nn import init
-from symgrad.nn.faces import known_array
 from symgrad.nn.functions.normalization import normalized_batch, updating_batch
 from symgrad.nn.module import Module
 from symgrad.nn.parameter import Parameter
 from symgrad.nn.pure import is_lent
 from symgrad.tensors import Tensor
-from symgrad.tensors.apply import update_state
+from symgrad.tensors.counters import advance
 from symgrad.tensors.creation import zeros
 
 Array = Any
@@ -59,7 +58,8 @@ class _BatchNorm(Module):
         if input.ndim not in self.ranks:
             expected = " or ".join(f"{n}D" for n in self.ranks)
             raise ValueError(f"expected {expected} input (got {input.ndim}D input)")
-        mean, variance = self.running_mean, self.running_var
+        buffers = self._buffers
+        mean, variance = buffers["running_mean"], buffers["running_var"]
         if not self.training and mean is not None and variance is not None:
             return F.batch_norm(
                 input, mean, variance, self.weight, self.bias, False, 0.0, self.eps
@@ -72,19 +72,16 @@ class _BatchNorm(Module):
             input, mean, variance, self.weight, self.bias, momentum, self.eps
         )
         if new_mean is not mean:
-            self._buffers["running_mean"] = new_mean
-            self._buffers["running_var"] = new_variance
+            buffers["running_mean"] = new_mean
+            buffers["running_var"] = new_variance
         return y
 
     def _momentum(self) -> Any:
         """Counts the batch; the share that its statistics get of the running ones."""
-        counter = self.num_batches_tracked
+        counter = self._buffers["num_batches_tracked"]
         if counter is not None:
-            known = known_array(counter) if isinstance(counter, Tensor) else None
-            if known is not None and not is_lent():
-                counter._set_array(np.array(int(known) + 1, known.dtype))  # without a program
-            elif isinstance(counter, Tensor) and not is_lent():
-                update_state(counter, (counter + 1)._value())
+            if isinstance(counter, Tensor) and not is_lent():
+                advance(counter)
             else:
                 self._buffers["num_batches_tracked"] = counter + 1
         if self.momentum is not None:
