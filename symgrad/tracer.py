@@ -64,7 +64,7 @@ def _promotes(x: Tracer, other: Any) -> bool:
     """Whether the dtype of a result depends on whose rules hold, NumPy's or those of tensors."""
     if is_tensor(other):
         return bool(other._dtype != x.dtype)
-    return x.dtype.kind in "biu" or (isinstance(other, Tracer) and other.dtype != x.dtype)
+    return x.dtype.kind not in "fc" or (isinstance(other, Tracer) and other.dtype != x.dtype)
 
 
 def _as_tensors(ufunc: np.ufunc, *operands: Any) -> Any:

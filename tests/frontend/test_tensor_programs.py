@@ -98,7 +98,15 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Any]] = {
         ),
         X,
     ),
+    "bfloat16": (
+        lambda x: (
+            x * 0.5 + 1, x + x, (x > 0) * x, 2 / x, x @ x.T, -x, x.tanh(), x.sum(), x.mean(0),
+            x.max(1), x + torch.ones(3), torch.nn.functional.relu(x), x.float() * 0.1,
+        ),
+        X.bfloat16(),
+    ),
     "written to": (written, X),
+    "bfloat16 written to": (written, X.bfloat16()),
     "loop": (in_a_loop, X),
     "NumPy in between": (lambda x: torch.tanh(np.maximum(x, 0)).max(0), X),
 }  # fmt: skip
@@ -111,7 +119,7 @@ def assert_same(found: Any, expected: Any) -> None:
         if isinstance(b, torch.Tensor):
             assert isinstance(a, torch.Tensor)
             assert (a.dtype, a.shape) == (b.dtype, b.shape)
-            np.testing.assert_allclose(a.detach(), b.detach(), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(a.detach(), b.detach())
         else:
             assert a == b
 
@@ -148,6 +156,13 @@ def test_gradients_as_backward_gives_them(loss: Callable[[Any], Any]) -> None:
     x = X.clone().requires_grad_()
     loss(x).backward()
     assert_same(torch.grad(loss)(X), x.grad)
+
+
+def test_gradients_in_bfloat16() -> None:
+    for loss in (lambda x: written(x)[0].sum(), lambda x: ((x * 0.5).tanh() * x).sum()):
+        x = X.bfloat16().requires_grad_()
+        loss(x).backward()
+        assert_same(torch.grad(loss)(X.bfloat16()), x.grad)
 
 
 def test_arrays_stay_arrays() -> None:
