@@ -53,11 +53,11 @@ class Compilation:
     when it is left is not compiled.
     """
 
-    def __init__(self, target: Target, loaded: Container[str] = _addresses) -> None:
+    def __init__(self, target: Target, loaded: Container[str] | None = None) -> None:
         self.target = target
         self.symbols: dict[str, str] = {}
         """Of each module, by its name."""
-        self._loaded = loaded
+        self._loaded = _addresses if loaded is None else loaded
         self._waiting: list[tuple[int, str, str]] = []
         self._objects: dict[str, bytes] = {}
         self._error: Exception | None = None

@@ -141,4 +141,4 @@ def test_folded_weights_are_kept_while_weights_stay() -> None:
         for _ in range(2):
             x = rng.standard_normal((2, 3, 15, 12), np.float32)
             (expected,) = interpret(func, [x, w])
-            np.testing.assert_allclose(run([x, w], stamp=(stamp,))[0], expected, atol=1e-4)
+            np.testing.assert_allclose(run.run([x, w], stamp=(stamp,))[0], expected, atol=1e-4)
