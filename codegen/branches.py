@@ -45,10 +45,9 @@ def _branch(
     """
     (region,), repeats = op.regions, not flag
     body = Body(scope, region)
-    others = [memory(Buffer(s.buffer.bytes)) for s in last] if repeats else last
-    scratch = [body.arena, *(others if repeats else ())]
+    turns = [memory(Buffer(s.buffer.bytes)) for s in last] if repeats else []
     own = last[:1] if repeats else []  # the flag after the loop is nobody's result
-    given = [*fixed, *flag, *first, *body.given, *(others if repeats else ()), *own]
+    given = [*fixed, *flag, *first, *body.given, *turns, *own]
     made = last[1:] if repeats else last
     places = Places((*given, *made))
 
@@ -61,7 +60,7 @@ def _branch(
 
     carries = tuple(
         Carry(v.type.bytes, places.of(a), places.of(b), places.of(c))
-        for v, a, b, c in zip(region.results, first, last, others, strict=True)
+        for v, a, b, c in zip(region.results, first, last, turns or last, strict=True)
     )
     condition = places.of(flag[0] if flag else first[0])
     steps = body.steps(places, argument)
@@ -69,6 +68,6 @@ def _branch(
     times = _MANY if repeats else 1
     scope.run(
         Lowering((body.phase(op.name, emit_branch, spec, places),)), given, made,
-        written=[*scratch, *own], parallel=body.parallel,
+        written=[body.arena, *turns, *own], parallel=body.parallel,
         flops=times * (1 + body.flops), bytes=times * body.bytes,
     )  # fmt: skip

@@ -53,9 +53,7 @@ def _operator(ufunc: np.ufunc, *, swap: bool = False) -> Callable[[Any, Any], Tr
         if not is_operand(other):
             return NotImplemented
         left, right = (other, self) if swap else (self, other)
-        if self.trace.takes_tensors and _promotes(self, other):
-            return _as_tensors(ufunc, left, right)
-        return weaken(HANDLERS[ufunc](left, right), left, right)
+        return weaken(_rule(ufunc, self, other)(left, right), left, right)
 
     return operate
 
@@ -67,9 +65,11 @@ def _promotes(x: Tracer, other: Any) -> bool:
     return x.dtype.kind not in "fc" or (isinstance(other, Tracer) and other.dtype != x.dtype)
 
 
-def _as_tensors(ufunc: np.ufunc, *operands: Any) -> Any:
-    """An operator on traced values by the rules of tensors."""
-    return HANDLERS["on tensors"](_OPERATORS[ufunc], *operands)
+def _rule(ufunc: np.ufunc, x: Tracer, other: Any) -> Callable[..., Any]:
+    """What an operator does, by the rules of NumPy or by those of tensors."""
+    if x.trace.takes_tensors and _promotes(x, other):
+        return functools.partial(HANDLERS["on tensors"], _OPERATORS[ufunc])
+    return HANDLERS[ufunc]
 
 
 _OPERATORS: dict[np.ufunc, Callable[..., Any]] = {
@@ -88,8 +88,7 @@ def _inplace(ufunc: np.ufunc) -> Callable[[Any, Any], Any]:
     def operate(self: Tracer, other: Any) -> Any:
         if not is_operand(other):
             return NotImplemented
-        by_tensors = self.trace.takes_tensors and _promotes(self, other)
-        result = _as_tensors(ufunc, self, other) if by_tensors else HANDLERS[ufunc](self, other)
+        result = _rule(ufunc, self, other)(self, other)
         if not self.ndim:  # as a NumPy scalar, a 0-d tracer is immutable
             return weaken(result, self, other)
         self.assign(result, ufunc.__name__)

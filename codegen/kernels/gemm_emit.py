@@ -303,6 +303,13 @@ class _Product:
             for i, v in product(range(height), range(len(line))):
                 write(k.add(row, i), k.add(col, line[v].start), line[v], sums[i][v])
 
+        self._finish(part, store)
+
+    def _finish(
+        self, part: _Part, store: Callable[[Callable[[Int, Int, Piece, Reg], None]], None]
+    ) -> None:
+        """Has ``store`` write results behind the last part of the sums, and else the sums."""
+        k, result = self.k, self.result
         if part.last is None or result.plain:
             store(result.store)
             return
@@ -311,7 +318,6 @@ class _Product:
                 store(result.store)
             with otherwise:
                 store(result.store_partial)
-
 
     def _store_sums(
         self, unit: TileSums, part: _Part, at: tuple[Int, Int], shape: tuple[int, int]
@@ -331,14 +337,7 @@ class _Product:
                 unit.each_row(
                     height, len(line), lambda i, v: unit.add((i, v), result.load(*place(i, v)))
                 )
-        if part.last is None or result.plain:
-            store(result.store)
-            return
-        with k.if_else(part.last) as (then, otherwise):
-            with then:
-                store(result.store)
-            with otherwise:
-                store(result.store_partial)
+        self._finish(part, store)
 
 
 @record

@@ -75,9 +75,15 @@ def _over_rows(v: Value, like: Value) -> Value:
     return result
 
 
+def _places(x: Value) -> tuple[Value, Value]:
+    """The row and the column of each element of matrices."""
+    i, j = (sh.iota(shape=x.shape, axis=a, dtype=i64) for a in (x.rank - 2, x.rank - 1))
+    return i, j
+
+
 def _part(x: Value, *, lower: bool = False, upper: bool = False, half: bool = False) -> Value:
     """Strict triangles of square matrices and, unless neither, the diagonal (or half of it)."""
-    i, j = (sh.iota(shape=x.shape, axis=a, dtype=i64) for a in (x.rank - 2, x.rank - 1))
+    i, j = _places(x)
     result = ew.where(ew.eq(i, j), 0.5 * x if half else x, 0.0)
     if lower:
         result = ew.where(ew.gt(i, j), x, result)
@@ -95,8 +101,7 @@ def _diagonal(v: Value) -> Value:
 
 def _by_gaps(x: Value, gap: Value) -> Value:
     """``x / gap`` off the diagonals of square matrices, and zero on them."""
-    i, j = (sh.iota(shape=x.shape, axis=a, dtype=i64) for a in (x.rank - 2, x.rank - 1))
-    on = ew.eq(i, j)
+    on = ew.eq(*_places(x))
     return ew.where(on, 0.0, x / ew.where(on, 1.0, gap))
 
 

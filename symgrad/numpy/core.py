@@ -193,6 +193,12 @@ def one_axis(name: str, axis: Any, x: Tracer, rank: int | None = None) -> int:
     return index % rank
 
 
+def along(name: str, a: Any, axis: Any) -> tuple[Tracer, int]:
+    """An array and one axis of it; with ``None`` the flattened array and its only axis."""
+    x = traced(a)
+    return (reshape(x, (x.size,)), 0) if axis is None else (x, one_axis(name, axis, x))
+
+
 def many_axes(name: str, axis: Any, x: Tracer, rank: int | None = None) -> tuple[int, ...]:
     """An axis argument as sorted axes: ``None`` means all."""
     if axis is None:

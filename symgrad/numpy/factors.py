@@ -63,9 +63,9 @@ def _t(x: Tracer) -> Tracer:
     return result
 
 
-def _joined(name: str, a: Any, b: Any) -> tuple[Tracer, Tracer]:
-    """Two operands of one dtype."""
-    x, y = _matrices(name, a), traced(b)
+def _joined(name: str, a: Any, b: Any, *, square: bool = True) -> tuple[Tracer, Tracer]:
+    """Matrices and another operand, of one dtype."""
+    x, y = _matrices(name, a, square=square), traced(b)
     dtype = np.result_type(x.dtype, float_type(y, name))
     return astype(x, dtype), astype(y, dtype)
 
@@ -174,7 +174,7 @@ def cond(x: Any, p: Any = None) -> Tracer:
     return product
 
 
-def _tolerance(name: str, x: Tracer, given: Any, default: float) -> float:
+def _tolerance(name: str, given: Any, default: float) -> float:
     if given is None or given is np._NoValue:
         return default
     if isinstance(given, Tracer) or np.ndim(given):
@@ -187,8 +187,8 @@ def pinv(a: Any, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None
     """Pseudoinverses; singular values up to ``rcond`` times the largest count as 0."""
     x = _matrices("pinv", a, square=False)
     small = max(x.shape[-2:]) * float(np.finfo(x.dtype).eps)
-    tolerance = 1e-15 if rtol is None or rtol is np._NoValue else _tolerance("pinv", x, rtol, small)
-    result: Tracer = stage("pinv", x, rtol=_tolerance("pinv", x, rcond, tolerance), atol=0.0)
+    tolerance = 1e-15 if rtol is None or rtol is np._NoValue else _tolerance("pinv", rtol, small)
+    result: Tracer = stage("pinv", x, rtol=_tolerance("pinv", rcond, tolerance), atol=0.0)
     return result
 
 
@@ -197,7 +197,7 @@ def matrix_rank(A: Any, tol: Any = None, hermitian: bool = False, *, rtol: Any =
     """How many singular values are above a tolerance."""
     x = _matrices("matrix_rank", A, square=False)
     s = svdvals(x)
-    part = _tolerance("matrix_rank", x, rtol, max(x.shape[-2:]) * float(np.finfo(x.dtype).eps))
+    part = _tolerance("matrix_rank", rtol, max(x.shape[-2:]) * float(np.finfo(x.dtype).eps))
     limit = HANDLERS[np.max](s, -1, keepdims=True) * part if tol is None else tol
     result: Tracer = HANDLERS[np.count_nonzero](s > limit, -1)
     return result
@@ -209,14 +209,11 @@ def lstsq(a: Any, b: Any, rcond: Any = None) -> tuple[Tracer, Tracer, Tracer, Tr
 
     Residuals are given wherever there are more rows than columns, whatever the rank is.
     """
-    x, y = traced(a), traced(b)
-    x = _matrices("lstsq", x, square=False)
-    dtype = np.result_type(x.dtype, float_type(y, "lstsq"))
-    x, y = astype(x, dtype), astype(y, dtype)
-    m, n = x.shape[-2:]
+    x, y = _joined("lstsq", a, b, square=False)
+    dtype, (m, n) = x.dtype, x.shape[-2:]
     if x.ndim != 2 or y.ndim not in (1, 2) or y.shape[0] != m:
         raise ShapeError(f"lstsq: {y._value.type} does not fit {x._value.type}")
-    part = _tolerance("lstsq", x, rcond, max(m, n) * float(np.finfo(dtype).eps))
+    part = _tolerance("lstsq", rcond, max(m, n) * float(np.finfo(dtype).eps))
     solution = matmul(stage("pinv", x, rtol=part, atol=0.0), y)
     rest = y - matmul(x, solution)
     residuals = HANDLERS[np.sum](rest * rest, 0)

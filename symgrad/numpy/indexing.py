@@ -15,6 +15,7 @@ import numpy as np
 
 from symgrad.ir.errors import DTypeError, ShapeError, TraceError, UnsupportedError
 from symgrad.numpy.core import (
+    along,
     astype,
     broadcast,
     common_shape,
@@ -378,10 +379,7 @@ HANDLERS[np.add, "at"] = _add_at
 @implements(np.take)
 def take(a: Any, indices: Any, axis: Any = None, mode: str = "raise") -> Tracer:
     """Elements at integer positions along an axis."""
-    x = traced(a)
-    if axis is None:
-        x, axis = reshape(x, (x.size,)), 0
-    at = one_axis("take", axis, x)
+    x, at = along("take", a, axis)
     if mode != "raise":
         n = x.shape[at]
         index = traced(indices, np.int64)
@@ -394,10 +392,7 @@ def take(a: Any, indices: Any, axis: Any = None, mode: str = "raise") -> Tracer:
 @implements(np.take_along_axis)
 def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
     """Elements at one position along an axis for each place on the others."""
-    x, index = traced(arr), traced(indices)
-    if axis is None:
-        x, axis = reshape(x, (x.size,)), 0
-    at = one_axis("take_along_axis", axis, x)
+    (x, at), index = along("take_along_axis", arr, axis), traced(indices)
     return x[tuple(_along_axis(x, indices if isinstance(indices, np.ndarray) else index, at))]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.numpy.core import (
+    along,
     astype,
     broadcast,
     implements,
@@ -119,10 +120,7 @@ def _picked(x: Tracer, source: np.ndarray[Any, Any], axis: int) -> Tracer:
 @implements(np.insert)
 def insert(arr: Any, obj: Any, values: Any, axis: Any = None) -> Tracer:
     """Values put in before positions, which must be known while tracing."""
-    x = traced(arr)
-    if axis is None:
-        x, axis = reshape(x, (x.size,)), 0
-    at = one_axis("insert", axis, x)
+    x, at = along("insert", arr, axis)
     n, where = x.shape[at], _positions("insert", obj)
     new = traced(values, x.dtype)
     new = reshape(new, (1,) * (x.ndim - new.ndim) + new.shape)
@@ -140,10 +138,7 @@ def insert(arr: Any, obj: Any, values: Any, axis: Any = None) -> Tracer:
 @implements(np.delete)
 def delete(arr: Any, obj: Any, axis: Any = None) -> Tracer:
     """The array without positions, which must be known while tracing."""
-    x = traced(arr)
-    if axis is None:
-        x, axis = reshape(x, (x.size,)), 0
-    at = one_axis("delete", axis, x)
+    x, at = along("delete", arr, axis)
     return _picked(x, np.delete(np.arange(x.shape[at]), _positions("delete", obj)), at)
 
 
@@ -227,10 +222,7 @@ def tile(A: Any, reps: Any) -> Tracer:
 @implements(np.repeat)
 def repeat(a: Any, repeats: Any, axis: Any = None) -> Tracer:
     """Each element repeated; the counts must be known while tracing."""
-    x = traced(a)
-    if axis is None:
-        x, axis = reshape(x, (x.size,)), 0
-    at = one_axis("repeat", axis, x)
+    x, at = along("repeat", a, axis)
     counts = np.asarray(repeats)
     if counts.size == 1:
         n = int(counts.reshape(()))

@@ -10,11 +10,11 @@ import numpy as np
 from symgrad.ir.errors import UnsupportedError
 from symgrad.ir.types import i64
 from symgrad.numpy.core import (
+    along,
     astype,
     float_type,
     implements,
     many_axes,
-    one_axis,
     reshape,
     sliced,
     traced,
@@ -26,19 +26,12 @@ from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import stage
 
 
-def _prepared(a: Any, axis: Any, name: str) -> tuple[Tracer, int]:
-    x = traced(a)
-    if axis is None:
-        return reshape(x, (x.size,)), 0
-    return x, one_axis(name, axis, x)
-
-
 @implements(np.argsort)
 def argsort(
     a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None
 ) -> Tracer:
     """Positions of the elements in rising order; equal ones keep theirs."""
-    x, at = _prepared(a, axis, "argsort")
+    x, at = along("argsort", a, axis)
     result: Tracer = stage("argsort", x, axis=at)
     return result
 
@@ -48,7 +41,7 @@ def sort(
     a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None
 ) -> Tracer:
     """The elements in rising order along an axis."""
-    x, at = _prepared(a, axis, "sort")
+    x, at = along("sort", a, axis)
     return take_along_axis(x, argsort(x, at), at)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.numpy.core import (
+    along,
     astype,
     broadcast,
     float_type,
@@ -258,9 +259,8 @@ def _declare_running(name: Callable[..., Any], op: str, ufunc: np.ufunc) -> Any:
     def run(a: Any, axis: Any = None, dtype: Any = None) -> Tracer:
         x = traced(a)
         x = astype(x, _sum_dtype(x, dtype))
-        if axis is None:
-            x, axis = reshape(x, (x.size,)), 0
-        result: Tracer = stage(op, x, axis=one_axis(name.__name__, axis, x))
+        x, at = along(name.__name__, x, axis)
+        result: Tracer = stage(op, x, axis=at)
         return result
 
     HANDLERS[ufunc, "accumulate"] = lambda a, axis=0, dtype=None: run(a, axis, dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from symgrad.ir import Value
-from symgrad.tensors.graphs import Recording, ancestors
+from symgrad.tensors.graphs import ancestors, spliced
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.record import RECORDER
 from symgrad.tensors.recorded import is_known
@@ -40,9 +40,11 @@ class Derivation:
         ops = ancestors([value], follow=lambda v: not self._is_input(v))
         if any(op.seq < self._start for op in ops):
             return None
-        graph = Recording(ops, is_input=self._is_input)
-        inputs = [self._trace.lift(self._tensor(v)) for v in graph.inputs]
-        return graph.splice(self._trace.builder, inputs)[graph.number(value)]
+        (traced,) = spliced(
+            self._trace.builder, ops, [value], self._is_input,
+            lambda v: self._trace.lift(self._tensor(v)),
+        )  # fmt: skip
+        return traced
 
     def _is_input(self, value: Value) -> bool:
         return id(value) in self._seen or is_known(value)

@@ -137,5 +137,18 @@ def ancestors(
     return list(found)
 
 
+def spliced(
+    builder: Builder,
+    ops: Iterable[PendingOp],
+    values: Sequence[Value],
+    is_input: Callable[[Value], bool],
+    outside: Callable[[Value], Value],
+) -> list[Value]:
+    """``values``, made of inputs by ``ops``, in a builder in which inputs are ``outside`` them."""
+    graph = Recording(ops, also=values, is_input=is_input)
+    made = graph.splice(builder, map(outside, graph.inputs))
+    return [made[n] for n in graph.numbered(values)]
+
+
 def _seq(op: Op) -> int:
     return op.seq

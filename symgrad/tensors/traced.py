@@ -15,7 +15,7 @@ from symgrad import tree
 from symgrad.ir import Value
 from symgrad.ir.errors import UsageError
 from symgrad.tensors.contents import Handle
-from symgrad.tensors.graphs import Recording, ancestors
+from symgrad.tensors.graphs import ancestors, spliced
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import make_node
 from symgrad.tensors.record import RECORDER
@@ -94,13 +94,12 @@ class _Call:
 
     def _traced(self, values: Sequence[Value]) -> list[Value]:
         """The values in the trace."""
-        graph = Recording(
-            ancestors(values, follow=lambda v: not self._is_input(v)),
-            also=values, is_input=self._is_input,
+        ops = ancestors(values, follow=lambda v: not self._is_input(v))
+        made = spliced(
+            self._trace.builder, ops, values, self._is_input,
+            lambda v: self._trace.lift(self._outside(v)),
         )  # fmt: skip
-        inputs = [self._trace.lift(self._outside(v)) for v in graph.inputs]
-        made = graph.splice(self._trace.builder, inputs)
-        return [self._trace.untracked(made[n]) for n in graph.numbered(values)]
+        return [self._trace.untracked(v) for v in made]
 
     def _outside(self, value: Value) -> Any:
         _, known = self._inputs.get(id(value), (value, None))
