@@ -141,7 +141,7 @@ class Executable:
     def call_table(self, **details: Any) -> Table | None:
         """What native code needs to answer calls with this program; see ``interface``."""
         interface = self.interface(**details)
-        return None if interface is None else self._program.call_table(interface)
+        return None if interface is None else self._program.call_table(interface, with_entry=True)
 
     def __call__(
         self, arguments: Sequence[Any], out: Sequence[Array | None] | None = None

@@ -69,9 +69,10 @@ def _in_order(func: Func, epilogues: Mapping[int, AttachedRegion]) -> list[Op]:
 
 def _is_whole(home: Storage, edge: Storage) -> bool:
     """Whether a value's buffer can be the caller's memory itself."""
-    own = home.buffer.slot is None and home.buffer.data is None
+    buffer = home.buffer
+    own = buffer.slot is None and buffer.data is None and buffer.pool is not buffer
     alike = home.tiling == edge.tiling and (home.is_dense or home.tiling is not None)
-    return own and alike and home.access.offset == 0 and home.buffer.bytes == edge.buffer.bytes
+    return own and alike and home.access.offset == 0 and buffer.bytes == edge.buffer.bytes
 
 
 def reuse_donated(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from symgrad.codegen.kernels import index, movement
@@ -118,12 +119,26 @@ def concatenate(scope: Scope, op: Op) -> None:
     scope.run(lowering, [sources[n] for n in copied], [result], bytes=moved)
 
 
+OWN_BYTES = 4096
+"""Size of a padded array up to which it may have memory of its own."""
+
+
 @lowers("pad")
 def pad(scope: Scope, op: Op) -> None:
-    """The padding, and the operand copied inside, unless it was made there."""
+    """The padding, and the operand copied inside, unless it was made there.
+
+    Where it was, a small array has memory that no other value uses: as nothing is ever stored
+    around the operand, that stays zero, as the arena is at first, and there is nothing to do.
+    """
     source = scope.plain(op.operands[0])
     result = scope.allocate(op.result)
     (is_there,) = made_in_place(op, [source], result)
+    value, buffer = op.attrs["value"], result.buffer
+    is_zero = value == 0 and math.copysign(1, value) > 0
+    is_whole = buffer.slot is None and buffer.bytes == op.result.type.bytes <= OWN_BYTES
+    if is_there and is_zero and is_whole:
+        buffer.pool = buffer
+        return
     moved = _moved(op.result) + (0 if is_there else _moved(op.operands[0]))
     lowering = movement.lower_pad(
         op.operands[0].shape,

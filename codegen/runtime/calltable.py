@@ -32,6 +32,8 @@ _BLOCK = np.dtype(
         ("run", np.uint64),
         ("program", np.uint64),
         ("release", np.int64),  # whether other Python threads go on meanwhile
+        ("entry", np.uint64),  # code of the program's own for usual calls, or null
+        ("steps", np.uint64),  # what that code runs
         ("visible", np.int64),  # parameters that a call is given
         ("positional", np.int64),  # arguments by position
         ("keywords", np.int64),  # and by name
@@ -206,9 +208,13 @@ def entry_table(run: int, program: int, release: bool) -> Table:
 
 
 def call_table(
-    run: int, program: int, release: bool, interface: Interface, owner: object
-) -> Table:
-    """The block of a program for ``call``; ``owner`` lives as long as it does."""
+    run: int, program: int, release: bool, interface: Interface, owner: object,
+    entry: tuple[int, int] = (0, 0),
+) -> Table:  # fmt: skip
+    """The block of a program for ``call``; ``owner`` lives as long as it does.
+
+    ``entry`` has the addresses of the program's own entry, if any, and of its steps.
+    """
     face = interface
     visible = len(face.params) - len(face.sources)
     slots = np.zeros(len(face.params) + len(face.results), _SLOT)
@@ -232,6 +238,7 @@ def call_table(
     orders, constants, items = _orders(recipe), _addresses(face.constants), _items(face.items)
     holders = [item.holder for item in face.items]
     block = entry_table(run, program, release)
+    block["entry"], block["steps"] = entry
     for name, value in {
         "visible": visible, "params": len(face.params), "results": results,
         "positional": holders.count(ARGUMENT) if holders else visible,

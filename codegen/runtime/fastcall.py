@@ -7,6 +7,8 @@ Three functions, driven by tables (``calltable``), so that no program needs code
     vectorcall       the same for an object that is called (``vectorcall``), whose programs it
                      tries one after the other
 
+Where a program is short, what it is usually called with is left to code of its own (``entry``).
+
 They take exactly what a program was compiled for: C-contiguous arrays of the right dtype and
 shape, or scalars where a 0-d array would do.  For anything else ``call`` gives
 ``NotImplemented`` and ``vectorcall`` goes on to ``__call__``: then the general path converts,
@@ -225,10 +227,22 @@ def _ask_programs(
             block = k.load("ptr", k.gep(blocks, i, "ptr"))
             require_this(k.icmp("eq", count, BLOCK.get(k, "positional", block)))
             require_this(k.icmp("eq", keywords, BLOCK.get(k, "keywords", block)))
+            entry = BLOCK.get(k, "entry", block)
+            with k.if_(truth(k, entry)):
+                call = f"call ptr {entry}(ptr {block}, ptr {args}, ptr {wanted})"
+                k.store(k.op("ptr", call), answer)
+                _note_failure(k, answer, failed)
+            done = k.bits("or", k.load("i1", failed), truth(k, k.load("ptr", answer)))
+            require_this(k.bits("xor", done, TRUE))
             call = f"call ptr @answer(ptr {block}, ptr {args}, ptr {names}, ptr {wanted})"
             k.store(k.op("ptr", call), answer)
-            with k.if_(k.icmp("eq", k.load("ptr", answer), NULL)):
-                k.store(truth(k, python(k, "PyErr_Occurred")), failed)
+            _note_failure(k, answer, failed)
+
+
+def _note_failure(k: Emitter, answer: Reg, failed: Reg) -> None:
+    """Sets ``failed`` where there is no answer but an error."""
+    with k.if_(k.icmp("eq", k.load("ptr", answer), NULL)):
+        k.store(truth(k, python(k, "PyErr_Occurred")), failed)
 
 
 # -- the Python side -------------------------------------------------------

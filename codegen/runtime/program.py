@@ -20,6 +20,7 @@ from symgrad.codegen.emitter import Emitter, Reg
 from symgrad.codegen.runtime import fastcall
 from symgrad.codegen.runtime import threads as team_words
 from symgrad.codegen.runtime.calltable import Interface, Table, call_table
+from symgrad.codegen.runtime.entry import face_of, load_entry
 from symgrad.codegen.runtime.native import (
     LINE,
     aligned_bytes,
@@ -193,7 +194,11 @@ def _seconds_per_tick() -> float:
 
 # -- the program -----------------------------------------------------------
 
-_RUN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+_RUN, _HOLDING_RUN = (
+    make(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    for make in (ctypes.CFUNCTYPE, ctypes.PYFUNCTYPE)
+)
+"""``run`` as Python calls it: without the interpreter's lock, or with it."""
 _programs: weakref.WeakSet[NativeProgram] = weakref.WeakSet()
 
 
@@ -217,7 +222,7 @@ class NativeProgram:
 
     Runs from several Python threads wait for each other: they share the arena.  While one
     is under way the interpreter's other threads go on, unless ``release_gil`` is cleared,
-    which saves a very short program a part of its time.
+    which saves a very short program a part of its time: no run of it lets go of that lock.
     """
 
     def __init__(
@@ -251,7 +256,7 @@ class NativeProgram:
             0,
         )
         run, _ = driver()
-        self._native_run = _RUN(run)
+        self._native_run = (_RUN if release_gil else _HOLDING_RUN)(run)
         self._entry_point = (run, self.block, release_gil)
         self._invoke = self._first_invoke
         _programs.add(self)
@@ -263,15 +268,19 @@ class NativeProgram:
         self._pointers = np.zeros(sum(len(step.pointers) for step in steps), np.uint64)
         self._steps = np.zeros(len(steps), _STEP)
         patches: list[tuple[int, int, int]] = []
+        self._patched: list[list[tuple[int, int, int]]] = []
+        """For each step the pointers that a run fills in: number, slot and offset."""
         entry = 0
         for i, step in enumerate(steps):
+            self._patched.append([])
             flags = _PARALLEL * step.parallel | _BARRIER * step.barrier
             self._steps[i] = addresses[step.kernel], self._pointer_entry(entry), flags
-            for slot, offset in step.pointers:
+            for number, (slot, offset) in enumerate(step.pointers):
                 if slot in fixed:
                     self._pointers[entry] = fixed[slot] + offset
                 elif 0 <= slot < self.num_slots:
                     patches.append((self._pointer_entry(entry), slot, offset))
+                    self._patched[-1].append((number, slot, offset))
                 else:
                     raise ValueError(
                         f"step {i} ({step.kernel}): slot {slot} is neither fixed "
@@ -311,8 +320,11 @@ class NativeProgram:
         first = ticks[ran].min() if ran.any() else 0
         return np.where(ran, (ticks - first) * _seconds_per_tick(), np.nan)
 
-    def call_table(self, interface: Interface) -> Table | None:
-        """What native code needs to answer calls of this form; ``None`` if it cannot."""
+    def call_table(self, interface: Interface, *, with_entry: bool = False) -> Table | None:
+        """What native code needs to answer calls of this form; ``None`` if it cannot.
+
+        ``with_entry``: it may have code of the program's own, which takes milliseconds to make.
+        """
         if len(interface.params) + len(interface.results) != self.num_slots:
             raise ValueError(
                 f"the program has {self.num_slots} slots, got {len(interface.params)} "
@@ -320,7 +332,15 @@ class NativeProgram:
             )
         if not fastcall.supported():
             return None
-        return call_table(*self._entry_point, interface, self)
+        entry = self._load_entry(interface) if with_entry else 0
+        addresses = entry, self._steps.ctypes.data
+        return call_table(*self._entry_point, interface, self, addresses)
+
+    def _load_entry(self, interface: Interface) -> int:
+        """The address of the program's own entry (``entry``), 0 if it has none."""
+        *_, release_gil = self._entry_point
+        face = None if release_gil or self.threads > 1 else face_of(interface, self._patched)
+        return 0 if face is None else load_entry(face)
 
     def bind(self, interface: Interface) -> Callable[..., Any]:
         """The program as a builtin function of arrays: tens of nanoseconds a call.

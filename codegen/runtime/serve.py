@@ -38,7 +38,7 @@ def emit_serve(k: Emitter) -> None:
     _emit_run(k)
     _emit_fetch(k)
     _emit_intact(k)
-    _emit_accept(k)
+    emit_accept(k)
     _emit_collect(k)
     _emit_create(k)
     _emit_place(k)
@@ -163,7 +163,7 @@ def _emit_intact(k: Emitter) -> None:
         k.line(f"ret i1 {k.load('i1', same)}")
 
 
-def _emit_accept(k: Emitter) -> None:
+def emit_accept(k: Emitter) -> None:
     """``accept(block, slot, object, room)``: the address of its data, null if it does not fit.
 
     That of a Python int is put into ``room``, which is null where there is none.

@@ -77,6 +77,27 @@ def test_several_results_come_in_a_tuple() -> None:
     assert type(bind(F64, (3,))(a)) is tuple
 
 
+@pytest.mark.parametrize(
+    ("shapes", "change", "has_entry"),
+    [
+        (((3,), (), (2, 2)), {}, True),
+        (((5,),), {"recipe": (Order(LEAF, 0),)}, True),
+        (((5,), (), (7,)), {"recipe": (Order(LEAF, 1),)}, False),  # not its results as they are
+        (((5,),), {"constants": (None,)}, False),
+        (((5,), (3,)), {}, False),  # lets go of the interpreter's lock
+        (((1,),) * 9, {}, False),  # too many
+    ],
+)
+def test_usual_programs_have_an_entry(
+    shapes: tuple[tuple[int, ...], ...], change: dict[str, Any], has_entry: bool
+) -> None:
+    program = copies("double", tuple(int(np.prod(shape)) for shape in shapes))
+    signature = [(F64, shape) for shape in shapes]
+    table = program.call_table(Interface(signature, signature, **change), with_entry=True)
+    assert table is not None
+    assert (table["entry"] != 0) == has_entry
+
+
 def test_given_results_are_filled() -> None:
     call = bind(F64, (3,), ())
     a, out, scalar_out = np.arange(3.0), np.zeros(3), np.zeros(())

@@ -102,6 +102,21 @@ def test_padding_of_rows(value: float) -> None:
     made(f, *inputs("f4", (5, 7)))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [2, 9, 33, 2000])
+def test_small_padding_of_zeros_needs_no_kernel(threads: int, size: int) -> None:
+    """Nothing else may use its memory, neither what is computed later nor the next run."""
+
+    def f(x: Array, y: Array) -> Any:
+        product, total = x * y, x + y
+        both = np.pad(product, (0, 1)) + np.pad(total, (1, 0))
+        again = np.pad(both * both - 7, (3, 2)) * 2
+        return both + 1, again.reshape(1, -1) + np.pad(again[1:-1] + 3, (1, 1)), again
+
+    kernels = made(f, *inputs("f8", (size,), (size,)), threads=threads)
+    assert ("pad" in kernels) == (size == 2000)
+
+
 def test_memory_that_results_take_over() -> None:
     """A donated parameter is read until its last reader has run."""
 
