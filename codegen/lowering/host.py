@@ -1,16 +1,15 @@
-"""Factorisations: calls of their NumPy references."""
+"""Factorisations without a kernel: calls of their NumPy references."""
 
 from __future__ import annotations
 
 from symgrad.codegen.kernels.host import lower_host
-from symgrad.codegen.lowering.rules import lowers
+from symgrad.codegen.lowering.rules import FAMILIES, lowers
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.ir.errors import NoKernelError
 from symgrad.ir.graph import Op
-from symgrad.ir.ops.factor import HOST
 
 
-@lowers(*HOST)
+@lowers(*FAMILIES["host"].split())
 def host(scope: Scope, op: Op) -> None:
     """The reference of the op on dense operands, on one thread."""
     reference = op.opdef.evaluate_rule

@@ -1,9 +1,9 @@
 """Factorisations of matrices and what is solved with them.
 
 They run over the last two axes, for all others in turn.  The references are NumPy's
-(LAPACK); compiled code calls the same ones back.  Adjoints: Giles, "An extended collection
-of matrix derivative results", 2008; for ``qr`` Walter and Lehmann, 2012; written with the
-ops themselves, so that they are differentiated again.
+(LAPACK); compiled code calls them back where it has no kernel.  Adjoints: Giles, "An extended
+collection of matrix derivative results", 2008; for ``qr`` Walter and Lehmann, 2012; written
+with the ops themselves, so that they are differentiated again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from symgrad.ir.ops import linalg as la
 from symgrad.ir.ops import shape as sh
 from symgrad.ir.types import TensorType, i64
 
-HOST: dict[str, OpDef] = {}
-"""Ops that compiled code runs by calling their reference."""
-
 
 def _matrix(name: str, x: TensorType, *, square: bool = True) -> tuple[int, int]:
     if x.dtype.name not in ("f32", "f64"):
@@ -32,9 +29,8 @@ def _matrix(name: str, x: TensorType, *, square: bool = True) -> tuple[int, int]
     return x.shape[-2], x.shape[-1]
 
 
-def _hosted(opdef: OpDef) -> OpDef:
-    """Registers an op that calls back, and batches it: leading axes are batch axes anyway."""
-    HOST[opdef.name] = opdef
+def _batched(opdef: OpDef) -> OpDef:
+    """Batches an op: leading axes are batch axes anyway."""
 
     @opdef.batch
     def _(size: int, operands: Sequence[Value], batched: Sequence[bool], **attrs: Any) -> Any:
@@ -143,7 +139,7 @@ def solve(a: TensorType, b: TensorType, *, structure: str = "general") -> Tensor
     return b
 
 
-_hosted(solve)
+_batched(solve)
 
 
 @solve.evaluate
@@ -233,7 +229,7 @@ def slogdet(a: TensorType) -> tuple[TensorType, TensorType]:
     return a.with_shape(a.shape[:-2]), a.with_shape(a.shape[:-2])
 
 
-_hosted(slogdet)
+_batched(slogdet)
 
 
 @slogdet.evaluate
@@ -267,7 +263,7 @@ def cholesky(a: TensorType) -> TensorType:
     return a
 
 
-_hosted(cholesky)
+_batched(cholesky)
 
 
 @cholesky.evaluate
@@ -301,7 +297,7 @@ def eigh(a: TensorType) -> tuple[TensorType, TensorType]:
     return a.with_shape(a.shape[:-1]), a
 
 
-_hosted(eigh)
+_batched(eigh)
 
 
 @eigh.evaluate
@@ -330,7 +326,7 @@ def qr(a: TensorType) -> tuple[TensorType, TensorType]:
     return a.with_shape((*a.shape[:-1], k)), a.with_shape((*a.shape[:-2], k, n))
 
 
-_hosted(qr)
+_batched(qr)
 
 
 @qr.evaluate
@@ -366,7 +362,7 @@ def svd(a: TensorType) -> tuple[TensorType, TensorType, TensorType]:
     return a.with_shape((*lead, m, k)), a.with_shape((*lead, k)), a.with_shape((*lead, k, n))
 
 
-_hosted(svd)
+_batched(svd)
 
 
 @svd.evaluate
@@ -417,7 +413,7 @@ def pinv(a: TensorType, *, rtol: float, atol: float = 0.0) -> TensorType:
     return a.with_shape((*a.shape[:-2], n, m))
 
 
-_hosted(pinv)
+_batched(pinv)
 
 
 @pinv.evaluate

@@ -39,4 +39,4 @@ def test_argsort(dtype: str, descending: bool) -> None:
 
 def test_what_calls_back_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="calls back into Python"):
-        sg.export(lambda a: emit("slogdet", a)[1], np.eye(2), path=tmp_path / "x.o")
+        sg.export(lambda a: emit("qr", a)[1], np.eye(2), path=tmp_path / "x.o")

@@ -161,7 +161,7 @@ def test_what_cannot_be_saved_or_loaded_says_so(
         f.save(file)
     f.compile(np.ones(3))
     f.save(file)
-    solve = sg_called(sg.jit(lambda x: emit("cholesky", x)), np.eye(2))
+    solve = sg_called(sg.jit(lambda x: emit("pinv", x, rtol=1e-15)), np.eye(2))
     with pytest.raises(UsageError, match="calls back into Python"):
         solve.save(file.with_name("g"))
     named = sg_called(sg.jit(lambda x, t: x + 1, static_argnums=1), np.ones(2), frozenset())
