@@ -11,6 +11,9 @@ not wait for the step before, and neither need all that is made of the cotangent
 What is left of the loop is a few multiplications a step, where hundreds may have had to wait for
 each other; the rest are vectors over time.  Products with the matrix are grouped otherwise than
 in the loop, and sums are taken in another order.
+
+A step that chooses may leave the state behind, be it infinite or nan, as where a sequence starts
+anew.  A coefficient of 0 would not: it comes with the steps in which the state counts at all.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from symgrad.ir.builder import Builder
-from symgrad.ir.graph import Func, Op, Region, Value
-from symgrad.ir.ops.elementwise import add, scale, where
+from symgrad.ir.graph import Func, Op, Region, Value, insertion
+from symgrad.ir.ops.elementwise import add, and_, logical_not, or_, scale, select, where
 from symgrad.ir.ops.reduce import reduce_sum
 from symgrad.ir.ops.shape import broadcast_to
+from symgrad.ir.record import record
 from symgrad.ir.types import TensorType
 
 STEPS = range(16, (1 << 16) + 1)
@@ -34,8 +38,23 @@ MAX_STATE = 4
 _WORK = 4
 """Ops of a step for each entry of A and b from which on these pay."""
 
-Row = tuple[Value | None, ...]
-"""A value as a function of the state: the coefficient of each of its numbers, then what is added.
+
+@record
+class Part:
+    """A coefficient, and where its number of the state counts: an array of bool, or ``None``
+    for everywhere.  Elsewhere the coefficient is 0 and the number may be infinite or nan."""
+
+    factor: Value
+    counts: Value | None = None
+
+    @property
+    def arrays(self) -> tuple[Value, ...]:
+        """What the recurrence has to read for it."""
+        return (self.factor,) if self.counts is None else (self.factor, self.counts)
+
+
+Row = tuple[Part | None, ...]
+"""A value as a function of the state: the part of each of its numbers, then what is added.
 
 All are arrays over time; ``None`` is zero.
 """
@@ -68,14 +87,17 @@ def spread_out(
             steps.put(param, value)
         steps.compute()
         rows = steps.rows([before[i] for i in state], [after[i] for i in state])
-        if rows is None or _work(region) < _WORK * sum(c is not None for row in rows for c in row):
+        if rows is None:
+            return None
+        arrays = [array for row in rows for part in row if part for array in part.arrays]
+        if _work(region) < _WORK * len(arrays):
             return None
         results: list[Value | None] = [None] * len(wanted)
         if state:
             vanishes = any(op.name == "scale" for op in region.ops)
             initial = [operands[consts + i] for i in state]
             made = builder.emit(
-                "scan", *initial, *(c for row in rows for c in row if c is not None),
+                "scan", *initial, *arrays,
                 regions=(_recurrence([v.type for v in initial], rows, vanishes, optimise),),
                 consts=0, carries=len(state), length=length, reverse=attrs["reverse"],
             )  # fmt: skip
@@ -141,12 +163,14 @@ def _recurrence(
     with builder:
         for type, row in zip(types, rows, strict=True):
             terms = []
-            for s, array in zip((*state, None), row, strict=True):
-                if array is not None:
-                    c = builder.param(type)
-                    c.facts = array.facts
-                    params.append(c)
-                    terms.append(c if s is None else scale(s, c) if vanishes else s * c)
+            for s, part in zip((*state, None), row, strict=True):
+                if part is None:
+                    continue
+                c, *counts = (builder.param(v.type.with_shape(())) for v in part.arrays)
+                c.facts = part.factor.facts
+                params += [c, *counts]
+                term = c if s is None else scale(s, c) if vanishes else s * c
+                terms.append(where(counts[0], term, 0.0) if counts else term)
             after.append(functools.reduce(add, terms) if terms else builder.constant(0, type))
     body = optimise(Func("body", tuple(params), builder.ops_behind(after), tuple(after)))
     return Region(body.params, body.ops, body.results)
@@ -189,11 +213,11 @@ class _Steps:
         rows: dict[int, Row | None] = {}
         for i, s in enumerate(state):
             one = self._builder.constant(1, self._over_time(s.type))
-            rows[id(s)] = (*none[:i], one, *none[i:])
+            rows[id(s)] = (*none[:i], Part(one), *none[i:])
 
         def row_of(value: Value) -> Row | None:
             known = self._known.get(id(value))
-            return rows.get(id(value)) if known is None else (*none, known)
+            return rows.get(id(value)) if known is None else (*none, Part(known))
 
         for op in self._ops:
             (result,) = op.results
@@ -212,28 +236,45 @@ def _linear(op: Op, operands: Sequence[Row | None]) -> Row | None:
     if op.name in ("add", "sub"):
         return tuple(_combined(op, *pair) for pair in zip(*rows, strict=True))
     if op.name in ("neg", "identity") or (op.name in ("mul", "scale", "div") and _is_fixed(last)):
-        return tuple(None if c is None else op.opdef(c, *_fixed(rows[1:])) for c in rows[0])
+        return _mapped(lambda c: op.opdef(c, *_fixed(rows[1:])), rows[0])
     if op.name in ("mul", "scale") and _is_fixed(rows[0]):
-        return tuple(None if c is None else op.opdef(*_fixed(others), c) for c in last)
+        return _mapped(lambda c: op.opdef(*_fixed(others), c), last)
     if op.name == "select" and _is_fixed(rows[0]):
-        return tuple(_chosen(*_fixed(rows[:1]), *pair) for pair in zip(*rows[1:], strict=True))
+        (condition,) = _fixed(rows[:1])
+        *chosen, added = (_chosen(condition, *pair) for pair in zip(*rows[1:], strict=True))
+        return (*chosen, added and Part(added.factor))  # what is added does so everywhere
     return None
 
 
-def _combined(op: Op, x: Value | None, y: Value | None) -> Value | None:
+def _mapped(function: Callable[[Value], Value], row: Row) -> Row:
+    """A linear function of a row."""
+    return tuple(part and Part(function(part.factor), part.counts) for part in row)
+
+
+def _combined(op: Op, x: Part | None, y: Part | None) -> Part | None:
     """``x + y`` or ``x - y``."""
-    if x is None or y is None:
-        return -y if y is not None and op.name == "sub" else x if y is None else y
-    result: Value = op.opdef(x, y)
-    return result
+    if y is None:
+        return x
+    if x is None:
+        return Part(-y.factor, y.counts) if op.name == "sub" else y
+    always = x.counts is None or y.counts is None
+    return Part(op.opdef(x.factor, y.factor), None if always else or_(x.counts, y.counts))
 
 
-def _chosen(condition: Value, x: Value | None, y: Value | None) -> Value | None:
+def _chosen(condition: Value, x: Part | None, y: Part | None) -> Part | None:
     """The one or the other."""
     if x is None and y is None:
         return None
-    result: Value = where(condition, 0.0 if x is None else x, 0.0 if y is None else y)
-    return result
+    factor = where(condition, x.factor if x else 0.0, y.factor if y else 0.0)
+    if y is None:
+        return Part(factor, condition if x.counts is None else and_(condition, x.counts))
+    if x is None:
+        other = logical_not(condition)
+        return Part(factor, other if y.counts is None else and_(other, y.counts))
+    if x.counts is None and y.counts is None:
+        return Part(factor)
+    yes = insertion.builder.constant(True, condition.type)
+    return Part(factor, select(condition, x.counts or yes, y.counts or yes))
 
 
 def _is_fixed(row: Row) -> bool:
@@ -243,7 +284,7 @@ def _is_fixed(row: Row) -> bool:
 
 def _fixed(rows: Sequence[Row]) -> list[Value]:
     """Values that do not depend on the state."""
-    return [row[-1] for row in rows if row[-1] is not None]
+    return [row[-1].factor for row in rows if row[-1] is not None]
 
 
 def _all_or_none(rows: Sequence[Row | None]) -> list[Row] | None:

@@ -67,6 +67,13 @@ class RandomLoop:
         self.func = outer.build(made[:asked])
         self.arguments = [rng.uniform(-1, 1, p.shape) for p in params]
 
+    def with_nan(self) -> list[Array]:
+        """Arguments where some of the state begins as nan, which a choice may leave behind."""
+        return [
+            np.array(np.nan) if 2 <= i < len(self.arguments) - 2 and self.rng.integers(2) else x
+            for i, x in enumerate(self.arguments)
+        ]
+
     def pick(self, values: list[Value]) -> Value:
         return values[int(self.rng.integers(len(values)))]
 
@@ -104,9 +111,10 @@ def test_random_loops_keep_their_results(seed: int, monkeypatch: pytest.MonkeyPa
     loop = RandomLoop(seed)
     found = spread(loop.func)
     assert all(n <= 2 * 4 * 5 for n in work(found))
-    results = interpret(found, loop.arguments)
-    for x, y in zip(results, interpret(loop.func, loop.arguments), strict=True):
-        np.testing.assert_allclose(x, y, 1e-12, 1e-12)
+    for arguments in (loop.arguments, loop.with_nan()):
+        results = interpret(found, arguments)
+        for x, y in zip(results, interpret(loop.func, arguments), strict=True):
+            np.testing.assert_allclose(x, y, 1e-12, 1e-12)
 
 
 # -- derivatives of loops ------------------------------------------------------------------------
@@ -222,6 +230,42 @@ def test_an_infinite_slope_vanishes_with_its_cotangent() -> None:
     *_, by_x, by_c = interpret(gradient.adjoint(*args), args)
     np.testing.assert_allclose(found, np.concatenate((by_x, by_c)), 1e-12, 1e-12)
     assert np.isfinite(found).all() and np.count_nonzero(found) > 10
+
+
+@pytest.mark.parametrize("start", [np.nan, np.inf, 1.0])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_choice_leaves_a_state_behind_that_is_no_number(start: float, threads: int) -> None:
+    """The last value that was measured, carried over gaps; the second only reads the first."""
+
+    def step(state: Any, x: Any) -> Any:
+        held, follower = state
+        seen = np.sin(np.cos(np.tanh(x * 2 + 1))) * np.exp(-x * x) + np.log1p(x * x) * np.cos(x)
+        gap = np.isnan(x)
+        after = np.where(gap, held, seen), np.where(gap, 2 * follower, 3 * held - follower)
+        return after, np.where(gap, 0.0, after[0])
+
+    def f(start: Array, x: Array) -> Any:
+        return sg.scan(step, (start, start), x)
+
+    x = np.random.default_rng(0).normal(size=LENGTH)
+    x[::3] = x[4] = np.nan
+    args = np.array(start), x
+    before = sg.get_num_threads()
+    sg.set_num_threads(threads)
+    try:
+        compiled = sg.jit(f)
+        (held, follower), gives = compiled(*args)
+    finally:
+        sg.set_num_threads(before)
+    state, expected = (start, start), []
+    with np.errstate(invalid="ignore"):
+        for number in x:
+            state, give = step(state, number)
+            expected.append(give)
+    assert max(work(compiled.optimized(*args))) <= 2
+    np.testing.assert_allclose((held, follower), state, 1e-12)
+    np.testing.assert_allclose(gives, expected, 1e-12)
+    assert np.isfinite(held)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17])
