@@ -35,7 +35,7 @@ NUMBERS = (bool, int, float, complex)
 class _View:
     """How a view reads its base, and how a write to it changes the base."""
 
-    __slots__ = ("base", "key", "read", "version", "write")
+    __slots__ = ("base", "key", "memory", "read", "version", "write")
 
     def __init__(
         self,
@@ -43,8 +43,10 @@ class _View:
         read: Callable[[Tracer], Tracer],
         write: Callable[[Tracer, Tracer], Tracer] | None,
         key: Any,
+        memory: Array | None,
     ) -> None:
         self.base, self.read, self.write, self.key = base, read, write, key
+        self.memory = memory
         self.version = base.version
 
 
@@ -172,15 +174,25 @@ class Tracer:
         read: Callable[[Tracer], Tracer],
         write: Callable[[Tracer, Tracer], Tracer] | None,
         key: Any = None,
+        memory: Array | None = None,
     ) -> Tracer:
         """Marks this tracer, just made by ``read(base)``, as a view.
 
         ``write(base, new)`` is ``base`` with the view's elements replaced by ``new``;
-        ``None`` makes the view read-only.
+        ``None`` makes the view read-only.  ``memory`` is the same view of ``base.memory``.
         """
         if base.trace is self.trace:
-            self._view = _View(base, read, write, key)
+            self._view = _View(base, read, write, key, memory)
         return self
+
+    @property
+    def memory(self) -> Array:
+        """An array laid out as NumPy's would be: it tells whether more views are possible.
+
+        Nothing is ever stored there, so it takes no memory.
+        """
+        known = None if self._view is None else self._view.memory
+        return np.empty(self.shape, bool) if known is None else known
 
     def rebind(self, new: Tracer) -> None:
         """Replaces the contents: what in-place operations end in."""
@@ -268,7 +280,7 @@ class Tracer:
         _method(f) for f in (np.diagonal, np.ravel, np.squeeze, np.swapaxes)
     )
     take, repeat, nonzero, ptp = (_method(f) for f in (np.take, np.repeat, np.nonzero, np.ptp))
-    sort, argsort, conjugate = (_method(f) for f in (np.sort, np.argsort, np.conjugate))
+    argsort, conjugate = (_method(f) for f in (np.argsort, np.conjugate))
 
     def _is_of_tensors(self, name: str, kwargs: dict[str, Any] | None = None) -> bool:
         """Whether a method is the one of tensors, in a function that was called with some."""
@@ -305,13 +317,23 @@ class Tracer:
         return result
 
     def astype(self, dtype: Any, *args: Any, copy: bool = True, **kwargs: Any) -> Tracer:
-        """The elements converted to another dtype."""
-        result: Tracer = fresh(HANDLERS["astype"](self, dtype), self)
-        return result
+        """The elements converted to another dtype; without ``copy`` maybe this very array."""
+        result: Tracer = HANDLERS["astype"](self, dtype)
+        return fresh(result, self) if copy else result
 
     def copy(self, order: str = "C") -> Tracer:
         """An independent handle on the same value."""
         return Tracer(self.trace, self.value, self.weak)
+
+    def sort(self, *args: Any, **kwargs: Any) -> Any:
+        """Sorts in place; what stands for a tensor gives its sorted elements and positions."""
+        if self._is_of_tensors("sort", kwargs):
+            return self.__getattr__("sort")(*args, **kwargs)
+        return self.assign(HANDLERS[np.sort](self, *args, **kwargs), "sort")
+
+    def partition(self, kth: Any, axis: int = -1, *args: Any, **kwargs: Any) -> None:
+        """Puts elements in place around the one at ``kth``."""
+        self.assign(HANDLERS[np.partition](self, kth, axis, *args, **kwargs), "partition")
 
     def fill(self, value: Any) -> None:
         """Sets every element to ``value``."""

@@ -257,8 +257,10 @@ def _combined(op: Op, x: Part | None, y: Part | None) -> Part | None:
         return x
     if x is None:
         return Part(-y.factor, y.counts) if op.name == "sub" else y
-    always = x.counts is None or y.counts is None
-    return Part(op.opdef(x.factor, y.factor), None if always else or_(x.counts, y.counts))
+    factor = op.opdef(x.factor, y.factor)
+    if x.counts is None or y.counts is None:
+        return Part(factor)
+    return Part(factor, or_(x.counts, y.counts))
 
 
 def _chosen(condition: Value, x: Part | None, y: Part | None) -> Part | None:
@@ -266,11 +268,10 @@ def _chosen(condition: Value, x: Part | None, y: Part | None) -> Part | None:
     if x is None and y is None:
         return None
     factor = where(condition, x.factor if x else 0.0, y.factor if y else 0.0)
-    if y is None:
-        return Part(factor, condition if x.counts is None else and_(condition, x.counts))
-    if x is None:
-        other = logical_not(condition)
-        return Part(factor, other if y.counts is None else and_(other, y.counts))
+    if x is None or y is None:
+        part, here = (x, condition) if x else (y, logical_not(condition))
+        known = part.counts if part else None
+        return Part(factor, here if known is None else and_(here, known))
     if x.counts is None and y.counts is None:
         return Part(factor)
     yes = insertion.builder.constant(True, condition.type)

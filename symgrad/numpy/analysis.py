@@ -171,13 +171,15 @@ def unwrap(
 ) -> Tracer:
     """Angles without jumps: differences become their complements to the period."""
     x = traced(p)
-    x = astype(x, float_type(x, "unwrap"))
-    at, half = one_axis("unwrap", axis, x), period / 2
-    where = HANDLERS[np.where]
+    x = astype(x, result_type(x, period))
+    half, odd = divmod(period, 2) if x.dtype.kind in "iu" else (period / 2, 0)
+    at, where = one_axis("unwrap", axis, x), HANDLERS[np.where]
     steps = diff(x, axis=at)
     turned = (steps + half) % period - half
-    turned = where((turned == -half) & (steps > 0), half, turned)
-    fixes = where(abs(steps) < (half if discont is None else discont), 0.0, turned - steps)
+    if not odd:
+        turned = where((turned == -half) & (steps > 0), half, turned)
+    is_small = abs(steps) < (period / 2 if discont is None else discont)
+    fixes = where(is_small, constant(0, x.dtype), turned - steps)
     n = x.shape[at]
     rest = sliced(x, at, 1, n) + HANDLERS[np.cumsum](fixes, at)
     result: Tracer = HANDLERS[np.concatenate]([sliced(x, at, 0, 1), rest], at)
@@ -191,7 +193,8 @@ def piecewise(x: Any, condlist: Any, funclist: Any, *args: Any, **kw: Any) -> Tr
     All functions are computed at all points.
     """
     a = traced(x)
-    conditions = list(condlist) if isinstance(condlist, (list, tuple)) else [condlist]
+    several = isinstance(condlist, (list, tuple)) or np.ndim(condlist) > a.ndim
+    conditions = list(condlist) if several else [condlist]
     functions = list(funclist)
     if len(functions) not in (len(conditions), len(conditions) + 1):
         raise ShapeError(

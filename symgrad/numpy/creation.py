@@ -82,7 +82,8 @@ def linspace(
         line = line.copy()
         line[-1] = last
     line = HANDLERS[np.moveaxis](line, 0, axis)
-    line = line if dtype is None else astype(line, dtype)
+    if dtype is not None:
+        line = astype(np.floor(line) if np.dtype(dtype).kind in "iu" else line, dtype)
     return (line, step) if retstep else line
 
 
@@ -100,7 +101,7 @@ def vander(x: Any, N: Any = None, increasing: bool = False) -> Tracer:
 def array(object: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """As ``numpy.array``; lists may hold traced values."""
     if is_traced(object):
-        return HANDLERS["array"](object, dtype)
+        return HANDLERS["array"](object, dtype, **kwargs)
     return np.array(object, dtype, **kwargs)
 
 

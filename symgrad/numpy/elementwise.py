@@ -222,7 +222,9 @@ def _square(x: Tracer) -> Any:
 @_declare_composite(np.reciprocal)
 def _reciprocal(x: Tracer) -> Any:
     one = constant(1, x.dtype, x.shape)
-    return stage("div" if x._kind in "fc" else "floor_div", one, x)
+    if x._kind in "fc":
+        return stage("div", one, x)
+    return where(abs(x) == 1, x, constant(0, x.dtype))  # rounded to zero
 
 
 @_declare_composite(np.positive)
@@ -270,7 +272,7 @@ def _divmod(x: Tracer, y: Tracer) -> Any:
 @_declare_composite(np.modf)
 def _modf(x: Tracer) -> Any:
     whole = np.trunc(x)
-    return x - whole, whole
+    return where(np.isinf(x), np.copysign(constant(0, x.dtype), x), x - whole), whole
 
 
 @_declare_composite(np.heaviside)
@@ -362,10 +364,18 @@ def clip(
     x, rest = operands[0], operands[1:]
     if low is not None:
         bound, *rest = rest
-        x = stage("select", stage("lt", x, bound), bound, x)
+        x = stage("select", _is_beyond("lt", x, bound), bound, x)
     if high is not None:
-        x = stage("select", stage("gt", x, rest[0]), rest[0], x)
+        x = stage("select", _is_beyond("gt", x, rest[0]), rest[0], x)
     return x
+
+
+def _is_beyond(comparison: str, x: Tracer, bound: Tracer) -> Tracer:
+    """Whether a bound replaces ``x``, as it does where the bound is nan."""
+    beyond: Tracer = stage(comparison, x, bound)
+    number = scalar_constant(bound.value)
+    known = bound._kind != "f" or not (number is None or math.isnan(number))
+    return beyond if known else stage("or", beyond, stage("isnan", bound))
 
 
 @implements(np.round, np.around)
@@ -373,7 +383,7 @@ def round_(a: Any, decimals: int = 0) -> Tracer:
     """Rounds half to even, at a number of decimals."""
     x = traced(a)
     if x.dtype.kind in "biu":
-        return x
+        return x if decimals >= 0 else astype(round_(astype(x, np.float64), decimals), x.dtype)
     if not decimals:
         whole: Tracer = HANDLERS[np.rint](x)
         return whole
@@ -390,6 +400,9 @@ def nan_to_num(
     a = traced(x)
     if a._kind != "f":
         return a
+    if not copy:
+        a.assign(nan_to_num(a, True, nan, posinf, neginf), "nan_to_num")
+        return a
     limits = np.finfo(a.dtype)
     top = limits.max if posinf is None else posinf
     bottom = limits.min if neginf is None else neginf
@@ -401,7 +414,7 @@ def nan_to_num(
 @implements(np.isclose)
 def isclose(a: Any, b: Any, rtol: Any = 1e-5, atol: Any = 1e-8, equal_nan: bool = False) -> Any:
     """``|a - b| <= atol + rtol |b|``, infinities equal to themselves."""
-    a, b = traced(a), traced(b)
+    a, b = traced(a), traced(b, result_type(b, 1.0))  # no integers, whose differences wrap
     close = (abs(a - b) <= atol + rtol * abs(b)) & np.isfinite(b) | (a == b)
     return close | (np.isnan(a) & np.isnan(b)) if equal_nan else close
 

@@ -58,6 +58,16 @@ def _matrices(name: str, a: Any, *, square: bool = True) -> Tracer:
     return astype(x, dtype)
 
 
+def _mirrored(x: Tracer, *, upper: bool) -> Tracer:
+    """The symmetric matrices of which one triangle is given, to which all cotangents go.
+
+    The other triangle is not read: what depends on it does not depend on the result.
+    """
+    lower: Tracer = HANDLERS[np.tril](_t(x) if upper else x)
+    mirrored: Tracer = lower + _t(HANDLERS[np.tril](lower, -1))
+    return mirrored
+
+
 def _t(x: Tracer) -> Tracer:
     result: Tracer = HANDLERS[np.swapaxes](x, -1, -2)
     return result
@@ -110,8 +120,8 @@ def inv(a: Any) -> Tracer:
 @implements(np.linalg.cholesky, name="linalg.cholesky")
 def cholesky(a: Any, /, *, upper: bool = False) -> Tracer:
     """Triangular factors of positive definite matrices, of which one triangle is read."""
-    x = _matrices("cholesky", a)
-    lower: Tracer = stage("cholesky", _t(x) if upper else x)
+    x = _mirrored(_matrices("cholesky", a), upper=upper)
+    lower: Tracer = stage("cholesky", x)
     return _t(lower) if upper else lower
 
 
@@ -130,7 +140,7 @@ def eigh(a: Any, UPLO: str = "L") -> EighResult:
     x = _matrices("eigh", a)
     if UPLO.upper() not in ("L", "U"):
         raise UnsupportedError("eigh: UPLO must be 'L' or 'U'")
-    return EighResult(*stage("eigh", _t(x) if UPLO.upper() == "U" else x))
+    return EighResult(*stage("eigh", _mirrored(x, upper=UPLO.upper() == "U")))
 
 
 @implements(np.linalg.eigvalsh, name="linalg.eigvalsh")

@@ -259,7 +259,11 @@ def getitem(x: Tracer, key: Any) -> Tracer:
     if not plan.is_basic or not plan.shape:
         return result
     return result.copy().as_view_of(
-        x, lambda base: _read(base, plan), lambda base, new: _write(base, plan, new), repr(key)
+        x,
+        lambda base: _read(base, plan),
+        lambda base, new: _write(base, plan, new),
+        repr(key),
+        x.memory[key],
     )
 
 
@@ -312,8 +316,11 @@ def _write_masked(x: Tracer, mask: Tracer, new: Tracer) -> Tracer:
     return result
 
 
-def _write(x: Tracer, plan: Plan, new: Tracer) -> Tracer:
-    """``x`` with the planned elements replaced by ``new``, which has the plan's shape."""
+def _write(x: Tracer, plan: Plan, new: Tracer, how: str = "scatter") -> Tracer:
+    """``x`` with the planned elements replaced by ``new``, which has the plan's shape.
+
+    With ``how="scatter_add"`` elements chosen by index arrays are added to instead.
+    """
     block = _basic(x, plan) if plan.indices else None
     rank = len(plan.order)
     back = tuple(np.argsort(plan.order).tolist())
@@ -324,7 +331,7 @@ def _write(x: Tracer, plan: Plan, new: Tracer) -> Tracer:
         full = [*plan.indices[0].shape, *gathered]
     inner = transposed(reshape(new, [full[a] for a in plan.order]), back) if rank else new
     if block is not None:
-        inner = stage("scatter", block, reshape(inner, full), *plan.indices, axes=plan.axes)
+        inner = stage(how, block, reshape(inner, full), *plan.indices, axes=plan.axes)
     if plan.reversed:
         inner = stage("reverse", inner, axes=plan.reversed)
     return _write_block(x, plan, reshape(inner, block.shape if block is not None else full))
@@ -359,21 +366,22 @@ def _add_at(a: Any, indices: Any, b: Any) -> None:
     if plan.is_basic:
         a[indices] += b
         return
-    if any(s != (0, n, 1) for s, n in zip(plan.slices, a.shape, strict=True)):
-        raise UnsupportedError("np.add.at with slices beside index arrays cannot be traced")
     new = _fitted(a, astype(b, a.dtype), plan.shape)
-    rest = [n for axis, n in enumerate(a.shape) if axis not in plan.axes]
-    full = [*plan.indices[0].shape, *rest]
-    updates = transposed(
-        reshape(new, [full[i] for i in plan.order]), tuple(np.argsort(plan.order).tolist())
-    )
-    a.rebind(stage("scatter_add", a, updates, *plan.indices, axes=plan.axes))
+    a.rebind(_write(a, plan, new, "scatter_add"))
 
 
 HANDLERS[np.add, "at"] = _add_at
 
 
 # -- functions -----------------------------------------------------------------------------
+
+
+def _written(a: Any, values: Any) -> Tracer:
+    """What a function writes to in place: a plain NumPy array cannot take traced values."""
+    if not isinstance(a, Tracer):
+        new = traced(values)
+        a = new.trace.concrete(new, "assign")
+    return a  # type: ignore[no-any-return]
 
 
 @implements(np.take)
@@ -417,19 +425,33 @@ def choose(a: Any, choices: Any) -> Tracer:
 @implements(np.put_along_axis)
 def put_along_axis(arr: Any, indices: Any, values: Any, axis: Any) -> None:
     """Writes one element along an axis for each place on the others."""
-    x, index = traced(arr), traced(indices)
+    x, index = _written(arr, values), traced(indices)
     at = one_axis("put_along_axis", axis, x)
     x[tuple(_along_axis(x, indices if isinstance(indices, np.ndarray) else index, at))] = values
 
 
 @implements(np.putmask)
 def putmask(a: Any, mask: Any, values: Any) -> None:
-    """Writes ``values`` where a mask holds, in place."""
-    a.assign(HANDLERS[np.where](mask, values, a), "putmask")
+    """Writes ``values`` where a mask holds, in place, over and over if they are fewer."""
+    x, new = _written(a, values), traced(values)
+    if new.shape != x.shape:
+        new = reshape(_repeated(new, x.size), x.shape)
+    x.assign(HANDLERS[np.where](mask, new, x), "putmask")
+
+
+def _repeated(values: Tracer, count: int) -> Tracer:
+    """So many elements, those of ``values`` over and over."""
+    flat = reshape(values, (values.size,))
+    return take(flat, np.arange(count) % max(flat.size, 1))
 
 
 @implements(np.fill_diagonal)
 def fill_diagonal(a: Any, val: Any, wrap: bool = False) -> None:
     """Writes the main diagonal in place."""
-    along = np.arange(min(a.shape))
-    a[(along,) * a.ndim] = val
+    x = _written(a, val)
+    if x.ndim < 2 or (x.ndim > 2 and len(set(x.shape)) > 1):
+        raise ShapeError(f"fill_diagonal: {x._value.type} has no diagonal; all sizes must agree")
+    step = 1 + int(np.cumprod(x.shape[:0:-1]).sum())
+    end = x.shape[1] ** 2 if x.ndim == 2 and not wrap else x.size
+    places = np.arange(x.size)[:end:step]
+    x[np.unravel_index(places, x.shape)] = _repeated(traced(val), places.size)

@@ -17,7 +17,6 @@ from symgrad.numpy.core import (
     reshape,
     result_type,
     sizes,
-    sliced,
     traced,
     transposed,
     types_text,
@@ -56,12 +55,14 @@ def stack(arrays: Any, axis: int = 0, *, dtype: Any = None, casting: Any = None)
     return result
 
 
-def array(object: Any, dtype: Any = None, **kwargs: Any) -> Tracer:
-    """Nested lists of traced values as one array."""
+def array(object: Any, dtype: Any = None, *, ndmin: int = 0, **kwargs: Any) -> Tracer:
+    """Nested lists of traced values as one array, of ``ndmin`` axes at least."""
     if isinstance(object, (list, tuple)):
         x = stack([array(item) if isinstance(item, (list, tuple)) else item for item in object])
     else:
         x = traced(object).copy()
+    if x.ndim < ndmin:
+        x = reshape(x, (1,) * (ndmin - x.ndim) + x.shape)
     return x if dtype is None else astype(x, dtype)
 
 
@@ -178,7 +179,8 @@ def _declare_split(name: Callable[..., Any], default: int | None, *, equal: bool
             ends = np.cumsum([small + 1] * larger + [small] * (parts - larger)).tolist()
         else:
             ends = [slice(None, int(i)).indices(size)[1] for i in indices_or_sections] + [size]
-        return [sliced(x, at, lo, hi) for lo, hi in zip([0, *ends[:-1]], ends, strict=True)]
+        spans = zip([0, *ends[:-1]], ends, strict=True)
+        return [x[(*(slice(None),) * at, slice(lo, hi))] for lo, hi in spans]  # views
 
     def along(ary: Any, indices_or_sections: Any) -> list[Tracer]:
         x = traced(ary)
@@ -200,8 +202,7 @@ def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tracer, ...]:
     """The slices along an axis."""
     array = traced(x)
     at = one_axis("unstack", axis, array)
-    shape = (*array.shape[:at], *array.shape[at + 1 :])
-    return tuple(reshape(sliced(array, at, i, i + 1), shape) for i in range(array.shape[at]))
+    return tuple(array[(*(slice(None),) * at, i)] for i in range(array.shape[at]))
 
 
 # -- repetition ----------------------------------------------------------------------------
@@ -223,7 +224,7 @@ def tile(A: Any, reps: Any) -> Tracer:
 def repeat(a: Any, repeats: Any, axis: Any = None) -> Tracer:
     """Each element repeated; the counts must be known while tracing."""
     x, at = along("repeat", a, axis)
-    counts = np.asarray(repeats)
+    counts = np.asarray(_positions("repeat", repeats))
     if counts.size == 1:
         n = int(counts.reshape(()))
         shape = (*x.shape[: at + 1], n, *x.shape[at + 1 :])
@@ -262,34 +263,42 @@ def _keep(x: Tracer, mask: np.ndarray[Any, Any]) -> Tracer:
     return result
 
 
+def _below(x: Tracer, k: int) -> np.ndarray[Any, Any]:
+    """The places up to the diagonal ``k`` of matrices like ``x``; a vector counts for all rows."""
+    rows, columns = x.shape[-2:] if x.ndim > 1 else (x.size, x.size)
+    return np.tri(rows, columns, k, dtype=bool)
+
+
 @implements(np.tril)
 def tril(m: Any, k: int = 0) -> Tracer:
     """The lower triangle, zero above."""
     x = traced(m)
-    return _keep(x, np.tri(x.shape[-2], x.shape[-1], k, dtype=bool))
+    return _keep(x, _below(x, k))
 
 
 @implements(np.triu)
 def triu(m: Any, k: int = 0) -> Tracer:
     """The upper triangle, zero below."""
     x = traced(m)
-    return _keep(x, ~np.tri(x.shape[-2], x.shape[-1], k - 1, dtype=bool))
+    return _keep(x, ~_below(x, k - 1))
 
 
 @implements(np.diagonal, np.linalg.diagonal)
 def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
-    """The diagonals of the matrices along two axes, as the last axis."""
+    """The diagonals of the matrices along two axes, as the last axis: a read-only view."""
     x = traced(a)
     i, j = one_axis("diagonal", axis1, x), one_axis("diagonal", axis2, x)
     if i == j:
         raise ShapeError("diagonal: axis1 and axis2 must differ")
     rows, columns = x.shape[i], x.shape[j]
     n = max(0, min(rows, columns - offset) if offset >= 0 else min(rows + offset, columns))
-    along = np.arange(n)
+    key = (..., np.arange(n) + max(-offset, 0), np.arange(n) + max(offset, 0))
     others = [axis for axis in range(x.ndim) if axis not in (i, j)]
-    matrix = transposed(x, [*others, i, j])
-    result: Tracer = matrix[(..., along + max(-offset, 0), along + max(offset, 0))]
-    return result
+
+    def read(base: Tracer) -> Tracer:
+        return transposed(base, [*others, i, j])[key]
+
+    return read(x).as_view_of(x, read, None, memory=x.memory.diagonal(offset, i, j))
 
 
 @implements(np.trace, np.linalg.trace)

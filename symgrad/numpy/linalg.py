@@ -31,7 +31,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> T
     a = astype(a, float_type(a, "norm"))
     if axis is None and ord is None:
         return _keep(_euclidean(a, tuple(range(a.ndim))), a, range(a.ndim), keepdims)
-    if axis is not None and not isinstance(axis, int):
+    if axis is not None and not isinstance(axis, (int, np.integer)):
         axis = tuple(many_axes("norm", i, a)[0] for i in axis)
     axes = axis if isinstance(axis, tuple) else many_axes("norm", axis, a)
     if len(axes) == 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from symgrad.ir.errors import UnsupportedError
+from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.ir.types import i64
 from symgrad.numpy.core import (
     along,
@@ -75,12 +75,17 @@ def _rows(a: Any, axis: Any, name: str) -> tuple[Tracer, Tracer, tuple[int, ...]
 def _at(rows: Tracer, rank: float) -> Any:
     """Between neighbours in proportion; nan, which comes last, if there is one."""
     last, n = rows.ndim - 1, rows.shape[-1]
+    if not n:
+        raise ShapeError(f"quantiles of {rows._value.type} do not exist: it has no elements")
     low = min(math.floor(rank), n - 1)
     high = min(low + 1, n - 1)
     shape = rows.shape[:-1]
     first, second, end = (reshape(sliced(rows, last, i, i + 1), shape) for i in (low, high, n - 1))
     part = rank - low
-    value = first if not part else first + (second - first) * part
+    if part == 0.5:  # also of two infinities
+        value = first * 0.5 + second * 0.5
+    else:
+        value = first if not part else first + (second - first) * part
     return HANDLERS[np.where](HANDLERS[np.isnan](end), end, value)
 
 
@@ -91,6 +96,8 @@ def _quantiles(
         raise UnsupportedError(f"{name}: method={method!r} cannot be traced; use 'linear'")
     x, rows, axes = _rows(a, axis, name)
     wanted = np.asarray(q, np.float64) / scale
+    if not ((wanted >= 0) & (wanted <= 1)).all():
+        raise ValueError(f"{name}: {q} is not in the range [0, {scale:g}]")
     found = [
         keep_axes(_at(rows, w * (rows.shape[-1] - 1)), x, axes, keepdims)
         for w in wanted.reshape(-1).tolist()
@@ -143,7 +150,11 @@ def searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Trac
         ahead = probe <= values if side == "right" else probe < values
         place = HANDLERS[np.where](ahead & (reached <= n), reached, place)
         step >>= 1
-    return place
+    if values._kind != "f":
+        return place
+    numbers = n - HANDLERS[np.count_nonzero](HANDLERS[np.isnan](line))  # nan comes last
+    last = n if side == "right" else numbers
+    return HANDLERS[np.where](HANDLERS[np.isnan](values), last, place)  # type: ignore[no-any-return]
 
 
 @implements(np.digitize)

@@ -85,8 +85,15 @@ def _declare_logical(name: Callable[..., Any], op: str, ufunc: np.ufunc, neutral
         axes = many_axes(name.__name__, axis, x)
         return keep_axes(stage(op, x, axes=axes), x, axes, keepdims)
 
+    def of_ufunc(
+        a: Any, axis: Any = 0, dtype: Any = None, keepdims: Any = False,
+        initial: Any = NO_VALUE, where: Any = True,
+    ) -> Tracer:  # fmt: skip
+        y = reduce(a, axis, keepdims, where=where)
+        return y if initial is NO_VALUE or initial is None else HANDLERS[ufunc](y, initial)
+
     implements(name)(reduce)
-    HANDLERS[ufunc, "reduce"] = lambda a, axis=0, keepdims=False, **_: reduce(a, axis, keepdims)
+    HANDLERS[ufunc, "reduce"] = of_ufunc
     return reduce
 
 
@@ -109,7 +116,7 @@ def _declare_extremum(names: Any, op: str, ufunc: np.ufunc) -> Any:
         axes = many_axes(text, axis, x)
         if start is None and not all(x.shape[i] for i in axes):
             raise ShapeError(f"{text}: {x._value.type} has no element to choose along axes {axes}")
-        first = isinstance(axis, int) and x._kind == "f"
+        first = isinstance(axis, (int, np.integer)) and x._kind == "f"
         y = stage(op, x, axes=axes, ties="first" if first else "split")
         if start is not None:
             y = ufunc(y, start)
@@ -218,10 +225,19 @@ def count_nonzero(a: Any, axis: Any = None, *, keepdims: Any = False) -> Tracer:
 
 def _declare_ignoring_nan(name: Callable[..., Any], plain: Any, neutral: float) -> None:
     @implements(name)
-    def reduce(a: Any, axis: Any = None, **kwargs: Any) -> Any:
+    def reduce(
+        a: Any, axis: Any = None, *, keepdims: Any = False, initial: Any = NO_VALUE, **kwargs: Any
+    ) -> Any:
         x = traced(a)
-        there = HANDLERS[np.isnan](x)
-        return plain(where(there, constant(neutral, x.dtype), x), axis, **kwargs)
+        if x._kind != "f":
+            return plain(x, axis, keepdims=keepdims, initial=initial, **kwargs)
+        missing = HANDLERS[np.isnan](x)
+        x = where(missing, constant(neutral, x.dtype), x)
+        result = plain(x, axis, keepdims=keepdims, initial=initial, **kwargs)
+        if not math.isinf(neutral) or initial is not NO_VALUE:
+            return result
+        nothing = all_(missing, axis, keepdims)  # of which there is no extremum
+        return where(nothing, constant(math.nan, result.dtype), result)
 
 
 _declare_ignoring_nan(np.nansum, sum_, 0)
@@ -238,8 +254,9 @@ def _declare_nan_moment(name: Callable[..., Any], root: bool) -> None:
         x = traced(a)
         there = ~HANDLERS[np.isnan](x)
         off = where(there, x - mean(x, axis, dtype, True, where=there), 0.0)
-        count = sum_(there, axis, dtype=off.dtype, keepdims=keepdims)
-        variance: Tracer = sum_(off * off, axis, keepdims=keepdims) / (count - ddof)
+        count = sum_(there, axis, keepdims=keepdims) - ddof
+        free = where(count > 0, astype(count, off.dtype), constant(math.nan, off.dtype))
+        variance: Tracer = sum_(off * off, axis, keepdims=keepdims) / free
         return norm_root(variance) if root else variance
 
 

@@ -29,16 +29,18 @@ from symgrad.tracing import stage
 
 
 def _reshaped(x: Tracer, shape: Sequence[int]) -> Tracer:
-    """A view under another shape."""
+    """A view under another shape, or a copy where the elements do not lie in that order."""
     target = tuple(shape)
-    return (
-        plain_reshape(x, target)
-        .copy()
-        .as_view_of(
-            x,
-            lambda base: plain_reshape(base, target),
-            lambda base, new: plain_reshape(new, base.shape),
-        )
+    reshaped = plain_reshape(x, target).copy()
+    try:
+        memory = x.memory.reshape(target, copy=False)
+    except ValueError:  # NumPy copies, too
+        return reshaped
+    return reshaped.as_view_of(
+        x,
+        lambda base: plain_reshape(base, target),
+        lambda base, new: plain_reshape(new, base.shape),
+        memory=memory,
     )
 
 
@@ -48,7 +50,12 @@ def _permuted(x: Tracer, axes: Sequence[int]) -> Tracer:
     return (
         transposed(x, axes)
         .copy()
-        .as_view_of(x, lambda base: transposed(base, axes), lambda base, new: transposed(new, back))
+        .as_view_of(
+            x,
+            lambda base: transposed(base, axes),
+            lambda base, new: transposed(new, back),
+            memory=x.memory.transpose(axes),
+        )
     )
 
 
@@ -70,8 +77,10 @@ def reshape(a: Any, shape: Any = None, order: str = "C", *, copy: Any = None) ->
         )
     if order == "F":
         return transpose(_reshaped(transpose(x), target[::-1]))
-    if order not in ("C", "A", "K"):
-        raise UnsupportedError(f"reshape: order={order!r} is unknown; use 'C' or 'F'")
+    if order not in ("C", "A", "K") or (order != "C" and not x.memory.flags.c_contiguous):
+        raise UnsupportedError(
+            f"reshape: order={order!r} of {x._value.type} cannot be traced; use 'C' or 'F'"
+        )
     return _reshaped(x, target)
 
 
@@ -185,7 +194,12 @@ def broadcast_to(array: Any, shape: Any, subok: bool = False) -> Tracer:
     offset = len(target) - x.ndim
     if offset < 0 or any(n not in (1, target[a + offset]) for a, n in enumerate(x.shape)):
         raise ShapeError(f"broadcast_to: {x._value.type} does not broadcast to shape {target}")
-    return broadcast(x, target).copy().as_view_of(x, lambda base: broadcast(base, target), None)
+    memory = np.broadcast_to(x.memory, target)
+    return (
+        broadcast(x, target)
+        .copy()
+        .as_view_of(x, lambda base: broadcast(base, target), None, memory=memory)
+    )
 
 
 @implements(np.broadcast_arrays)
@@ -224,7 +238,11 @@ def flip(m: Any, axis: Any = None) -> Tracer:
         result: Tracer = stage("reverse", base, axes=axes)
         return result
 
-    return reverse(x).copy().as_view_of(x, reverse, lambda base, new: reverse(new))
+    return (
+        reverse(x)
+        .copy()
+        .as_view_of(x, reverse, lambda base, new: reverse(new), memory=np.flip(x.memory, axes))
+    )
 
 
 @implements(np.fliplr)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from symgrad.ir.errors import TraceError, UnsupportedError
 
 import symgrad as sg
 
@@ -162,10 +163,80 @@ def integers(x: Any, v: Any) -> Any:
     return n
 
 
+def sorting(x: Any, v: Any) -> Any:
+    x.sort()
+    x[1:3].sort(0)
+    v[:3].sort()
+    return x, v
+
+
+def parts_in_order(x: Any, v: Any) -> Any:
+    x.partition(2)
+    return x[:, 2]
+
+
+def split_views(x: Any, v: Any) -> Any:
+    first, second = np.split(x, 2)
+    first += v
+    second[0] = 0
+    np.array_split(x, [2, 4], axis=1)[2][...] = 3.0
+    np.unstack(x, axis=1)[1][:] *= 2
+    return x, first
+
+
+def copies_of_views(x: Any, v: Any) -> Any:
+    """What does not lie in the order asked for is copied, there and back."""
+    across, block = x.T.ravel(), x[:, :2].reshape(-1)
+    turned, columns = np.flip(x, 0).reshape(20), x.reshape(-1, order="F")
+    x[0] = v
+    for copied in (across, block, turned, columns):
+        copied[:3] = 7
+    x[1].reshape(5, 1)[0] = 4
+    x.T[:, None].squeeze()[0, 1] = 5
+    x[1:3].reshape(2, 5, 1)[1, 1] = 6
+    return x, across, block, turned, columns
+
+
+def views_of_diagonals(x: Any, v: Any) -> Any:
+    before, above = np.diagonal(x), np.diag(x[:4, :4], 1)
+    x += 1
+    return before.copy(), above.copy()
+
+
+def without_copy(x: Any, v: Any) -> Any:
+    x[0, 0] = np.inf
+    np.nan_to_num(x, copy=False)
+    same = x.astype(x.dtype, copy=False)
+    same[1] = v
+    return x
+
+
+def added_at_slices(x: Any, v: Any) -> Any:
+    np.add.at(x, ([0, 1, 1], slice(None, None, -1)), v)
+    np.add.at(x, (slice(1, None, 2), [0, 0]), v[:2])
+    return x
+
+
+def diagonals(x: Any, v: Any) -> Any:
+    tall = np.vstack([x, x]) * 0
+    np.fill_diagonal(tall, 7.0, wrap=True)
+    np.fill_diagonal(x, v[:2])
+    cube = np.zeros_like(x, shape=(3, 3, 3))
+    np.fill_diagonal(cube, v)
+    return x, tall, cube
+
+
+def put_masked_repeated(x: Any, v: Any) -> Any:
+    np.putmask(x, x < 0, v[1:3])
+    return x
+
+
 CASES = [
     basic, stepped, new_axes, arrays, arrays_and_slices, repeated, masks, traced_positions,
     augmented, row_view, chain_of_views, alias, results_are_fresh, buffer,
     scalars_do_not_alias, out_argument, add_at, copy_to, writing_functions, fill, integers,
+    sorting, parts_in_order, split_views, copies_of_views, views_of_diagonals, without_copy,
+    added_at_slices, diagonals, put_masked_repeated,
 ]  # fmt: skip
 
 
@@ -184,14 +255,42 @@ def test_as_numpy(f: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "f", [basic, stepped, arrays, arrays_and_slices, repeated, augmented, row_view, buffer, add_at]
-)
+    "f",
+    [
+        basic, stepped, arrays, arrays_and_slices, repeated, augmented, row_view, buffer, add_at,
+        sorting, split_views, copies_of_views, added_at_slices, diagonals,
+    ],
+)  # fmt: skip
 def test_gradients(f: Callable[..., Any]) -> None:
     def g(x: Any, v: Any) -> Any:
         y = f(x * 1.0, v * 1.0)
         return y[0] if isinstance(y, tuple) else y
 
     sg.check_grads(g, (X, V), order=2)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y, x: np.put_along_axis(y, np.zeros((4, 1), int), x[:, :1], 1),
+        lambda y, x: np.putmask(y, x > 0, x), np.copyto,
+        lambda y, x: np.fill_diagonal(y, x[0]),
+    ],
+)  # fmt: skip
+def test_plain_arrays_do_not_take_traced_values(write: Callable[..., Any]) -> None:
+    def f(x: Any) -> Any:
+        y = np.zeros((4, 5))
+        write(y, x)
+        return y + x
+
+    with pytest.raises(TraceError, match="cannot be assigned into a plain NumPy array"):
+        sg.jit(f)(X)
+
+
+def test_an_order_of_memory_that_is_not_known() -> None:
+    np.testing.assert_array_equal(sg.jit(lambda x: x.ravel("K"))(X), X.ravel())
+    with pytest.raises(UnsupportedError, match="use 'C' or 'F'"):
+        sg.jit(lambda x: x.T.ravel("K"))(X)
 
 
 def test_stale_view_read_in_an_inner_trace() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from symgrad.ir.errors import ShapeError
 
 import symgrad as sg
 
@@ -42,6 +43,32 @@ def test_positions() -> None:
         line, values = np.sort(X[0, 0]), np.concatenate([X[0, 0], [-9.0, 9.0]])
         got = sg.jit(lambda a, v, side=side: np.searchsorted(a, v, side=side))(line, values)
         np.testing.assert_array_equal(got, np.searchsorted(line, values, side=side))
+
+
+def test_nan_is_searched_for_behind_all_numbers() -> None:
+    line, values = np.array([0.0, 1.0, 2.0, np.nan]), np.array([np.nan, 1.0, 9.0, -1.0])
+    for side in ("left", "right"):
+        for a in (line, line[:3], np.arange(3)):
+            got = sg.jit(lambda a, v, side=side: np.searchsorted(a, v, side=side))(a, values)
+            np.testing.assert_array_equal(got, np.searchsorted(a, values, side=side))
+    got = sg.jit(lambda v: (np.digitize(v, [0, 1]), np.digitize(v, [1, 0], right=True)))(values)
+    for found, expected in zip(
+        got, (np.digitize(values, [0, 1]), np.digitize(values, [1, 0], right=True)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_quantiles_that_do_not_exist() -> None:
+    for f in (lambda x: np.quantile(x, 1.5), lambda x: np.percentile(x, [50, -3])):
+        with pytest.raises(ValueError, match="not in the range"):
+            sg.jit(f)(X)
+    with pytest.raises(ShapeError, match="no elements"):
+        sg.jit(np.median)(X[:0])
+
+
+def test_infinity_in_a_median() -> None:
+    x = np.array([[1.0, np.inf, np.inf, np.inf], [-np.inf, -np.inf, -np.inf, 0.0]])
+    np.testing.assert_array_equal(sg.jit(lambda x: np.median(x, axis=1))(x), np.median(x, axis=1))
 
 
 def test_nan_in_a_median() -> None:
