@@ -395,7 +395,7 @@ TABLE: dict[str, Case] = {
             np.zeros_like(x),
             np.ones_like(x, dtype=int),
             np.full_like(x, 2),
-            np.empty_like(x) * 0,
+            np.zeros_like(np.empty_like(x)),
         ),
         (X,),
     ),
