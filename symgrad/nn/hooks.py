@@ -42,6 +42,18 @@ def register(hooks: OrderedDict[int, Any], entry: Any, *, prepend: bool = False)
     return handle
 
 
+class ModuleHooks:
+    """The hooks of a module, by what they are called around and when."""
+
+    __slots__ = ("backward", "backward_pre", "forward", "forward_pre")
+
+    def __init__(self) -> None:
+        self.forward_pre: OrderedDict[int, Any] = OrderedDict()
+        self.forward: OrderedDict[int, Any] = OrderedDict()
+        self.backward_pre: OrderedDict[int, Any] = OrderedDict()
+        self.backward: OrderedDict[int, Any] = OrderedDict()
+
+
 class BackwardHooks:
     """The backward hooks of one call of a module, set off by the cotangents as they pass.
 

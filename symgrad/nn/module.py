@@ -8,14 +8,14 @@ with NumPy arrays or traced values, a module lends itself its own values as arra
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from symgrad.nn import pure
-from symgrad.nn.hooks import BackwardHooks, Hook, RemovableHandle, register
+from symgrad.nn.hooks import BackwardHooks, Hook, ModuleHooks, RemovableHandle, register
+from symgrad.nn.members import BUFFERS, MODULES, PARAMETERS
 from symgrad.nn.parameter import Parameter
 from symgrad.nn.state import StateDict
 from symgrad.tensors import Tensor
@@ -26,9 +26,6 @@ Array = Any
 M = TypeVar("M", bound="Module")
 
 _ARRAYS = (np.ndarray, Tracer)
-_MEMBERS = ("_parameters", "_buffers", "_modules")
-"""The last of them is made last."""
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class Module(StateDict):
@@ -39,22 +36,15 @@ class Module(StateDict):
     """
 
     training: bool
-    _parameters: dict[str, Any]
-    _buffers: dict[str, Any]
-    _modules: dict[str, Any]
-    _forward_pre_hooks: OrderedDict[int, Any]
-    _forward_hooks: OrderedDict[int, Any]
-    _backward_pre_hooks: OrderedDict[int, Any]
-    _backward_hooks: OrderedDict[int, Any]
+    _hooks: ModuleHooks | None = None
+    """Made when the first one is registered."""
+
+    if TYPE_CHECKING:  # members are attributes
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self) -> None:
-        fields = self.__dict__
-        fields["training"] = True
-        for kind in _MEMBERS:
-            fields[kind] = {}
-        for kind in _HOOKS:
-            fields[kind] = OrderedDict()
-        fields["_transient_buffers"] = set()
+        self.__dict__.update(training=True, _members={}, _transient_buffers=set())
 
     def forward(self, *inputs: Any) -> Any:
         """The computation; define it in the subclass."""
@@ -66,33 +56,29 @@ class Module(StateDict):
         for x in inputs:
             if isinstance(x, _ARRAYS) and pure.holds_tensors(self):
                 with pure.own_arrays(self):
-                    return self._call(inputs, options)
-        return self._call(inputs, options)
+                    return self._call_with(self._hooks, inputs, options)
+        if self._hooks is None:
+            return self.forward(*inputs, **options)
+        return self._call_with(self._hooks, inputs, options)
 
-    def _call(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if (
-            self._forward_hooks
-            or self._forward_pre_hooks
-            or self._backward_hooks
-            or self._backward_pre_hooks
-        ):
-            return self._call_with_hooks(inputs, options)
-        return self.forward(*inputs, **options)
-
-    def _call_with_hooks(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        for hook, with_kwargs in list(self._forward_pre_hooks.values()):
+    def _call_with(
+        self, hooks: ModuleHooks | None, inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        if hooks is None:
+            return self.forward(*inputs, **options)
+        for hook, with_kwargs in list(hooks.forward_pre.values()):
             changed = hook(self, inputs, options) if with_kwargs else hook(self, inputs)
             if changed is not None and with_kwargs:
                 inputs, options = changed
             elif changed is not None:
                 inputs = changed if isinstance(changed, tuple) else (changed,)
         watch = None
-        if self._backward_hooks or self._backward_pre_hooks:
-            before, after = self._backward_pre_hooks.values(), self._backward_hooks.values()
-            watch = BackwardHooks(self, list(before), list(after))
+        if hooks.backward or hooks.backward_pre:
+            before, after = list(hooks.backward_pre.values()), list(hooks.backward.values())
+            watch = BackwardHooks(self, before, after)
             inputs = watch.inputs(inputs)
         output = self.forward(*inputs, **options)
-        for hook, with_kwargs in list(self._forward_hooks.values()):
+        for hook, with_kwargs in list(hooks.forward.values()):
             given = (self, inputs, options) if with_kwargs else (self, inputs)
             changed = hook(*given, output)
             output = output if changed is None else changed
@@ -100,34 +86,39 @@ class Module(StateDict):
 
     # -- hooks -------------------------------------------------------------------------
 
+    def _own_hooks(self) -> ModuleHooks:
+        if self._hooks is None:
+            self.__dict__["_hooks"] = ModuleHooks()
+        return self._hooks  # type: ignore[return-value]
+
     def register_forward_pre_hook(
         self, hook: Hook, *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
         """Calls ``hook(module, inputs)`` before ``forward``; a result replaces the inputs."""
-        return register(self._forward_pre_hooks, (hook, with_kwargs), prepend=prepend)
+        return register(self._own_hooks().forward_pre, (hook, with_kwargs), prepend=prepend)
 
     def register_forward_hook(
         self, hook: Hook, *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
         """Calls ``hook(module, inputs, output)`` after ``forward``; a result replaces that."""
-        return register(self._forward_hooks, (hook, with_kwargs), prepend=prepend)
+        return register(self._own_hooks().forward, (hook, with_kwargs), prepend=prepend)
 
     def register_full_backward_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Calls ``hook(module, grad_input, grad_output)`` in backward passes, with tuples.
 
         A result replaces ``grad_input``.  One input and one output may need a gradient.
         """
-        return register(self._backward_hooks, hook, prepend=prepend)
+        return register(self._own_hooks().backward, hook, prepend=prepend)
 
     def register_full_backward_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Calls ``hook(module, grad_output)`` in backward passes; a result replaces that."""
-        return register(self._backward_pre_hooks, hook, prepend=prepend)
+        return register(self._own_hooks().backward_pre, hook, prepend=prepend)
 
     # -- attributes ----------------------------------------------------------------------
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Adds a parameter; ``None`` says that there is none under this name."""
-        self._check_name("parameter", name, self._parameters)
+        self._check_name("parameter", name, PARAMETERS)
         if param is not None and not isinstance(param, Parameter):
             if isinstance(param, Tensor) and param.grad_fn is not None:
                 raise ValueError(
@@ -146,7 +137,7 @@ class Module(StateDict):
 
         It is saved with the parameters if it is ``persistent``.
         """
-        self._check_name("buffer", name, self._buffers)
+        self._check_name("buffer", name, BUFFERS)
         if isinstance(tensor, np.ndarray):
             tensor = Tensor.of_array(tensor.copy())
         if tensor is not None and not isinstance(tensor, Tensor):
@@ -161,13 +152,13 @@ class Module(StateDict):
         """Adds a submodule."""
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{type_name(module)} is not a Module subclass")
-        self._check_name("module", name, self._modules)
+        self._check_name("module", name, MODULES)
         self._modules[name] = module
 
     add_module = register_module
 
-    def _check_name(self, what: str, name: str, members: Mapping[str, Any]) -> None:
-        if "_parameters" not in self.__dict__:
+    def _check_name(self, what: str, name: str, kind: str) -> None:
+        if "_members" not in self.__dict__:
             raise AttributeError(f"cannot assign {what} before Module.__init__() call")
         if not isinstance(name, str):
             raise TypeError(f"{what} name should be a string. Got {type_name(name)}")
@@ -176,77 +167,54 @@ class Module(StateDict):
             raise KeyError(f'{what} name can\'t contain "."{got}')
         if not name:
             raise KeyError(f'{what} name can\'t be empty string ""')
-        if hasattr(self, name) and name not in members:
+        if hasattr(self, name) and self._members.get(name) != kind:
             raise KeyError(f"attribute '{name}' already exists")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        fields = self.__dict__
         if isinstance(value, Parameter):
-            self._make_room(name, "parameters", "_parameters")
+            self._make_room(name, "parameters", PARAMETERS)
             self.register_parameter(name, value)
         elif isinstance(value, Module):
-            self._make_room(name, "module", "_modules")
+            self._make_room(name, "module", MODULES)
             self._modules[name] = value
-        elif name in fields.get("_parameters", ()):
-            if value is not None:
-                raise TypeError(
-                    f"cannot assign '{type_name(value)}' as parameter '{name}' "
-                    "(torch.nn.Parameter or None expected)"
-                )
-            self._parameters[name] = None
-        elif name in fields.get("_modules", ()):
-            if value is not None:
-                raise TypeError(
-                    f"cannot assign '{type_name(value)}' as child module '{name}' "
-                    "(torch.nn.Module or None expected)"
-                )
-            self._modules[name] = None
-        elif name in fields.get("_buffers", ()):
-            if value is not None and not isinstance(value, Tensor):
-                raise TypeError(
-                    f"cannot assign '{type_name(value)}' as buffer '{name}' "
-                    "(torch.nn.Buffer, torch.Tensor or None expected)"
-                )
-            self._buffers[name] = value
-        else:
+        elif (kind := self.__dict__.get("_members", _NONE).get(name)) is None:
             object.__setattr__(self, name, value)
+        elif value is None or (kind == BUFFERS and isinstance(value, Tensor)):
+            self.__dict__[name] = value
+        else:
+            what, wanted = _EXPECTED[kind]
+            raise TypeError(
+                f"cannot assign '{type_name(value)}' as {what} '{name}' ({wanted} expected)"
+            )
 
     def _make_room(self, name: str, what: str, kind: str) -> None:
         """Forgets what else the name stood for: a plain value, such as None, for one."""
-        if kind not in self.__dict__:
+        if "_members" not in self.__dict__:
             raise AttributeError(f"cannot assign {what} before Module.__init__() call")
-        self.__dict__.pop(name, None)
-        for other in _MEMBERS:
-            if other != kind:
-                self.__dict__[other].pop(name, None)
-
-    def __getattr__(self, name: str) -> Any:
-        fields = self.__dict__
-        if "_modules" in fields:  # and with it the other kinds
-            for members in (fields["_parameters"], fields["_buffers"], fields["_modules"]):
-                if name in members:
-                    return members[name]
-        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        if self._members.get(name) != kind:
+            self._members.pop(name, None)
+            self.__dict__.pop(name, None)
 
     def __delattr__(self, name: str) -> None:
-        for kind in _MEMBERS:
-            if name in self.__dict__[kind]:
-                del self.__dict__[kind][name]
-                self._transient_buffers.discard(name)
-                return
         object.__delattr__(self, name)
+        self._members.pop(name, None)
+        self._transient_buffers.discard(name)
 
-    def __dir__(self) -> list[str]:
-        members = [name for kind in _MEMBERS for name in self.__dict__[kind]]
-        return sorted({*super().__dir__(), *members})
+    def __copy__(self: M) -> M:
+        """A module of the same members, which may get others."""
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made.__dict__["_members"] = dict(self._members)
+        made.__dict__["_transient_buffers"] = set(self._transient_buffers)
+        return made
 
     # -- traversal -------------------------------------------------------------------------
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Submodules and their names, each module once."""
         seen: set[int] = set()
-        for name, module in self._modules.items():
-            if module is not None and id(module) not in seen:
+        for name, module in self._of_kind(MODULES):
+            if id(module) not in seen:
                 seen.add(id(module))
                 yield name, module
 
@@ -264,10 +232,9 @@ class Module(StateDict):
         if remove_duplicate:
             memo.add(self)
         yield prefix, self
-        for name, module in self._modules.items():
-            if module is not None:
-                path = f"{prefix}.{name}" if prefix else name
-                yield from module.named_modules(memo, path, remove_duplicate)
+        for name, module in self._of_kind(MODULES):
+            path = f"{prefix}.{name}" if prefix else name
+            yield from module.named_modules(memo, path, remove_duplicate)
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it."""
@@ -277,7 +244,7 @@ class Module(StateDict):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Array]]:
         """Dotted names and tensors of all parameters, each once."""
-        return self._named("_parameters", prefix, recurse, remove_duplicate)
+        return self._named(PARAMETERS, prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Array]:
         """All parameters."""
@@ -287,7 +254,7 @@ class Module(StateDict):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Array]]:
         """Dotted names and tensors of all buffers, each once."""
-        return self._named("_buffers", prefix, recurse, remove_duplicate)
+        return self._named(BUFFERS, prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Array]:
         """All buffers."""
@@ -301,8 +268,8 @@ class Module(StateDict):
         if recurse:
             modules = self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
         for path, module in modules:
-            for name, value in module.__dict__[kind].items():
-                if value is None or id(value) in seen:
+            for name, value in module._of_kind(kind):
+                if id(value) in seen:
                     continue
                 if remove_duplicate:
                     seen.add(id(value))
@@ -321,20 +288,20 @@ class Module(StateDict):
 
     def get_parameter(self, target: str) -> Parameter:
         """The parameter under a dotted name."""
-        return self._member(target, "_parameters", "an nn.Parameter")  # type: ignore[no-any-return]
+        return self._member(target, PARAMETERS, "an nn.Parameter")  # type: ignore[no-any-return]
 
     def get_buffer(self, target: str) -> Tensor:
         """The buffer under a dotted name."""
-        return self._member(target, "_buffers", "a buffer")  # type: ignore[no-any-return]
+        return self._member(target, BUFFERS, "a buffer")  # type: ignore[no-any-return]
 
     def _member(self, target: str, kind: str, what: str) -> Any:
         path, _, name = target.rpartition(".")
         module = self.get_submodule(path)
         if not hasattr(module, name):
             raise AttributeError(f"{type(module).__name__} has no attribute `{name}`")
-        if module.__dict__[kind].get(name) is None:
+        if name not in dict(module._of_kind(kind)):
             raise AttributeError(f"`{name}` is not {what}")
-        return module.__dict__[kind][name]
+        return module.__dict__[name]
 
     def apply(self: M, fn: Callable[[Module], None]) -> M:
         """Calls ``fn`` on every module below this one, then on itself."""
@@ -387,6 +354,15 @@ class Module(StateDict):
             return f"{self._get_name()}({own[0]})"
         lines = "".join(f"\n  {line}" for line in (*own, *below))
         return f"{self._get_name()}({lines}\n)" if lines else f"{self._get_name()}()"
+
+
+_NONE: dict[str, str] = {}
+_EXPECTED = {
+    PARAMETERS: ("parameter", "torch.nn.Parameter or None"),
+    MODULES: ("child module", "torch.nn.Module or None"),
+    BUFFERS: ("buffer", "torch.nn.Buffer, torch.Tensor or None"),
+}
+"""What a kind of members is called, and what may be assigned to one."""
 
 
 def type_name(x: Any) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from symgrad.ir.errors import UsageError
+from symgrad.nn.members import BUFFERS, PARAMETERS
 from symgrad.numpy.core import traced
 from symgrad.tensors import Tensor
 from symgrad.tracer import Tracer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Array = Any
 Arrays = dict[str, Array]
 _lending = threading.RLock()
-_KINDS = ("_parameters", "_buffers")
+_KINDS = (PARAMETERS, BUFFERS)
 
 
 class _Lent(threading.local):
@@ -76,10 +77,7 @@ def _captured(value: Any) -> Any:
 def holds_tensors(model: Module) -> bool:
     """Whether a module has its own values: tensors, and none that are lent."""
     return not is_lent() and any(
-        value is not None
-        for module in model.modules()
-        for kind in _KINDS
-        for value in module.__dict__[kind].values()
+        module._of_kind(kind) for module in model.modules() for kind in _KINDS
     )
 
 
@@ -131,25 +129,43 @@ def _values_lent(model: Module, params: Mapping[str, Array], state: Mapping[str,
     return _lent_for(model, lambda own: values[id(own)])
 
 
+class _Kept:
+    """A module's own values, while it is lent others."""
+
+    def __init__(self, module: Module) -> None:
+        self._fields, self._members = module.__dict__, dict(module._members)
+        self._values = {
+            name: self._fields[name] for name, kind in self._members.items() if kind in _KINDS
+        }
+
+    def lend(self, value_of: Callable[[Any], Any]) -> None:
+        """Puts ``value_of(own)`` in the place of every value."""
+        for name, own in self._values.items():
+            if own is not None:
+                self._fields[name] = value_of(own)
+
+    def restore(self) -> None:
+        """Puts them back; members that have come since are gone."""
+        for name in self._fields["_members"].keys() - self._members.keys():
+            del self._fields[name]
+        self._fields.update(self._values, _members=self._members)
+
+
 @contextmanager
 def _lent_for(model: Module, value_of: Callable[[Any], Any]) -> Iterator[None]:
     """Puts ``value_of(own)`` in the place of every value for a while."""
     with _lending:
         modules = list(model.modules())
-        own = [[dict(m.__dict__[kind]) for kind in _KINDS] for m in modules]
+        own = [_Kept(module) for module in modules]
         _lent.depth += 1
         try:
-            for module in modules:
-                for kind in _KINDS:
-                    members = module.__dict__[kind]
-                    for name, value in members.items():
-                        if value is not None:
-                            members[name] = value_of(value)
+            for kept in own:
+                kept.lend(value_of)
             yield
         finally:
             _lent.depth -= 1
-            for module, kept in zip(modules, own, strict=True):
-                module.__dict__.update(zip(_KINDS, kept, strict=True))
+            for kept in own:
+                kept.restore()
 
 
 def _check_names(what: str, given: Mapping[str, Array], own: Mapping[str, Array]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from symgrad.nn.members import BUFFERS, MODULES, PARAMETERS, HasMembers
 from symgrad.nn.parameter import Parameter
 from symgrad.tensors import Tensor, dtypes
 
@@ -32,12 +33,9 @@ class _IncompatibleKeys(NamedTuple):
         return repr(self)
 
 
-class StateDict:
+class StateDict(HasMembers):
     """What modules can do with all their values at once."""
 
-    _parameters: dict[str, Any]
-    _buffers: dict[str, Any]
-    _modules: dict[str, Any]
     _transient_buffers: set[str]
 
     def state_dict(
@@ -53,13 +51,12 @@ class StateDict:
         return result
 
     def _saved(self, prefix: str) -> Iterator[tuple[str, Any]]:
-        for members, left_out in ((self._parameters, ()), (self._buffers, self._transient_buffers)):
-            for name, value in members.items():
-                if value is not None and name not in left_out:
+        for kind in (PARAMETERS, BUFFERS):
+            for name, value in self._of_kind(kind):
+                if name not in self._transient_buffers:
                     yield prefix + name, value
-        for name, module in self._modules.items():
-            if module is not None:
-                yield from module._saved(f"{prefix}{name}.")
+        for name, module in self._of_kind(MODULES):
+            yield from module._saved(f"{prefix}{name}.")
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -94,15 +91,14 @@ class StateDict:
         return _IncompatibleKeys(missing, unexpected)
 
     def _take(self, given: Mapping[str, Any], assign: bool, prefix: str) -> None:
-        for members in (self._parameters, self._buffers):
-            for name, old in members.items():
-                if old is not None and prefix + name in given:
+        for kind in (PARAMETERS, BUFFERS):
+            for name, old in self._of_kind(kind):
+                if prefix + name in given:
                     new = given[prefix + name]
                     array = new._array() if isinstance(new, Tensor) else new
                     old._set_array(np.array(array, None if assign else old._dtype, order="C"))
-        for name, module in self._modules.items():
-            if module is not None:
-                module._take(given, assign, f"{prefix}{name}.")
+        for name, module in self._of_kind(MODULES):
+            module._take(given, assign, f"{prefix}{name}.")
 
     # -- conversion ------------------------------------------------------------------------
 
@@ -133,18 +129,17 @@ class StateDict:
         return self
 
     def _convert(self, wanted: dtypes.dtype) -> None:
-        for members in (self._parameters, self._buffers):
-            for value in members.values():
-                if value is None or not value.is_floating_point() or value.dtype is wanted:
+        for kind in (PARAMETERS, BUFFERS):
+            for _, value in self._of_kind(kind):
+                if not value.is_floating_point() or value.dtype is wanted:
                     continue
                 gradient = value.grad if isinstance(value, Parameter) else None
                 value.grad = None
                 value._set_array(value._array().astype(wanted.numpy))
                 if gradient is not None:
                     value.grad = gradient.detach().to(wanted)
-        for module in self._modules.values():
-            if module is not None:
-                module._convert(wanted)
+        for _, module in self._of_kind(MODULES):
+            module._convert(wanted)
 
     def float(self: S) -> S:
         """Converts floating-point values to float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,58 @@ def test_none_becomes_a_module() -> None:
     net.extra = nn.Linear(1, 2, bias=False)
     assert [name for name, _ in net.named_parameters()][-1] == "extra.weight"
     assert net.extra.bias is None
+
+
+def test_members_by_kind_are_the_module(images: Array) -> None:
+    net = Net()
+    assert list(net._modules) == ["conv", "bn", "tail", "fc"]
+    assert net.bn._buffers["running_mean"] is net.bn.running_mean
+    net._modules["fc"] = nn.Linear(4, 2)
+    net.bn._parameters["bias"] = None
+    assert net(images).shape == (2, 2)
+    assert net.bn.bias is None
+    assert net.bn._parameters.keys() == {"weight", "bias"}
+    with pytest.raises(KeyError):
+        net._parameters["fc"]
+    with pytest.raises(TypeError, match="cannot assign 'int' as child module 'fc'"):
+        net.fc = 3
+    del net._modules["tail"]
+    assert not hasattr(net, "tail")
+    net.bn = None  # a place without a module keeps its name
+    assert list(net._modules.items())[1] == ("bn", None)
+    net.conv = nn.Parameter(np.zeros(2, np.float32))
+    assert list(net._modules) == ["bn", "fc"]
+    assert [name for name, _ in net.named_parameters()] == ["conv", "fc.weight", "fc.bias"]
+    del net.conv
+    with pytest.raises(AttributeError, match="'Net' object has no attribute 'conv'"):
+        net.conv  # noqa: B018
+
+
+def test_a_copy_has_the_same_members_and_may_get_others() -> None:
+    net = Net()
+    shallow, deep = copy.copy(net), copy.deepcopy(net)
+    shallow.more = nn.Linear(1, 1)
+    assert shallow.conv is net.conv
+    assert deep.conv.weight is not net.conv.weight
+    assert not hasattr(net, "more")
+    assert [name for name, _ in net.named_parameters()] == NAMES
+    assert [name for name, _ in deep.named_parameters()] == NAMES
+
+
+def test_what_a_lent_module_registers_is_gone_after_the_call() -> None:
+    class Caching(nn.Linear):
+        def forward(self, input: Array) -> Any:
+            self.register_buffer("seen", sg.zeros(1))
+            self.bias = None
+            return super().forward(input)
+
+    net = Caching(2, 2)
+    params, state = nn.arrays(net)
+    bias = net.bias
+    nn.functional_call(net, params, state, np.zeros((1, 2), np.float32))
+    assert net.bias is bias
+    assert not hasattr(net, "seen")
+    assert not list(net.buffers())
 
 
 def test_functional_call_equals_the_module_and_leaves_it_alone(images: Array) -> None:

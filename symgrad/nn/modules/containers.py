@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, overload
 
+from symgrad.nn.members import MODULES
 from symgrad.nn.module import Module, indented
 from symgrad.nn.parameter import Parameter
 from symgrad.tensors import Tensor
@@ -27,7 +28,9 @@ class _Listed(Module):
         return list(self._modules)[index % size]
 
     def _renumbered(self, modules: Iterable[Module]) -> None:
-        self.__dict__["_modules"] = {str(i): module for i, module in enumerate(modules)}
+        members = list(modules)
+        self._modules.clear()
+        self._modules.update((str(i), module) for i, module in enumerate(members))
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -90,8 +93,10 @@ class Sequential(_Listed):
 
     def forward(self, input: Array) -> Array:
         """Through all modules."""
-        for module in self._modules.values():
-            input = module(input)
+        members = self.__dict__
+        for name, kind in self._members.items():
+            if kind == MODULES:
+                input = members[name](input)
         return input
 
     @overload

@@ -58,8 +58,7 @@ class _BatchNorm(Module):
         if input.ndim not in self.ranks:
             expected = " or ".join(f"{n}D" for n in self.ranks)
             raise ValueError(f"expected {expected} input (got {input.ndim}D input)")
-        buffers = self._buffers
-        mean, variance = buffers["running_mean"], buffers["running_var"]
+        mean, variance = self.running_mean, self.running_var
         if not self.training and mean is not None and variance is not None:
             return F.batch_norm(
                 input, mean, variance, self.weight, self.bias, False, 0.0, self.eps
@@ -71,19 +70,18 @@ class _BatchNorm(Module):
         y, new_mean, new_variance = normalize(
             input, mean, variance, self.weight, self.bias, momentum, self.eps
         )
-        if new_mean is not mean:
-            buffers["running_mean"] = new_mean
-            buffers["running_var"] = new_variance
+        if new_mean is not mean:  # of a module that is lent other values
+            self.__dict__.update(running_mean=new_mean, running_var=new_variance)
         return y
 
     def _momentum(self) -> Any:
         """Counts the batch; the share that its statistics get of the running ones."""
-        counter = self._buffers["num_batches_tracked"]
+        counter = self.num_batches_tracked
         if counter is not None:
             if isinstance(counter, Tensor) and not is_lent():
                 advance(counter)
             else:
-                self._buffers["num_batches_tracked"] = counter + 1
+                self.__dict__["num_batches_tracked"] = counter + 1
         if self.momentum is not None:
             return self.momentum
         return 1 / self.num_batches_tracked if counter is not None else 0.0
