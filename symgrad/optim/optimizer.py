@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from symgrad.ir import Value
-from symgrad.ir.types import DType
+from symgrad.ir.types import DTYPES
 from symgrad.optim.rule import NARROW, Now, Rule
 from symgrad.tensors.apply import record
 from symgrad.tensors.counters import advance
@@ -256,7 +256,8 @@ class RuleOptimizer(Optimizer):
                 views.append(tensor)
         Tensor._compute(views, spent, also=made)
         for tensor, value in owners:
-            tensor._take(Leaf(value.contents, value.type))
+            value.op = None
+            tensor._take(value)
         for hook in list(self._post_hooks.values()):
             hook(self, (closure,), {})
         return loss
@@ -282,16 +283,15 @@ class RuleOptimizer(Optimizer):
         steps = [0] * len(params)
         if rule.counter is not None:
             steps = [int(advance(state[rule.counter])) for state in states]
+        dtypes = [value.type.dtype.name for value in before[: len(params)]]
         clock = _Clock(rule)
-        times = tuple([
-            clock.time(value.type.dtype, step) for value, step in zip(before, steps, strict=False)
-        ])  # fmt: skip
+        times = clock.times(list(zip(dtypes, steps, strict=True)))
         gradients: Any = [p._grad for p in params]
         made += record(
             _update_by(shape, slots, times), [*before, *values_of(gradients), *clock.numbers]
         )
         changed += updated
-        spent += [v for v in before if type(v) is Leaf]
+        spent += [v for v in before if v.op is None]  # type: ignore[misc]
 
     def _state_of(self, parameter: Tensor, rule: Any, slots: tuple[str, ...]) -> dict[str, Any]:
         """What is remembered of a parameter; what is missing begins now."""
@@ -328,24 +328,25 @@ class _Clock:
 
     def __init__(self, rule: Any) -> None:
         self._rule = rule
-        self._known: dict[Any, int] = {}
         self.numbers: list[Leaf] = []
         """Of each time the scheduled options in the rule's order, then the number of the step
         if it matters."""
 
-    def time(self, dtype: DType, step: int) -> int:
-        """The number of a time, from 0 on."""
-        known = self._known.get((dtype.name, step))
-        if known is None:
-            known = self._known[dtype.name, step] = len(self._known)
-            for name in self._rule.scheduled:
-                value = getattr(self._rule, name)
-                kind = computed(dtype.numpy) if name in NARROW else np.float64
-                parts = value if isinstance(value, tuple) else (value,)
-                self.numbers += [Leaf(np.asarray(part, kind)) for part in parts]
-            if self._rule.counter is not None:
-                self.numbers.append(Leaf(np.asarray(step, np.float64)))
-        return known
+    def times(self, moments: list[tuple[str, int]]) -> tuple[int, ...]:
+        """The numbers of times, from 0 on, by the names of dtypes and the numbers of steps."""
+        known = {moment: time for time, moment in enumerate(dict.fromkeys(moments))}
+        for dtype, step in known:
+            self._add(DTYPES[dtype].numpy, step)
+        return tuple([known[moment] for moment in moments])
+
+    def _add(self, dtype: np.dtype[Any], step: int) -> None:
+        for name in self._rule.scheduled:
+            value = getattr(self._rule, name)
+            kind = computed(dtype) if name in NARROW else np.float64
+            parts = value if isinstance(value, tuple) else (value,)
+            self.numbers += [Leaf(np.asarray(part, kind)) for part in parts]
+        if self._rule.counter is not None:
+            self.numbers.append(Leaf(np.asarray(step, np.float64)))
 
 
 def _now(rule: Rule, numbers: list[Tracer]) -> Now:

@@ -76,7 +76,7 @@ def record(function: Callable[..., Any], operands: Sequence[Value]) -> Sequence[
 
     No derivative passes through it; as in ``apply``, it is run once for operands alike.
     """
-    template = templates.find(function, operands, [v.type for v in operands], tracked=0)
+    template = templates.find_for(function, operands)
     if template is not None:
         return template.record(operands, operands)
     with recording():

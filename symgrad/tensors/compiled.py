@@ -110,7 +110,7 @@ class OnTensors:
             self.donated, held, references_each(held), are_shared(held), strict=True
         ):
             # The handle of the argument refers to each leaf, and the list of all values.
-            is_own = count == 2 and not is_shared and type(value) is Leaf
+            is_own = count == 2 and not is_shared and value.op is None
             if is_own and arguments[i]._tracer._view is None:
                 given.append(value)
             else:
@@ -139,8 +139,8 @@ class OnTensors:
         ]
         name = "".join(part.capitalize() for part in func.name.split("_"))
         made: tuple[Tensor, ...] = apply(f"{name}Backward", self._operation, operands)
-        for tensor in made:
-            tensor._mates = [weakref.ref(t) for t in made if t is not tensor]
+        for value in values_of(made):
+            value.op.mates = [weakref.ref(t) for t in made]  # type: ignore[union-attr]
         return made
 
 

@@ -16,7 +16,7 @@ from symgrad.ir import Value
 from symgrad.tensors import anomaly
 from symgrad.tensors.contents import origin
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
-from symgrad.tensors.handle import Retaining, Tensor
+from symgrad.tensors.handle import Retaining, Tensor, values_of
 from symgrad.tensors.nodes import (
     AccumulateGrad,
     ByHand,
@@ -77,9 +77,11 @@ def backward(
                 leaf._grad._array()  # a second pass shall not repeat the first one's work
                 leaf._grad._replace(leaf._grad + gradient)
     made = [leaf._grad for leaf, _ in totals if leaf._grad is not None]
-    mates = [weakref.ref(t) for t in made]
-    for tensor in (*made, *outputs):  # a loss looked at next costs no second forward pass
-        tensor._mates = mates
+    outcome = (*made, *outputs)  # a loss looked at next costs no second forward pass
+    makers = {op: None for v in values_of(outcome) if (op := v.op) is not None}
+    mates = [weakref.ref(t) for t in outcome]
+    for op in makers:
+        op.mates = mates  # type: ignore[attr-defined]
     Tensor._await(outputs)
     for leaf in [leaf for leaf, _ in totals if leaf._accumulated]:
         for hook in list(leaf._accumulated.values()):  # type: ignore[union-attr]

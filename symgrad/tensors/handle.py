@@ -97,8 +97,6 @@ class Tensor:
     _hooks: Hooks | None = None
     _accumulated: Hooks | None = None
     """Hooks for a leaf that has got its gradient."""
-    _mates: Sequence[weakref.ref[Tensor]] = ()
-    """Tensors made by the same backward pass: whoever looks at one wants all."""
 
     _construct: ClassVar[Callable[[Any, Sequence[int]], Tracer]]
     """Set by ``creation``: the memory of ``Tensor(data)`` or ``Tensor(2, 3)``."""
@@ -157,8 +155,9 @@ class Tensor:
         """The present contents, not to be written to."""
         value = self._value()
         if not is_known(value):
-            mates = [t for ref in self._mates if (t := ref()) is not None and t is not self]
-            self._mates = ()
+            maker: Any = value.op
+            mates = [t for ref in maker.mates if (t := ref()) is not None and t is not self]
+            maker.mates = ()
             is_loss = self._node is not None and not self._spent and self.numel() == 1
             Tensor._compute([self, *mates], also=Tensor._foresee(self) if is_loss else ())
         return array_of(contents_of(value))  # type: ignore[arg-type]
@@ -523,8 +522,7 @@ class Tensor:
             raise TypeError("iteration over a 0-d tensor")
         return (self[i] for i in range(len(self)))
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         from symgrad.tensors.printing import render
@@ -642,5 +640,5 @@ def _fits(array: Array, tracer: Tracer) -> bool:
 def _let_go(tracer: Tracer) -> None:
     """Forgets where a known value comes from."""
     value: Any = tracer._value
-    if type(value) is not Leaf and value.contents is not None:
+    if value.op is not None and value.contents is not None:
         tracer._value = Leaf(value.contents, value.type)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from symgrad.ir import Value
 from symgrad.tensors import dtypes
-from symgrad.tensors.recorded import Leaf
 from symgrad.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ class AccumulateGrad(Node):
         self.variable = variable
         # Whoever can still be differentiated holds the value: a loss that is kept after its
         # backward pass must not keep the parameters it was computed from.
-        self._value = weakref.ref(value) if isinstance(value, Leaf) else lambda: value
+        self._value = weakref.ref(value) if value.op is None else lambda: value
 
     @property
     def value(self) -> Value | None:

@@ -7,6 +7,7 @@ owned by the values that need it, so the graph of a dropped tensor is freed with
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -105,7 +106,10 @@ class Recorded(Value):
 
 
 class Leaf(Recorded):
-    """A value whose contents are known and that comes from nowhere."""
+    """A value whose contents are known and that comes from nowhere.
+
+    A result becomes one, too, when it is known and its op is let go of.
+    """
 
     __slots__ = ()
 
@@ -125,15 +129,19 @@ class Result(Recorded):
 
     __slots__ = ()
 
-    op: PendingOp
+    op: PendingOp | None  # type: ignore[assignment]
     name = ""
-    facts = 0
 
     def __init__(self, type: TensorType, op: PendingOp, index: int) -> None:
         self.type = type
         self.op = op
         self.index = index
         self.contents = None
+
+    @property
+    def facts(self) -> int:  # type: ignore[override]
+        """As those of a leaf, once it is one."""
+        return TAME if self.op is None else 0
 
 
 def contents_of(value: Value) -> Contents | None:
@@ -169,12 +177,15 @@ class PendingOp(Op):
     ``results`` is empty, therefore, except while a sweep passes through the op.
     """
 
-    __slots__ = ("depth", "region")
+    __slots__ = ("depth", "mates", "region")
 
     loc = None
+    mates: Sequence[weakref.ref[Any]]
+    """The tensors made by the same backward pass: whoever looks at one wants all."""
 
     def __init__(self, region: Region, operands: tuple[Value, ...], seq: int) -> None:
         self.region, self.operands, self.seq, self.results = region, operands, seq, ()
+        self.mates = ()
         depth = 0
         value: Any
         for value in operands:

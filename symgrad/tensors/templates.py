@@ -172,6 +172,16 @@ def find(
     return _found((key, fixed), function, operands, types, tracked, ())
 
 
+def find_for(function: Callable[..., Any], values: Sequence[Value]) -> Template | None:
+    """As ``find``, of nothing but traced values, for results that no derivative passes through."""
+    types = [v.type for v in values]
+    try:
+        key = key_of(function), 0, dtypes.get_default_dtype(), *types
+    except _NoTemplateError:
+        return None
+    return _found(key, function, values, types, 0, ())
+
+
 def _found(
     key: Any,
     function: Callable[..., Any],
