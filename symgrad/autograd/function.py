@@ -186,7 +186,7 @@ class _Call:
             made._node = node
             anomaly.note(node, made)
             results[i] = write(results[i], made) if is_dirty else made
-        node.saved = tuple(map(saved, kept))
+        node.saved = saved(kept)
         self._args = []
         return tuple(results)
 

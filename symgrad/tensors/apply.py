@@ -269,7 +269,7 @@ class _Operation:
                 shown = self.tensors if self._shown is None else self._shown
                 edges = [x._edge() if isinstance(x, Tensor) else None for x in shown]
                 self._node = make_node(self._name, edges, saves=self._saves != NOTHING)
-                self._node.saved = tuple(map(saved, _read(self.tensors, self._saves)))
+                self._node.saved = saved(_read(self.tensors, self._saves))
             result._node = self._node
             if self._saves == RESULT:
                 self._node.save(result)

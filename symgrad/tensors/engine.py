@@ -218,7 +218,8 @@ class _Sweep:
             self._watched = [*passed, *(n for i, n in targets.items() if n in self.nodes)]
             self._watched = list(dict.fromkeys(self._watched))
         for node in passed:
-            node.use(retain=retain)
+            if type(node) is not AccumulateGrad:
+                node.use(retain=retain)
         spent = not retain and any(node.saves for node in passed)
         for tensor in outputs:
             tensor._spent = tensor._spent or spent
@@ -236,19 +237,19 @@ class _Sweep:
         places: list[int] = []
         values: list[Value] = []
         for place, tensor in enumerate(tensors):
-            if tensor._node is None:
-                known = [v for e in own.get(id(tensor), ()) if (v := e.value) is not None]
-            else:
-                known = [origin(tensor._value())]
-            values += known
-            places += [place] * len(known)
+            if tensor._node is not None:
+                places.append(place)
+                values.append(origin(tensor._value()))
+                continue
+            for edge in own.get(id(tensor), ()):
+                if (value := edge.value) is not None:
+                    places.append(place)
+                    values.append(value)
         results: list[Tensor | None] = [None] * len(tensors)
         for place, derivative in zip(places, self._run(values), strict=True):
-            total = results[place]
-            if total is None or derivative is None:
-                results[place] = total if derivative is None else derivative
-            else:
-                results[place] = total + derivative
+            if derivative is not None:
+                total = results[place]
+                results[place] = derivative if total is None else total + derivative
         if any(total is None for total in results):
             reached = self._told()
             for place, tensor in enumerate(tensors):
@@ -266,8 +267,8 @@ class _Sweep:
         """The derivatives by ``inputs``: part of the graph if that is wanted, else outside it."""
         anomaly.begin()
         watchers: dict[Value, list[Any]] = {}
-        for node in self._watched:
-            for value, watcher in node._watchers or ():
+        for seen in [node._watchers for node in self._watched if node._watchers]:
+            for value, watcher in seen:
                 watchers.setdefault(value, []).append(watcher)
         for seeing in watchers.values():
             seeing.sort(key=lambda watcher: isinstance(watcher, Retaining))
@@ -279,8 +280,10 @@ class _Sweep:
                     self._outputs, self._weights, inputs, watchers, detached=not self.create_graph
                 )
             _note_habit(self._outputs)
-        made = self._tracked if self.create_graph else _untracked
-        derivatives = [None if c is None else made(*c) for c in found]
+        made = self._tracked if self.create_graph else None
+        derivatives = [
+            None if c is None else made(*c) if made else Tensor.of_value(c[0]) for c in found
+        ]
         anomaly.check_leaves(self.leaves, inputs, derivatives)
         return derivatives
 
@@ -296,10 +299,6 @@ class _Sweep:
         result = Tensor.of_value(value)
         result._node = make_node(_node_name(made_by), self._edges)
         return result
-
-
-def _untracked(value: Value, made_by: str) -> Tensor:
-    return Tensor.of_value(value)
 
 
 _NAMES = {"reduce_sum": "SumBackward1", "scale": "MulBackward0", "dot_general": "MmBackward0"}

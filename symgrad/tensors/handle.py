@@ -131,10 +131,10 @@ class Tensor:
         return cls(Handle(Leaf(array)), requires_grad=requires_grad)
 
     @classmethod
-    def of_value(cls, value: Value) -> Tensor:
-        """A tensor of a recorded value."""
+    def of_value(cls, value: Value, node: Node | None = None) -> Tensor:
+        """A tensor of a recorded value, which ``node`` tells the origin of."""
         made = cls.__new__(cls)
-        made._tracer, made._node, made._requires_grad = Handle(value), None, False
+        made._tracer, made._node, made._requires_grad = Handle(value), node, False
         return made
 
     # -- contents --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from symgrad.ir import Value
@@ -27,22 +27,24 @@ def storage_version(tracer: Tracer) -> int:
     return tracer.version
 
 
-Saved = tuple[Tracer, int, "type[Node] | None"]
+Saved = tuple[Tracer, int, "type[Node] | type[None]"]
 """An operand or result that the derivative reads: its memory, the version of that at the time,
 and the kind of node it came from."""
 
 
-def saved(tensor: Tensor) -> Saved:
-    """A tensor as it is now, to be read by a derivative."""
-    tracer, node = tensor._tracer, tensor._node
-    version = tracer.version if tracer._view is None else storage_version(tracer)
-    return tracer, version, None if node is None else type(node)
+def saved(tensors: Iterable[Tensor]) -> tuple[Saved, ...]:
+    """Tensors as they are now, to be read by a derivative."""
+    return tuple([
+        (x := t._tracer, x.version if x._view is None else storage_version(x), type(t._node))
+        for t in tensors
+    ])  # fmt: skip
 
 
 def _changed(saved: Saved, now: int) -> RuntimeError:
     """The error for memory that was written to since, and is at the version ``now``."""
     tracer, version, kind = saved
-    source = "" if kind is None else kind.title().removesuffix("0").removesuffix("Backward")
+    title = kind.title() if issubclass(kind, Node) else ""
+    source = title.removesuffix("0").removesuffix("Backward")
     which = f", which is output 0 of {source}," if source else ""
     text = f"[{dtypes.legacy_name(tracer.dtype)} {list(tracer.shape)}]"
     return RuntimeError(
@@ -83,7 +85,7 @@ class Node:
 
     def save(self, tensor: Tensor) -> None:
         """Adds a tensor to what the derivative reads."""
-        self.saved = (*(self.saved or ()), saved(tensor))
+        self.saved = (*(self.saved or ()), *saved([tensor]))
 
     @property
     def next_functions(self) -> tuple[tuple[Node | None, int], ...]:

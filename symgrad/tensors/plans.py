@@ -79,13 +79,13 @@ class Plan:
         return tuple(results)
 
     def _result(self, value: Value, node: Node | None, tracked: bool) -> Tensor:
-        result = Tensor.of_value(value)
-        if node is not None and tracked:
-            result._node = node
-            if self.reads_result:
-                node.save(result)
-            if anomaly.is_anomaly_enabled():
-                anomaly.note(node, result)
+        if node is None or not tracked:
+            return Tensor.of_value(value)
+        result = Tensor.of_value(value, node)
+        if self.reads_result:
+            node.save(result)
+        if anomaly.is_anomaly_enabled():
+            anomaly.note(node, result)
         return result
 
     def _node(self, kind: type[Node], tensors: Sequence[Tensor]) -> Node:
@@ -98,7 +98,7 @@ class Plan:
             read = [t for i, t in enumerate(tensors) if any(needed[:i]) or any(needed[i + 1 :])]
         else:
             read = [tensors[place] for place in self.reads]  # type: ignore[index]
-        return kind(tuple(parents), self.saves, tuple([saved(t) for t in read]))
+        return kind(tuple(parents), self.saves, saved(read))
 
 
 # -- by the arguments of functions ---------------------------------------------------------

@@ -11,7 +11,7 @@ import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from symgrad.api_backend import register_owner
@@ -188,7 +188,8 @@ def compute(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> None:
     value is among ``values``, still refers to these.
     """
     with PROGRAMS.lock:
-        pending: list[Any] = [v for v in dict.fromkeys(values) if not is_known(v)]
+        unique: Iterable[Any] = dict.fromkeys(values)
+        pending = [v for v in unique if v.contents is None]
         if not pending:
             return
         graph = Recording.behind(pending)
