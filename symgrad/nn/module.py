@@ -54,7 +54,7 @@ class Module(StateDict):
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         for x in inputs:
-            if isinstance(x, _ARRAYS) and pure.holds_tensors(self):
+            if not isinstance(x, Tensor) and isinstance(x, _ARRAYS) and pure.holds_tensors(self):
                 with pure.own_arrays(self):
                     return self._call_with(self._hooks, inputs, options)
         if self._hooks is None:

@@ -10,7 +10,7 @@ import functools
 import itertools
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -277,7 +277,7 @@ class RuleOptimizer(Optimizer):
         """
         shape = rule.shape()
         slots = _slot_names(shape)
-        states = [self._state_of(p, rule, slots) for p in params]
+        states = self._states_of(params, rule, slots)
         updated = [*params, *[state[name] for state in states for name in slots]]
         before = values_of(updated)
         steps = [0] * len(params)
@@ -293,19 +293,32 @@ class RuleOptimizer(Optimizer):
         changed += updated
         spent += [v for v in before if v.op is None]  # type: ignore[misc]
 
-    def _state_of(self, parameter: Tensor, rule: Any, slots: tuple[str, ...]) -> dict[str, Any]:
-        """What is remembered of a parameter; what is missing begins now."""
-        if not slots and rule.counter is None:
-            return {}
-        state = self.state[parameter]
+    def _states_of(
+        self, params: Sequence[Tensor], rule: Any, slots: tuple[str, ...]
+    ) -> list[dict[str, Any]]:
+        """What is remembered of each parameter; what is missing begins now."""
+        counter = rule.counter
+        names = slots if counter is None else (counter, *slots)
+        if not names:
+            return []
+        states = [self.state[p] for p in params]
+        for parameter, state in zip(params, states, strict=True):
+            for name in names:
+                if name not in state:
+                    self._begin(parameter, state, rule)
+                    break
+        return states
+
+    @staticmethod
+    def _begin(parameter: Tensor, state: dict[str, Any], rule: Any) -> None:
+        """Adds what is missing in the state of a parameter."""
         if rule.counter is not None and rule.counter not in state:
             begun = bool(state)  # loaded from torch, which does not count
             state[rule.counter] = Tensor.of_array(np.array(begun, np.float32))
-        for name in slots:
+        fresh = rule.slots(np.empty(parameter.shape, parameter._dtype))
+        for name in fresh:
             if name not in state:
-                fresh = rule.slots(np.empty(parameter.shape, parameter._dtype))
                 state[name] = Tensor.of_array(np.asarray(fresh[name]))
-        return state
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -34,18 +35,19 @@ class Recording:
         self._inputs: dict[Value, int] = {}
         self._first: dict[Op, int] = {}
         """The number of an op's first result."""
-        lines: list[Any] = []
+        operands: list[int] = []
         count = 0
         for op in self.ops:
-            lines.append(op.region)
-            self._see(op.operands, is_input, lines)
+            self._see(op.operands, is_input, operands)
             self._first[op] = count
             count += len(op.region.results)
         self._see(also, is_input, [])
-        self.key = tuple([v.type for v in self.inputs]), tuple(lines)
+        # A region tells how many of the operands' numbers are its own.
+        regions = tuple([op.region for op in self.ops])
+        self.key = tuple([v.type for v in self.inputs]), regions, array("i", operands).tobytes()
 
     def _see(
-        self, values: Sequence[Value], is_input: Callable[[Value], bool] | None, line: list[Any]
+        self, values: Sequence[Value], is_input: Callable[[Value], bool] | None, line: list[int]
     ) -> None:
         """Adds the numbers of values, inputs unless an op seen before makes them, to ``line``."""
         inputs, results, first = self._inputs, self.results, self._first

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from array import array
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from symgrad.ir.errors import user_location
-from symgrad.ir.graph import Region
 
 _SHOWN = 3
 """Changed inputs named at the most."""
@@ -21,7 +21,7 @@ def report(key: Any, known: Collection[Any]) -> None:
         return
     where = user_location()
     print(
-        f"[recompiles] program {len(known) + 1}, {len(_operations(key[1]))} operations"
+        f"[recompiles] program {len(known) + 1}, {len(_operations(key))} operations"
         f"{f', wanted at {where}' if where else ''}: {difference(key, known)}",
         file=sys.stderr,
     )
@@ -30,15 +30,15 @@ def report(key: Any, known: Collection[Any]) -> None:
 def difference(key: Any, known: Collection[Any]) -> str:
     """What sets ``key`` apart from the most similar key among ``known``, in words.
 
-    Keys are (types of the inputs, operations, results, donated); each operation is its region,
-    followed by the numbers of its operands.
+    Keys are (types of the inputs, regions of the operations, the numbers of all their operands,
+    results, donated).
     """
     if not known:
         return "it is the first"
-    types, flat, results, donated = key
-    ops = _operations(flat)
+    types, _, _, results, donated = key
+    ops = _operations(key)
     latest = {id(k): i for i, k in enumerate(known)}
-    split = {id(k): _operations(k[1]) for k in known}
+    split = {id(k): _operations(k) for k in known}
     other = max(
         known,
         key=lambda k: (
@@ -54,15 +54,16 @@ def difference(key: Any, known: Collection[Any]) -> str:
     more = len(ops) - len(before)
     if more:
         return f"{abs(more)} operations {'more' if more > 0 else 'less'} than a known program"
-    if results != other[2]:
-        return f"other values are looked at ({len(results)}, they were {len(other[2])})"
-    return f"other memory is given up ({len(donated)} inputs, they were {len(other[3])})"
+    if results != other[3]:
+        return f"other values are looked at ({len(results)}, they were {len(other[3])})"
+    return f"other memory is given up ({len(donated)} inputs, they were {len(other[4])})"
 
 
-def _operations(flat: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Regions and numbers in one row as operations: a region and the numbers of its operands."""
-    starts = [i for i, x in enumerate(flat) if isinstance(x, Region)]
-    return [tuple(flat[a:b]) for a, b in itertools.pairwise([*starts, len(flat)])]
+def _operations(key: Any) -> list[tuple[Any, ...]]:
+    """The operations of a key: a region and the numbers of its operands."""
+    _, regions, numbers, *_ = key
+    rest = iter(array("i", numbers))
+    return [(region, *itertools.islice(rest, len(region.params))) for region in regions]
 
 
 def _alike(a: Sequence[Any], b: Sequence[Any]) -> int:
