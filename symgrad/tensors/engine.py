@@ -16,7 +16,8 @@ from symgrad.ir import Value
 from symgrad.tensors import anomaly
 from symgrad.tensors.contents import origin
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
-from symgrad.tensors.handle import Retaining, Tensor, values_of
+from symgrad.tensors.handle import Tensor, values_of
+from symgrad.tensors.hooks import Retaining
 from symgrad.tensors.nodes import (
     AccumulateGrad,
     ByHand,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,51 +26,26 @@ from symgrad.tensors.contents import (
     stands_for,
     unseen,
 )
-from symgrad.tensors.hooks import Hooks, Removable, registered
+from symgrad.tensors.hooks import Hooks, Removable, Retaining, registered
 from symgrad.tensors.layout import Layout
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
+from symgrad.tensors.python_values import PythonValues
 from symgrad.tensors.record import RECORDER, compute, recording
 from symgrad.tensors.recorded import Leaf, array_of, contents_of, ends_a_graph, is_known
-from symgrad.tensors.state import is_grad_enabled
+from symgrad.tensors.refusals import (
+    BY_HAND,
+    LEAF_FLAGS,
+    NON_LEAF_GRAD,
+    check_gradient,
+    check_leaf,
+    check_writable,
+)
 from symgrad.tracer import Tracer
 
-_LEAF_FLAGS = (
-    "you can only change requires_grad flags of leaf variables. If you want to use a computed "
-    "variable in a subgraph that doesn't require differentiation use var_no_grad = var.detach()."
-)
-_NON_LEAF_GRAD = (
-    "The .grad attribute of a Tensor that is not a leaf Tensor is being accessed. Its .grad "
-    "attribute won't be populated during autograd.backward(). If you indeed want the .grad field "
-    "to be populated for a non-leaf Tensor, use .retain_grad() on the non-leaf Tensor. If you "
-    "access the non-leaf Tensor by mistake, make sure you access the leaf Tensor instead."
-)
-
-
 _CPU = dtypes.device()
-_OVERLAP = (
-    "unsupported operation: more than one element of the written-to tensor refers to a single "
-    "memory location. Please clone() the tensor before performing the operation."
-)
 
 
-_LEFT_OUT = (
-    "A view was created in no_grad mode and is being modified inplace with grad mode enabled. "
-    "Given that this use case is ambiguous and error-prone, it is forbidden. You can clarify your "
-    "code by moving both the view and the inplace either both inside the no_grad block (if you "
-    "don't want the inplace to be tracked) or both outside (if you want the inplace to be tracked)."
-)
-
-
-_BY_HAND = (
-    "{} is a view and {} modified inplace. This view was created inside a custom Function (or "
-    "because an input was returned as-is) and the autograd logic to handle view+inplace would "
-    "override the custom backward associated with the custom Function, leading to incorrect "
-    "gradients. This behavior is forbidden. You can fix this by cloning the output of the custom "
-    "Function."
-)
-
-
-class Tensor:
+class Tensor(PythonValues):
     """A multi-dimensional array that remembers how it was computed; torch's interface."""
 
     # Most tensors are results that soon are gone: they cost no more than what all have.
@@ -296,7 +271,7 @@ class Tensor:
                 name, before = self._by_hand
                 if base._node is not before:
                     where = "its base or another view of its base has been"
-                    raise RuntimeError(_BY_HAND.format(name, where))
+                    raise RuntimeError(BY_HAND.format(name, where))
                 return
             self._seen = base._version
             if (edge := base._edge()) is not None:
@@ -313,7 +288,7 @@ class Tensor:
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
         if self._node is not None and not wanted:
-            raise RuntimeError(_LEAF_FLAGS)
+            raise RuntimeError(LEAF_FLAGS)
         if wanted and self._kind not in "fc":
             raise RuntimeError(
                 "Only Tensors of floating point and complex dtype can require gradients"
@@ -360,24 +335,12 @@ class Tensor:
     def grad(self) -> Tensor | None:
         """What backward passes have left here."""
         if self._grad is None and self._node is not None and self._retaining is None:
-            warnings.warn(_NON_LEAF_GRAD, UserWarning, stacklevel=2)
+            warnings.warn(NON_LEAF_GRAD, UserWarning, stacklevel=2)
         return self._grad
 
     @grad.setter
     def grad(self, new: Tensor | None) -> None:
-        if new is self:
-            raise RuntimeError("can't assign Variable as its own grad")
-        if new is not None and new.shape != self.shape:
-            raise RuntimeError(
-                f"assigned grad has data of a different size: {list(new.shape)} for a tensor of "
-                f"{list(self.shape)}"
-            )
-        if new is not None and new._dtype != self._dtype:
-            raise RuntimeError(
-                f"attempting to assign a gradient with dtype '{new.dtype.scalar_name.lower()}' to "
-                f"a tensor with grad_dtype '{self.dtype.scalar_name}'. The gradient must match the "
-                "tensor's dtype"
-            )
+        check_gradient(self, new)
         self._grad = new
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Removable:
@@ -463,64 +426,9 @@ class Tensor:
         self.data = Tensor.of_array(np.empty(0, self._dtype)) if source is None else source
         return self
 
-    # -- Python values ---------------------------------------------------------------------
+    _check_leaf, _check_writable = check_leaf, check_writable
 
-    def item(self) -> Any:
-        """The only element as a Python number."""
-        if self.numel() != 1:
-            raise RuntimeError(
-                f"a Tensor with {self.numel()} elements cannot be converted to Scalar"
-            )
-        return self._array().item()
-
-    def tolist(self) -> Any:
-        """The elements as nested Python lists."""
-        return self._array().tolist()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        shared: Array = self.numpy()
-        if copy is False and dtype is not None and shared.dtype != np.dtype(dtype):
-            raise ValueError("Unable to avoid copy while creating an array as requested.")
-        if dtype is not None and shared.dtype != np.dtype(dtype):
-            return shared.astype(dtype)
-        return shared.copy() if copy else shared
-
-    def __dlpack_device__(self) -> Any:
-        return (1, 0)
-
-    def __bool__(self) -> bool:
-        if self.numel() != 1:
-            raise RuntimeError(
-                "Boolean value of Tensor with "
-                f"{'more than one value' if self.numel() else 'no values'} is ambiguous"
-            )
-        return bool(self._array().item())
-
-    def __float__(self) -> float:
-        return float(self._scalar())
-
-    def __int__(self) -> int:
-        return int(self._scalar())
-
-    def __index__(self) -> int:
-        if self._dtype.kind not in "iu" or self.numel() != 1:
-            raise TypeError("only integer tensors of a single element can be converted to an index")
-        return int(self._array().item())
-
-    def _scalar(self) -> Any:
-        if self.numel() != 1:
-            raise ValueError("only one element tensors can be converted to Python scalars")
-        return self._array().item()
-
-    def __len__(self) -> int:
-        if not self.ndim:
-            raise TypeError("len() of a 0-d tensor")
-        return self._tracer.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if not self.ndim:
-            raise TypeError("iteration over a 0-d tensor")
-        return (self[i] for i in range(len(self)))
+    # -- as an object ----------------------------------------------------------------------
 
     def __hash__(self) -> int:
         return id(self)
@@ -529,9 +437,6 @@ class Tensor:
         from symgrad.tensors.printing import render
 
         return render(self)
-
-    def __format__(self, spec: str) -> str:
-        return self.item().__format__(spec) if spec and not self.ndim else repr(self)
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         if self._node is not None:
@@ -552,58 +457,6 @@ class Tensor:
 
     def __reduce__(self) -> Any:
         return _rebuilt, (type(self), self._array(), self.requires_grad)
-
-    def _check_leaf(self) -> None:
-        """Refuses to turn a leaf into something else."""
-        if not is_grad_enabled():
-            return
-        if self._requires_grad and self._node is None:
-            raise RuntimeError(
-                "a leaf Variable that requires grad is being used in an in-place operation."
-            )
-        if self._base is not None and self._base._requires_grad and self._base.is_leaf:
-            raise RuntimeError(
-                "a view of a leaf Variable that requires grad is being used in an in-place "
-                "operation."
-            )
-
-    def _check_writable(self, operand_tracked: bool) -> None:
-        """Refuses in-place writes that the graph could not follow."""
-        view = self._tracer._view
-        if view is not None and view.write is None and self.numel():
-            raise RuntimeError(_OVERLAP)
-        if self._is_left_out and is_grad_enabled():
-            raise RuntimeError(_LEFT_OUT)
-        if self._by_hand is not None and is_grad_enabled():
-            raise RuntimeError(_BY_HAND.format(self._by_hand[0], "is being"))
-        if self.requires_grad or operand_tracked:
-            self._check_leaf()
-
-
-class Retaining:
-    """Keeps the gradient by a tensor's present value: the last of all that watch it."""
-
-    __slots__ = ("_entry", "_node", "_tensor")
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = weakref.ref(tensor)
-        self._node: Node | None = None
-        self._entry: tuple[Value, Callable[[Value], Value]] | None = None
-
-    def watch(self, node: Node, value: Value) -> None:
-        """From now on watches ``value``, which ``node`` made."""
-        if self._node is not None and self._entry is not None:
-            self._node.watchers.remove(self._entry)
-        self._node, self._entry = node, (value, self)
-        node.watchers.append(self._entry)
-
-    def __call__(self, cotangent: Value) -> Value:
-        tensor = self._tensor()
-        if tensor is not None:
-            new = Tensor.of_value(RECORDER.builder.emit("stop_gradient", cotangent))
-            tensor._grad = new if tensor._grad is None else tensor._grad + new
-        return cotangent
-
 
 def _rebuilt(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
     """A tensor that was pickled."""

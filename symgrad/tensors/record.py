@@ -94,6 +94,7 @@ class SweptBuilder(LazyBuilder):
         """As any recorder does."""
         made = super().record(region, operands)
         op = made[0].op
+        assert op is not None
         op.results = tuple(made)
         self._made.append(op)
         return made

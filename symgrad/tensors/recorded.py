@@ -129,7 +129,7 @@ class Result(Recorded):
 
     __slots__ = ()
 
-    op: PendingOp | None  # type: ignore[assignment]
+    op: PendingOp | None
     name = ""
 
     def __init__(self, type: TensorType, op: PendingOp, index: int) -> None:
