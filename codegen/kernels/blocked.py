@@ -68,21 +68,36 @@ class Blocked:
 
     @staticmethod
     def dense(
-        dtype: str, shape: tuple[int, int, int, int], halo: tuple[Pair, Pair] = ((0, 0), (0, 0))
+        dtype: str,
+        shape: tuple[int, int, int, int],
+        halo: tuple[Pair, Pair] = ((0, 0), (0, 0)),
+        pitch: int | None = None,
     ) -> Blocked:
-        """A buffer of its own: planes and their halos without gaps."""
+        """A buffer of its own: planes and their halos without gaps.
+
+        ``pitch`` is the distance of pixels, if they are further apart than a block's channels.
+        """
         _, channels, *plane = shape
         block = channel_block(channels)
+        pitch = pitch or block
         height, width = (size + sum(h) for size, h in zip(plane, halo, strict=True))
-        row = width * block
+        row = width * pitch
         blocks = -(-channels // block)
-        strides = (blocks * height * row, height * row, row, block)
-        return Blocked(dtype, shape, strides, halo[0][0] * row + halo[1][0] * block, halo)
+        strides = (blocks * height * row, height * row, row, pitch)
+        return Blocked(dtype, shape, strides, halo[0][0] * row + halo[1][0] * pitch, halo)
 
     @property
     def block(self) -> int:
         """Channels of one block."""
         return channel_block(self.shape[1])
+
+    @property
+    def fills_vectors(self) -> bool:
+        """Whether a pixel of a block may be read as whole vectors of ``BLOCK`` elements.
+
+        What lies behind fewer channels than these may be anything.
+        """
+        return self.strides[3] == BLOCK
 
     @property
     def blocks(self) -> int:
@@ -99,7 +114,7 @@ class Blocked:
         """Array shape of a dense layout's buffer, halo included."""
         (top, bottom), (left, right) = self.halo
         n, _, height, width = self.shape
-        return (n, self.blocks, top + height + bottom, left + width + right, self.block)
+        return (n, self.blocks, top + height + bottom, left + width + right, self.strides[3])
 
     @property
     def tiling(self) -> Tiling:

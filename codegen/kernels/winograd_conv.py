@@ -102,7 +102,6 @@ def emit_filters(k: Emitter, name: str, spec: KernelSpec) -> None:
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
         weights, u, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(3))
         stage = k.gep(scratch, k.mul(tid, shape.stage), shape.scalar)
-        rows = BLOCK // spec.parts
         with k.loop(*k.slice(conv.y.blocks * conv.in_blocks * spec.parts, tid, nth)) as task:
             pair, part = k.divmod(task, spec.parts)
             out_block, in_block = k.divmod(pair, conv.in_blocks)
@@ -110,8 +109,7 @@ def emit_filters(k: Emitter, name: str, spec: KernelSpec) -> None:
             at = k.add(k.mul(group, conv.in_blocks), in_block)
             at = k.add(k.mul(k.mul(at, BLOCK), shape.group * BLOCK), k.mul(number, BLOCK))
             args_ = [weights, k.as_reg(out_block), k.as_reg(in_block)]
-            low = k.mul(part, rows)
-            span = [k.as_reg(low), k.as_reg(k.add(low, rows))]
+            span = [k.as_reg(end) for end in k.slice(conv.inputs, part, spec.parts)]
             k.call(f"{name}_filter", "void", [*args_, k.gep(u, at, shape.scalar), stage, *span])
 
 
@@ -285,7 +283,7 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                     at = k.add(k.mul(block, BLOCK * pitch), k.mul(number, BLOCK))
                     pair = [k.as_reg(k.add(out_block, number)), k.as_reg(k.add(start, block))]
                     to = k.gep(u, at, scalar)
-                    whole = [k.as_reg(0), k.as_reg(BLOCK)]
+                    whole = [k.as_reg(0), k.as_reg(conv.inputs)]
                     k.call(f"{name}_filter", "void", [weights, *pair, to, stage, *whole])
                 v_first = k.mul(k.add(in_block, start), all_tiles)
                 v_first = k.mul(k.add(v_first, first), BLOCK)

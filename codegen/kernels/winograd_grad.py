@@ -82,6 +82,11 @@ class WinogradGradSpec:
         return self.x.blocks // self.groups
 
     @property
+    def inputs(self) -> int:
+        """Input channels of one block: the rows of a filter's matrices that are used."""
+        return self.x.block
+
+    @property
     def out_blocks(self) -> int:
         """Output channel blocks of one group of the convolution."""
         return self.dy.blocks // self.groups
@@ -91,8 +96,10 @@ class WinogradGradSpec:
         for tensor in (self.x, self.dy):
             if reason := tensor.refusal():
                 return reason
-            if tensor.block != BLOCK:
-                return f"{tensor.shape[1]} channels do not fill a block of {BLOCK}"
+        if not self.x.fills_vectors:
+            return f"pixels of {self.x.block} channels are no whole vectors"
+        if self.dy.block != BLOCK:
+            return f"{self.dy.shape[1]} channels do not fill a block of {BLOCK}"
         if self.dw.kernel != (taps := (self.axes[0].taps, self.axes[1].taps)):
             return f"the filter is not {taps[0]} x {taps[1]}"
         if self.groups > 1 and any(t.shape[1] % (BLOCK * self.groups) for t in (self.x, self.dy)):
@@ -192,7 +199,7 @@ def _products(
     v, z = k.gep(v, k.mul(low, BLOCK), scalar), k.gep(z, k.mul(low, spec.pitch), scalar)
     _, lanes = vector_of(k, scalar)
     with (
-        k.loop(0, BLOCK, spec.channels) as channel,
+        k.loop(0, spec.grad.inputs, spec.channels) as channel,
         k.loop(0, spec.pitch, spec.vectors * lanes) as lane,
     ):
         k.call(
@@ -216,7 +223,7 @@ def _emit_back(k: Emitter, name: str, spec: GradKernelSpec, plane: int) -> None:
     down, across = (transposed(axis.matrices().filter) for axis in grad.axes)
     with (
         k.function(name, ["ptr", "ptr"], internal=True, attributes="noinline") as (sums, pair),
-        k.loop(0, BLOCK) as row,
+        k.loop(0, grad.inputs) as row,
         k.loop(0, BLOCK, lanes) as lane,
     ):
         first = k.gep(sums, k.add(k.mul(row, spec.pitch), lane), scalar)
@@ -229,7 +236,7 @@ def _emit_back(k: Emitter, name: str, spec: GradKernelSpec, plane: int) -> None:
                 for rows in zip(total, more, strict=True)
             ]
         to = k.gep(pair, k.add(k.mul(row, BLOCK), lane), scalar)
-        store_tile(k, apply_2d(k, down, total, across), to, BLOCK * BLOCK, scalar)
+        store_tile(k, apply_2d(k, down, total, across), to, grad.dw.block * BLOCK, scalar)
 
 
 def _arguments(k: Emitter, args: Reg, epilogue: Epilogue | None, others: int) -> list[Reg]:

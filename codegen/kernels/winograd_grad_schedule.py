@@ -78,7 +78,7 @@ def _kernels(
         group = max(1, span // BLOCK)
         if (span % BLOCK and BLOCK % span) or spec.out_blocks % group:
             continue
-        for channels in (2, 4, 8, 16):
+        for channels in (n for n in range(1, spec.inputs + 1) if spec.inputs % n == 0):
             if channels * vectors + vectors + 1 <= registers:
                 kernel = GradKernelSpec(spec, channels, group, vectors)
                 yield kernel, _filters_first
@@ -90,7 +90,7 @@ def _kernels(
 def _products(kernel: GradKernelSpec, target: Target, tiles: float) -> float:
     """The products of one block of input channels and one group of outputs over tiles."""
     span = kernel.vectors * min(BLOCK, target.lanes(bytes_of(kernel.grad.x.scalar)))
-    calls = BLOCK // kernel.channels * (kernel.pitch // span)
+    calls = kernel.grad.inputs // kernel.channels * (kernel.pitch // span)
     pairs, ports = kernel.channels * kernel.vectors, target.vector_ports
     step = 0.3 + max(pairs / ports, (kernel.channels + kernel.vectors) / ports, 4)
     cut = kernel.grad.cut
@@ -122,7 +122,7 @@ def _filters_first(
     read = cut.points * cut.tiles * (BLOCK + kernel.pitch) * size
     task = _products(kernel, target, cut.tiles)
     task += read * target.cycles_per_byte(area) / PREFETCHED
-    task += _transforms(kernel, target, BLOCK * kernel.group)
+    task += _transforms(kernel, target, grad.inputs * kernel.group)
     task += _stores(kernel, target, kernel.group)
     transforms = _transforms(kernel, target, cut.tiles * blocks * cut.needed)
     # Lines that are written come before and push out as many.
@@ -141,7 +141,8 @@ def _tiles_first(kernel: GradKernelSpec, target: Target, threads: int) -> tuple[
     again = (rounds - 1) * sums + share / kernel.block * area
     moved = 2 * (sums + again / PREFETCHED) * pace
     products = rounds * pairs * _products(kernel, target, share / rounds)
-    back = _transforms(kernel, target, pairs * kernel.group * BLOCK * (1 + kernel.shares / 4))
+    rows = pairs * kernel.group * grad.inputs
+    back = _transforms(kernel, target, rows * (1 + kernel.shares / 4))
     back += _stores(kernel, target, pairs * kernel.group)
     back += kernel.shares * sums * target.cycles_per_byte(kernel.shares * sums)
     transforms = _transforms(kernel, target, share * blocks * cut.needed)

@@ -90,8 +90,10 @@ def _products(
     )
     stream = shape.group * BLOCK * bytes_of(shape.scalar) / filters
     per_channel = max(calls * step, stream)
-    moves = calls * chunks * (20 + 3 * pairs / ports)
-    return shape.cut.needed * shape.cut.points * (spec.in_blocks * BLOCK * per_channel + moves)
+    # The first chunk's products are stored, those of the others added.
+    moves = calls * (20 * chunks + (3 * chunks - 2) * pairs / ports)
+    channels = spec.in_blocks * spec.inputs
+    return shape.cut.needed * shape.cut.points * (channels * per_channel + moves)
 
 
 def _transforms(spec: WinogradSpec, shape: Shape, target: Target, count: float) -> float:
@@ -104,7 +106,7 @@ def _filters(spec: WinogradSpec, shape: Shape, target: Target, pairs: int) -> fl
     weights, size = spec.weights.source, bytes_of(shape.scalar)
     read = size * target.cycles_per_byte(weights.elements * size)
     packed = 0.0 if spec.weights.is_ready else PACKING
-    transform = _transforms(spec, shape, target, BLOCK)
+    transform = _transforms(spec, shape, target, spec.inputs)
     return pairs * (weights.matrix * (read + packed) + transform)
 
 
@@ -134,7 +136,7 @@ def tiles_first_cost(
         shape.groups * _products(spec, shape, target, tiles, 1, stream)
         for tiles in [tiling.block] * (rounds - 1) + [share - (rounds - 1) * tiling.block]
     )
-    moved = 2 * share * area / tiling.block * target.cycles_per_byte(area)
+    moved = share * area / tiling.block * target.cycles_per_byte(area)
     transforms = _transforms(spec, shape, target, share * blocks * shape.cut.needed)
     return filters, products + transforms + moved
 

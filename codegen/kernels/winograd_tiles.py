@@ -76,6 +76,11 @@ class WinogradSpec:
         return self.x.blocks // self.groups
 
     @property
+    def inputs(self) -> int:
+        """Input channels of one block: the rows of a filter's matrices that are used."""
+        return self.x.block
+
+    @property
     def out_blocks(self) -> int:
         """Channel blocks of one group of the convolution's outputs."""
         return self.y.blocks // self.groups
@@ -85,8 +90,10 @@ class WinogradSpec:
         for tensor in (self.x, self.y):
             if reason := tensor.refusal():
                 return reason
-            if tensor.block != BLOCK:
-                return f"{tensor.shape[1]} channels do not fill a block of {BLOCK}"
+        if not self.x.fills_vectors:
+            return f"pixels of {self.x.block} channels are no whole vectors"
+        if self.y.block != BLOCK:
+            return f"{self.y.shape[1]} channels do not fill a block of {BLOCK}"
         if self.weights.source.kernel != (taps := (self.axes[0].taps, self.axes[1].taps)):
             return f"the filter is not {taps[0]} x {taps[1]}"
         if self.groups > 1 and any(t.shape[1] % (BLOCK * self.groups) for t in (self.x, self.y)):
@@ -175,9 +182,9 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
             at = k.gep(pair, k.add(k.mul(row, BLOCK), lane), scalar)
             if packing.is_ready:  # the next pair, which comes from memory in as many streams
                 for tap in range(source.taps):
-                    ahead = source.matrix + tap * BLOCK * BLOCK
+                    ahead = source.matrix + tap * source.block * BLOCK
                     k.prefetch(k.gep(at, ahead, scalar), locality=2)
-            taps = load_tile(k, shape.vector, source.kernel, at, BLOCK * BLOCK)
+            taps = load_tile(k, shape.vector, source.kernel, at, source.block * BLOCK)
             to = k.gep(u, k.add(k.mul(row, pitch), lane), scalar)
             transformed = apply_2d(k, down, taps, across)
             store_tile(k, transformed, to, u_plane, scalar)
@@ -220,7 +227,7 @@ def emit_product(
             ahead = k.gep(v, k.add(k.mul(block, v_block), tiling.tiles * BLOCK), scalar)
             for t in tiles:
                 k.prefetch(k.gep(ahead, t * BLOCK, scalar))
-            with k.loop(0, BLOCK) as i:
+            with k.loop(0, shape.spec.inputs) as i:
                 source = k.gep(v, k.add(k.mul(block, v_block), i), scalar)
                 stream = k.gep(u, k.mul(k.add(k.mul(block, BLOCK), i), pitch), scalar)
                 filters = [k.load(vector, k.gep(stream, j * shape.lanes, scalar)) for j in vectors]

@@ -72,7 +72,7 @@ def _folded(scope: Scope, op: Op, weights: Weights) -> Fold | None:
     setting = Setting.of(scope)
     direct, _ = compare(setting, op, as_it_is, out, weights)
     others, _ = compare(setting, found.op(op.name), found.source, out, found.weights)
-    cycles = best_of(others).cycles + found.cycles(scope.threads)
+    cycles = best_of(others).cycles + found.cycles(scope.target, scope.threads)
     return found if cycles < best_of(direct).cycles else None
 
 

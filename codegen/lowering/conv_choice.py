@@ -179,6 +179,9 @@ def candidates(
         options = {name: geometry(op)[name] for name in ("stride", "padding", "groups")}
         make = winograd_conv.input_grad if to_input else winograd_conv.forward
         spec = make(*common, **options, epilogue=epilogue)
+        if reason := spec.refusal():
+            refused.append(f"{name}: {reason}")
+            continue
         spec = replace(spec, invariant_weights=setting.invariant_weights)
         cycles = schedule(spec, target, threads).cycles
         lower = partial(winograd_conv.lower_winograd, spec, target, threads)
@@ -216,6 +219,9 @@ def gradient_candidates(
             continue
         along = axes(size, dw.kernel, op.attrs["stride"], geometry(op)["padding"])
         spec = WinogradGradSpec(x, dy, dw, along, op.attrs["groups"], epilogue)
+        if reason := spec.refusal():
+            refused.append(f"{name}: {reason}")
+            continue
         cycles = grad_schedule(spec, target, threads).cycles
         lower = partial(lower_winograd_grad, spec, target, threads)
         found.append(Candidate(name, cycles, lower))
@@ -251,8 +257,6 @@ def winograd_refusal(op: Op, kernel: Sequence[int], size: int, precision: str) -
             return f"with a stride, it takes filters of {STRIDED_TAPS} x {STRIDED_TAPS}"
     if any(n != 1 for n in op.attrs["dilation"]):
         return "it takes no dilation"
-    if any(n % BLOCK for n in channels(op)):
-        return f"{min(channels(op))} channels do not fill blocks of {BLOCK}"
     if size > min(SIZES):
         if precision == "high":
             return 'conv_precision is "high"'

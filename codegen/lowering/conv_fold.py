@@ -17,20 +17,22 @@ from itertools import product
 from math import prod
 from typing import Any
 
+from symgrad.codegen.access import Access, row_major
 from symgrad.codegen.emitter import bytes_of
+from symgrad.codegen.kernels import fold_pixels
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
+from symgrad.codegen.kernels.fold_pixels import FoldSpec, lower_fold
 from symgrad.codegen.layout import channels
 from symgrad.codegen.lowering.conv_fit import Piece, copy_piece
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Buffer, Storage
+from symgrad.codegen.target import Target
 from symgrad.ir.builder import Builder
 from symgrad.ir.graph import Op, Value
 from symgrad.ir.record import record
 from symgrad.ir.types import DTYPES, TensorType
 
 Pair4 = tuple[int, int, int, int]
-FOLDING = 3.0
-"""Cycles of folding one value, more than a plain copy takes."""
 CALL = 4000.0
 """Cycles of a kernel call beside its work."""
 
@@ -88,9 +90,14 @@ class Axis:
         """Padding behind the folded axis."""
         return self.out + self.taps - 1 - self.low - self.folded
 
+    @property
+    def used(self) -> int:
+        """Pixels, from the first on, that some window reaches."""
+        return min(self.size, self.stride * self.folded)
+
     def pixels(self) -> list[Run]:
         """Where the pixels go."""
-        return list(runs(0, min(self.size, self.stride * self.folded), self.stride))
+        return list(runs(0, self.used, self.stride))
 
     def weights(self) -> list[Run]:
         """Where the taps go."""
@@ -108,32 +115,37 @@ class Fold:
     axes: tuple[Axis, Axis]
 
     @property
+    def folded_channels(self) -> int:
+        """Channels of a folded pixel."""
+        return prod(axis.stride for axis in self.axes) * self.channels
+
+    @property
     def weights(self) -> Weights:
         """Where folded weights lie."""
         taps = [axis.taps for axis in self.axes]
-        return Weights.blocked(self.dtype, (self.outputs, BLOCK, *taps))
+        return Weights.blocked(self.dtype, (self.outputs, self.folded_channels, *taps))
 
     @property
     def source(self) -> Blocked:
-        """Where folded pixels lie."""
+        """Where folded pixels lie: each in a block of its own, whole vectors."""
         down, across = self.axes
         halo = (down.low, down.high), (across.low, across.high)
-        shape = (self.images, BLOCK, down.folded, across.folded)
-        return Blocked.dense(self.dtype, shape, halo)
+        shape = (self.images, self.folded_channels, down.folded, across.folded)
+        return Blocked.dense(self.dtype, shape, halo, BLOCK)
 
-    def cycles(self, threads: int) -> float:
+    def cycles(self, target: Target, threads: int) -> float:
         """Estimated time of the copies, more than a convolution has without folding."""
-        values = self.images * self.channels * prod(axis.size for axis in self.axes)
-        kinds = [axis.pixels() for axis in self.axes], [axis.weights() for axis in self.axes]
-        copies = sum(len(down) * len(across) for down, across in kinds)
-        return values * FOLDING / threads + copies * CALL
+        shape = (self.images, self.channels, *(axis.size for axis in self.axes))
+        pixels = self._pixels(Access(self.dtype, row_major(shape)))
+        copies = 1 + prod(len(axis.weights()) for axis in self.axes)
+        return fold_pixels.cycles(pixels, target, threads) + copies * CALL
 
     def op(self, name: str) -> Op:
         """The convolution, or its gradient, of folded operands."""
         down, across = self.axes
         shapes = {
             "x": self.source.shape,
-            "w": (self.outputs, BLOCK, down.taps, across.taps),
+            "w": (self.outputs, self.folded_channels, down.taps, across.taps),
             "y": (self.images, self.outputs, down.out, across.out),
         }
         attrs: dict[str, Any] = {
@@ -152,11 +164,16 @@ class Fold:
         return made
 
     def filled(self, scope: Scope, value: Value) -> Storage:
-        """Folded pixels of a plain value, with zeros around and in channels added."""
+        """Folded pixels of a plain value, with zeros around."""
         layout = self.source
         buffer = Buffer(layout.elements * bytes_of(layout.scalar), pool=(self, "pixels"))
         target = Storage(buffer, layout.shape, layout.access, layout)
         source = scope.plain(value)
+        pixels = self._pixels(source.access)
+        if pixels.refusal() is None:
+            moved = float(value.type.bytes + buffer.bytes)
+            scope.run(lower_fold(pixels), [source], [target], bytes=moved)
+            return target
         image, channel, row, pixel = source.access.strides
         frame, _, *steps = layout.strides
         for down, across in product(*(axis.pixels() for axis in self.axes)):
@@ -170,8 +187,15 @@ class Fold:
             copy_piece(scope, piece, source, target, label="fold")
         return target
 
+    def _pixels(self, access: Access) -> FoldSpec:
+        """What one kernel does where a plain value's rows are contiguous."""
+        down, across = self.axes
+        return FoldSpec(
+            access, self.channels, (down.used, across.used), down.stride, self.source
+        )
+
     def folded_weights(self, scope: Scope, source: Storage) -> Storage:
-        """The folded form of weights, with zeros for taps and channels added."""
+        """The folded form of weights, with zeros for taps added."""
         target = self.empty_weights()
         target.buffer.pool = (self, "weights")
         for piece in self._weight_pieces(source):
@@ -181,7 +205,7 @@ class Fold:
     def empty_weights(self) -> Storage:
         """A buffer for folded weights."""
         layout = self.weights
-        shape = (self.outputs, BLOCK, *layout.kernel)
+        shape = (self.outputs, self.folded_channels, *layout.kernel)
         buffer = Buffer(layout.elements * bytes_of(layout.scalar))
         return Storage(buffer, shape, layout.access, weights=layout)
 

@@ -121,12 +121,13 @@ def reference(case: Case, x: Array, w: Array, dy: Array) -> tuple[Array, Array, 
 
 
 def to_blocked(layout: Blocked, values: Array) -> Array:
-    """A buffer with the values in blocks and zeros around them."""
+    """A buffer with the values in blocks, zeros around them, and nan behind few channels."""
     out = np.zeros(layout.buffer_shape, DTYPES[layout.dtype])
+    out[..., layout.block :] = np.nan
     n, _, h, w = values.shape
     (top, _), (left, _) = layout.halo
     blocks = values.reshape(n, layout.blocks, layout.block, h, w).transpose(0, 1, 3, 4, 2)
-    out[:, :, top : top + h, left : left + w] = blocks
+    out[:, :, top : top + h, left : left + w, : layout.block] = blocks
     return out
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from symgrad.codegen.compile import compile_func
 from symgrad.codegen.kernels.blocked import Weights
+from symgrad.codegen.kernels.fold_pixels import emit_fold
 from symgrad.codegen.lower import lower
 from symgrad.codegen.lowering import conv
 from symgrad.codegen.lowering.conv_fold import fold, runs
@@ -16,7 +17,9 @@ from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.runtime.resident import State
 from symgrad.codegen.target import Target
 from symgrad.ir import Func, interpret
+from symgrad.ir.builder import Builder
 from symgrad.ir.graph import Op
+from symgrad.ir.types import TensorType
 
 from tests.codegen.harness import TARGETS, target_named
 from tests.codegen.test_conv_choice import convolution
@@ -86,6 +89,30 @@ def test_folded_is_interpreted(case: dict[str, Any], target_name: str) -> None:
             assert any("folded pixels" in call.chosen for call in run.lowered.calls)
             for _ in range(2):  # zeros that were written once are still there
                 assert np.abs(run(arrays)[0] - expected).max() <= bound
+
+
+@pytest.mark.usefixtures("_always_folds")
+@pytest.mark.parametrize("name", PASSES)
+def test_pixels_of_any_strides_fold(name: str) -> None:
+    """Images with their channels last are folded by copies, others by one kernel."""
+    case: dict[str, Any] = {"stride": (2, 2), "padding": (2, 1)}
+    func = convolution(name, (2, 3, 9, 14), 16, (5, 4), **case)
+    builder = Builder()
+    x, other = func.param_types
+    n, c, h, w = x.shape
+    images = builder.param(TensorType(x.dtype, (n, h, w, c)), "images")
+    operands = [builder.emit("transpose", images, axes=(0, 3, 1, 2)), builder.param(other, "o")]
+    last = builder.build([builder.emit(name, *operands, **func.ops[0].attrs)], "channels_last")
+    rng = np.random.default_rng(2)
+    arrays = [rng.standard_normal(t.shape, np.float32) for t in (x, other)]
+    (expected,) = interpret(func, arrays)
+    bound = 1e-5 * np.abs(expected).max()
+    turned = [np.ascontiguousarray(arrays[0].transpose(0, 2, 3, 1)), arrays[1]]
+    for one, given, by_copies in ((func, arrays, False), (last, turned, True)):
+        run = compile_func(one, threads=2)
+        folding = [call.phase.emit for call in run.lowered.calls if call.op.endswith(":fold")]
+        assert (emit_fold in folding) is not by_copies
+        assert np.abs(run(given)[0] - expected).max() <= bound
 
 
 @pytest.mark.parametrize("name", PASSES)
