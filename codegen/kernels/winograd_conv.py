@@ -2,11 +2,12 @@
 
 There are two forms.  Where tiles are many, filters are transformed once, and each thread
 takes blocks of tiles all the way: transforms them, multiplies them with all filters and
-transforms back, in memory of its own that stays in L2 (*tiles first*).  Where channels are
-many, all tiles are transformed first, and each thread takes groups of output channels all
-the way: it transforms their filters, a few input blocks at a time, and uses them at once
-for all tiles, so that transformed filters, four times the size of the weights, never reach
-memory (*filters first*).
+transforms back, in memory of its own that stays in L2 (*tiles first*).  Few filters are
+transformed by each thread for itself, as lines that go from core to core take longer.  Where
+channels are many, all tiles are transformed first, and each thread takes groups of output
+channels all the way: it transforms their filters, a few input blocks at a time, and uses them
+at once for all tiles, so that transformed filters, four times the size of the weights, never
+reach memory (*filters first*).
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ class KernelSpec:
     tiling: Tiling
     parts: int = 1
     """Parts of a block pair of filters, tiles first."""
+    own_filters: bool = False
+    """Whether each thread transforms all filters for itself, tiles first."""
 
 
 # -- tiles first -----------------------------------------------------------
@@ -97,35 +100,61 @@ class KernelSpec:
 def emit_filters(k: Emitter, name: str, spec: KernelSpec) -> None:
     """Emits the kernel that transforms all filters; arguments: weights, U, scratch."""
     conv, shape = spec.conv, Shape(spec.conv, spec.tiling, k.target)
-    u_plane = shape.u_plane(shape.groups, conv.in_blocks)
-    emit_filter(k, f"{name}_filter", shape, u_plane)
+    emit_filter(k, f"{name}_filter", shape, _filters_plane(shape))
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
         weights, u, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(3))
         stage = k.gep(scratch, k.mul(tid, shape.stage), shape.scalar)
         with k.loop(*k.slice(conv.y.blocks * conv.in_blocks * spec.parts, tid, nth)) as task:
             pair, part = k.divmod(task, spec.parts)
-            out_block, in_block = k.divmod(pair, conv.in_blocks)
-            group, number = k.divmod(out_block, shape.group)
-            at = k.add(k.mul(group, conv.in_blocks), in_block)
-            at = k.add(k.mul(k.mul(at, BLOCK), shape.group * BLOCK), k.mul(number, BLOCK))
-            args_ = [weights, k.as_reg(out_block), k.as_reg(in_block)]
-            span = [k.as_reg(end) for end in k.slice(conv.inputs, part, spec.parts)]
-            k.call(f"{name}_filter", "void", [*args_, k.gep(u, at, shape.scalar), stage, *span])
+            rows = k.slice(conv.inputs, part, spec.parts)
+            _filter_pair(k, name, shape, pair, rows, (weights, u, stage))
 
 
-def _thread_elements(shape: Shape) -> int:
-    """Scratch of a thread that goes tiles first: V, M and the stage."""
-    points, tiles = shape.spec.points, shape.tiling.block
-    return points * (shape.v_plane(tiles) + shape.m_plane(shape.spec.y.blocks)) + shape.stage
+def _filters_plane(shape: Shape) -> int:
+    """From one element of all transformed filters to the next."""
+    return shape.u_plane(shape.groups, shape.spec.in_blocks)
+
+
+def _filter_pair(
+    k: Emitter,
+    name: str,
+    shape: Shape,
+    pair: Int,
+    rows: tuple[Int, Int],
+    bases: tuple[Reg, Reg, Reg],
+) -> None:
+    """Transforms some input channels of one block pair of all filters."""
+    weights, u, stage = bases
+    in_blocks = shape.spec.in_blocks
+    out_block, in_block = k.divmod(pair, in_blocks)
+    group, number = k.divmod(out_block, shape.group)
+    at = k.mul(k.add(k.mul(group, in_blocks), in_block), BLOCK * shape.group * BLOCK)
+    place = k.gep(u, k.add(at, k.mul(number, BLOCK)), shape.scalar)
+    which, span = ([k.as_reg(n) for n in numbers] for numbers in ((out_block, in_block), rows))
+    k.call(f"{name}_filter", "void", [weights, *which, place, stage, *span])
+
+
+def _thread_elements(shape: Shape, own_filters: bool) -> int:
+    """Scratch of a thread that goes tiles first: V, M, the stage, and U if it is its own."""
+    spec = shape.spec
+    planes = shape.v_plane(shape.tiling.block) + shape.m_plane(spec.y.blocks)
+    if own_filters:
+        planes += _filters_plane(shape)
+    return spec.points * planes + shape.stage
 
 
 def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
-    """Emits the kernel over blocks of tiles; arguments: x, U, the epilogue's, y, scratch."""
+    """Emits the kernel over blocks of tiles; arguments: x, U, the epilogue's, y, scratch.
+
+    With ``own_filters`` the weights come in place of U.
+    """
     conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
     scalar, x, y = shape.scalar, conv.x, conv.y
     v_plane, m_plane = shape.v_plane(tiling.block), shape.m_plane(y.blocks)
-    u_plane = shape.u_plane(shape.groups, conv.in_blocks)
+    u_plane = _filters_plane(shape)
     row = tiling.block * BLOCK
+    if spec.own_filters:
+        emit_filter(k, f"{name}_filter", shape, u_plane)
     emit_transform(k, f"{name}_input", conv.x_tiles, v_plane)
     emit_product(k, f"{name}_product", shape, row, row)
     emit_output(k, f"{name}_output", shape, m_plane)
@@ -135,12 +164,20 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
 
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
         pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(3 + len(sinks))]
-        x_base, u, *operands, y_base, scratch = pointers
+        x_base, filters, *operands, y_base, scratch = pointers
         x_base, y_base = k.gep(x_base, x.offset, scalar), k.gep(y_base, y.offset, y.scalar)
         operands = open_tally(k, conv.epilogue, operands, tid)
-        v = k.gep(scratch, k.mul(tid, _thread_elements(shape)), scalar)
+        v = k.gep(scratch, k.mul(tid, _thread_elements(shape, spec.own_filters)), scalar)
         m = k.gep(v, conv.points * v_plane, scalar)
         stage = k.gep(m, conv.points * m_plane, scalar)
+        u = k.gep(stage, shape.stage, scalar) if spec.own_filters else filters
+        low, high = k.slice(-(-conv.tiles // tiling.tiles), tid, nth)
+        if spec.own_filters:
+            with (
+                k.if_(k.icmp("slt", k.as_reg(low), high)),
+                k.loop(0, y.blocks * conv.in_blocks) as pair,
+            ):
+                _filter_pair(k, name, shape, pair, (0, conv.inputs), (filters, u, stage))
 
         def products(point: Int, first: Int, count: Int) -> None:
             """One element of a block's transformed tiles with all filters."""
@@ -158,7 +195,6 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                     conv.in_blocks, 1,
                 )  # fmt: skip
 
-        low, high = k.slice(-(-conv.tiles // tiling.tiles), tid, nth)
         with k.loop(low, high, tiling.block // tiling.tiles) as at:
             first = k.mul(at, tiling.tiles)
             end = k.min(k.mul(high, tiling.tiles), conv.tiles)
@@ -220,21 +256,23 @@ def lower_tiles_first(
     ``weights`` say how the work divides among them.
     """
     conv, shape = spec.conv, Shape(spec.conv, spec.tiling, target)
-    spec = replace(spec, parts=filter_parts(conv.y.blocks * conv.in_blocks, threads))
     size = bytes_of(shape.scalar)
     extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
     u = 3 + extra
+    scratch = threads * _thread_elements(shape, spec.own_filters) * size
+    if spec.own_filters:
+        return Lowering((Phase("winograd", emit_tiles_first, spec, tuple(range(u)), scratch),))
+    spec = replace(spec, parts=filter_parts(conv.y.blocks * conv.in_blocks, threads))
     bare = replace(spec, conv=replace(conv, epilogue=None))
     filters = Phase(
         "winograd_filter", emit_filters, bare, (1, u), threads * shape.stage * size,
         weight=weights[0],
     )  # fmt: skip
     tiles = Phase(
-        "winograd", emit_tiles_first, spec, (0, u, *range(2, u)),
-        threads * _thread_elements(shape) * size, weight=weights[1], only_read=(u,),
+        "winograd", emit_tiles_first, spec, (0, u, *range(2, u)), scratch,
+        weight=weights[1], only_read=(u,),
     )  # fmt: skip
-    u_plane = shape.u_plane(shape.groups, conv.in_blocks)
-    return Lowering((filters, tiles), (conv.points * u_plane * size,))
+    return Lowering((filters, tiles), (conv.points * _filters_plane(shape) * size,))
 
 
 # -- filters first ---------------------------------------------------------
@@ -330,5 +368,6 @@ def lower_winograd(spec: WinogradSpec, target: Target, threads: int) -> Lowering
     best = schedule(spec, target, threads)
     lower = lower_tiles_first if best.tiles_first else lower_filters_first
     first, second = (max(1, round(cycles)) for cycles in best.phases)
-    kernel = KernelSpec(replace(spec, invariant_weights=False), best.tiling)  # the code is the same
+    same = replace(spec, invariant_weights=False)  # the code is the same
+    kernel = KernelSpec(same, best.tiling, own_filters=best.own_filters)
     return lower(kernel, target, threads, (first, second))

@@ -7,7 +7,7 @@ bytes that come from beyond a level of cache where they take longer than it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import ceil
 
 from symgrad.codegen.emitter import bytes_of
@@ -32,6 +32,8 @@ class Schedule:
     tiling: Tiling
     phases: tuple[float, float]
     """Cycles of the two kernels."""
+    own_filters: bool = False
+    """Whether there is one kernel, tiles first, in which each thread transforms all filters."""
 
     @property
     def cycles(self) -> float:
@@ -42,9 +44,15 @@ class Schedule:
 @functools.lru_cache(maxsize=4096)
 def schedule(spec: WinogradSpec, target: Target, threads: int) -> Schedule:
     """The tiling of least estimated time; a pure function of its arguments."""
+    forms: list[tuple[Callable[..., tuple[float, float]], bool, bool]] = [
+        (tiles_first_cost, True, False),
+        (filters_first_cost, False, False),
+    ]
+    if not spec.invariant_weights:  # else a kernel of filters alone runs but once
+        forms.insert(1, (own_filters_cost, True, True))
     found = (
-        Schedule(tiles_first, tiling, cost(spec, tiling, target, threads))
-        for tiles_first, cost in ((True, tiles_first_cost), (False, filters_first_cost))
+        Schedule(tiles_first, tiling, cost(spec, tiling, target, threads), own)
+        for cost, tiles_first, own in forms
         for tiling in _tilings(spec, target, threads, tiles_first)
     )
     return min(found, key=lambda s: s.cycles)
@@ -139,6 +147,18 @@ def tiles_first_cost(
     moved = share * area / tiling.block * target.cycles_per_byte(area)
     transforms = _transforms(spec, shape, target, share * blocks * shape.cut.needed)
     return filters, products + transforms + moved
+
+
+def own_filters_cost(
+    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
+) -> tuple[float, float]:
+    """Cycles of the form that takes blocks of tiles all the way, after each thread has
+    transformed all filters for itself."""
+    shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
+    pairs = spec.y.blocks * spec.in_blocks
+    u_bytes = pairs * BLOCK * BLOCK * shape.cut.points * size
+    filters = _filters(spec, shape, target, pairs) + u_bytes * target.cycles_per_byte(u_bytes)
+    return filters, tiles_first_cost(spec, tiling, target, threads)[1]
 
 
 def filter_parts(pairs: int, threads: int) -> int:

@@ -81,7 +81,14 @@ FEW = [
     Case(1, 12, 32, (9, 6), (3, 3), dtype="f64"),
 ]
 """Few input channels, the vectors of whose pixels are filled up with anything."""
-FORMS = {"tiles": lower_tiles_first, "filters": lower_filters_first}
+
+
+def lower_own_filters(spec: KernelSpec, target: Target, threads: int) -> Lowering:
+    """Tiles first, each thread with filters that it has transformed itself."""
+    return lower_tiles_first(replace(spec, own_filters=True), target, threads)
+
+
+FORMS = {"tiles": lower_tiles_first, "own": lower_own_filters, "filters": lower_filters_first}
 
 
 FILTERS = [*((size, taps, 1) for size in SIZES for taps in range(2, size)), (4, 3, 2), (6, 3, 2)]
@@ -221,6 +228,28 @@ def test_every_tiling(form: str, tiling: Tiling, halo: int, stride: int, grad: b
     for threads in (2, 50):  # so many take parts of a pair of filters
         lowering = lower(KernelSpec(spec, tiling), target, threads)
         check(run(spec, lowering, x, [w], threads, target), expected, "f32", 6)
+
+
+def test_which_filters_each_thread_transforms_itself() -> None:
+    """Few ones, for few threads, unless they seldom change: then they are kept."""
+    target = Target.named("avx512")
+
+    def own(channels: int, threads: int, *, invariant: bool = False) -> bool:
+        case = Case(8, channels, channels, (16, 16))
+        spec, *_ = build(case, 6, grad=False)
+        source = replace(spec.weights.source, strides=None)
+        weights = replace(spec.weights, source=source)
+        spec = replace(spec, weights=weights, invariant_weights=invariant)
+        best = schedule(spec, target, threads)
+        phases = lower_winograd(spec, target, threads).phases
+        assert best.own_filters is (len(phases) == 1)
+        return best.own_filters
+
+    assert own(64, 1)
+    assert own(64, 2)
+    assert not own(64, 64)
+    assert not own(64, 2, invariant=True)
+    assert not own(256, 2)
 
 
 @pytest.mark.parametrize("target_name", TARGETS)
