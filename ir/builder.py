@@ -151,9 +151,11 @@ class Builder:
         name = opdef.name
         if name == "constant":  # repr tells 0.0 from -0.0 and equates nan with nan
             return name, repr(attrs["value"]), attrs["type"]
-        if regions or name == "identity":
+        if name == "identity":
             return None
         ids = [id(v) for v in operands]
+        if regions:  # what is copied keeps its regions
+            return (name, *ids, *attrs.values(), *map(id, regions))
         if opdef.commutative:
             ids.sort()
         return (name, *ids, *attrs.values()) if attrs else (name, *ids)

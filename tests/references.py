@@ -228,6 +228,13 @@ def module_cotangent(shape: tuple[int, ...]) -> Array:
     return draw("module cotangent", shape).astype(np.float64)
 
 
+def module_outputs(outputs: Any) -> list[Any]:
+    """The tensors of what a module gave, tuples in tuples included."""
+    if not isinstance(outputs, tuple):
+        return [outputs]
+    return [y for part in outputs for y in module_outputs(part)]
+
+
 def module_cases() -> list[ModuleCase]:
     """All recorded modules."""
     index, arrays = read_record(DATA / "nn_modules.npz")

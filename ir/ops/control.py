@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,11 @@ def _scan_adjoint(
 ) -> tuple[Value | None, ...]:
     """The same loop the other way round: each step runs the body again, from the state that it
     began with, and pulls the cotangents back through it.  State of that loop: the cotangents of
-    the state, and the sums of those of ``consts``."""
+    the state, and the sums of those of ``consts``.
+
+    What the steps gave is not computed again, nor what served that alone: a body says what is
+    worth keeping by giving it, and where no derivative is taken, what nobody reads costs nothing.
+    """
     if isinstance(result, Value):
         ct, result = (ct,), (result,)
     (region,) = result[0].op.regions
@@ -117,13 +121,15 @@ def _scan_adjoint(
             *(_sum(total, by_fixed[i]) for total, i in zip(sums, summed, strict=True)),
             *by_each.values(),
         ]
+    gave = {found[carries + i]: result[carries + i] for i in range(gives)}
+    region, recalled = _recalling(builder.region(params, yields), gave)
     made = insertion.builder.emit(
         "scan",
         *fixed,
         *(_or_zero(ct[i], state[i].type) for i in smooth),
         *(_or_zero(None, fixed[i].type) for i in summed),
         *each, *began, *(ct[carries + i] for i in told), *(ct[carries + gives + i] for i in asked),
-        regions=(builder.region(params, yields),),
+        *recalled, regions=(region,),
         consts=consts, carries=len(smooth) + len(summed), length=length, reverse=not reverse,
     )  # fmt: skip
     found_cts: list[Value | None] = [None] * len(operands)
@@ -131,6 +137,39 @@ def _scan_adjoint(
     for target, value in zip(targets, made if isinstance(made, tuple) else (made,), strict=False):
         found_cts[target] = value
     return tuple(found_cts)
+
+
+def _recalling(
+    region: Region, gave: Mapping[Value, Value]
+) -> tuple[Region, list[Value]]:
+    """A body that takes values it would compute from arrays ``[length, ...]`` that have them.
+
+    ``gave`` has these arrays by the values.  Returned are the body, with more parameters at its
+    end, and the arrays for these.
+    """
+    if not any(v in gave for step in region.ops for v in step.results):
+        return region, []
+    builder = Builder(locations=False)
+    mapping: dict[Value, Value] = {}
+    for param in region.params:
+        mapping[param] = builder.param(param.type)
+        mapping[param].facts = param.facts
+    taken: dict[Value, Value] = {}
+    for step in region.ops:
+        for value in step.results:
+            if value in gave:
+                mapping[value] = taken[value] = builder.param(value.type)
+                mapping[value].facts = value.facts
+        if not all(v in taken for v in step.results):
+            made = builder.copy(step, [mapping[v] for v in step.operands])
+            made = made if isinstance(made, tuple) else (made,)
+            for value, new in zip(step.results, made, strict=True):
+                mapping.setdefault(value, new)
+    results = [mapping[v] for v in region.results]
+    read = {v for step in builder.ops_behind(results) for v in step.operands} | set(results)
+    used = [v for v, param in taken.items() if param in read]
+    params = [mapping[v] for v in (*region.params, *used)]
+    return builder.region(params, results), [gave[v] for v in used]
 
 
 def _or_zero(value: Value | None, type: TensorType) -> Value:

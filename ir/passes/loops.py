@@ -9,7 +9,9 @@ from symgrad.ir.builder import Builder, inline
 from symgrad.ir.graph import Func, Op, Region, Value
 from symgrad.ir.passes.canonicalize import canonicalize
 from symgrad.ir.passes.expand import expand
+from symgrad.ir.passes.fixed_factors import turn_fixed_factors
 from symgrad.ir.passes.linear_loops import spread_out
+from symgrad.ir.passes.summed_products import sum_products_at_once
 from symgrad.ir.rewrite import region_params
 
 _BODIES = ("scan", "when", "while_loop")
@@ -106,11 +108,18 @@ def _loop(
     builder: Builder, body: Region, operands: list[Value], wanted: list[bool],
     attrs: dict[str, Any], optimise: Callable[[Func], Func],
 ) -> Sequence[Value | None]:  # fmt: skip
-    """A loop's results, where they are ``wanted``: all steps at once if that can be."""
+    """A loop's results, where they are ``wanted``: all steps at once as far as that can be."""
     normal = _as_region(canonicalize(expand(_as_func(body))))
     values = spread_out(builder, normal, operands, wanted, attrs, optimise)
     if values is not None:
         return values
+    values = sum_products_at_once(
+        builder, normal, operands, wanted, attrs,
+        lambda *rest: _loop(builder, *rest, optimise),
+    )  # fmt: skip
+    if values is not None:
+        return values
+    body, operands = turn_fixed_factors(builder, normal, operands, attrs["consts"])
     region = _as_region(optimise(_as_func(body)))
     made = builder.emit("scan", *operands, regions=(region,), **attrs)
     return made if isinstance(made, tuple) else (made,)

@@ -31,16 +31,16 @@ Name = str | Callable[[dict[str, Any]], str]
 
 def for_tensors(
     name: Name, *, saves: str | tuple[str, ...] = INPUTS, state: tuple[str, ...] = (),
-    views: bool = False, wide: bool = True,
+    views: bool = False, wide: bool = True, several: bool = False,
 ) -> Callable[[F], F]:
     """Makes a function on arrays and traced values one on tensors too, ``grad_fn`` ``name``.
 
     Where torch's name depends on the arguments, ``name`` is a function of them.  ``saves``
     says which operands the derivative reads, as in ``tensors.apply``, or names them: writing
-    to one of these before the backward pass is an error.  Of several results the first is
-    differentiable; the others are state, and tensors named in ``state`` take them over.  For
-    ``views`` and ``wide`` see ``tensors.apply``.  An argument ``inplace`` of the function asks
-    that the result be written into its first operand.
+    to one of these before the backward pass is an error.  Of a tuple of results the first is
+    differentiable; the others are state, and tensors named in ``state`` take them over.  With
+    ``several`` all are differentiable.  For ``views`` and ``wide`` see ``tensors.apply``.  An
+    argument ``inplace`` of the function asks that the result be written into its first operand.
     """
 
     def declare(function: F) -> F:
@@ -77,7 +77,7 @@ def for_tensors(
             else:
                 shown = name if isinstance(name, str) else name(_named(names, given))
                 read = saves if isinstance(saves, str) else _chosen(given, names, saves)
-                takers = [given[names.index(n)] for n in state]
+                takers = None if several else [given[names.index(n)] for n in state]
                 result = apply(
                     shown, recorded, given, saves=read, state=takers, views=views, wide=wide
                 )

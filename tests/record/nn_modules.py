@@ -91,6 +91,16 @@ CASES: list[tuple[str, list[Any]]] = [
     (f"{ENCODER}, activation='gelu', batch_first=True, norm_first=True)", [(2, 5, 4)]),
     (f"{ENCODER}, bias=False)", [(5, 2, 4)]),
     (f"nn.TransformerEncoder({ENCODER}), 2, nn.LayerNorm(4))", [(5, 2, 4)]),
+    ("nn.RNN(3, 4)", [(5, 2, 3)]), ("nn.RNN(3, 4, 2, 'relu', bidirectional=True)", [(5, 2, 3)]),
+    ("nn.RNN(3, 4, bias=False, batch_first=True)", [(2, 5, 3), (1, 2, 4)]),
+    ("nn.GRU(3, 4)", [(5, 2, 3)]), ("nn.GRU(3, 4, 2, bidirectional=True)", [(5, 2, 3), (4, 2, 4)]),
+    ("nn.GRU(3, 1, bias=False)", [(5, 3)]), ("nn.LSTM(3, 4)", [(5, 2, 3)]),
+    ("nn.LSTM(3, 4, 3, batch_first=True, bidirectional=True)", [(2, 1, 3)]),
+    ("nn.LSTM(3, 4, 2, bias=False, proj_size=2)", [(5, 2, 3)]),
+    ("nn.LSTM(3, 4, 2, dropout=0.5, bidirectional=True, proj_size=3).eval()", [(5, 3)]),
+    ("nn.RNNCell(3, 4)", [(2, 3)]), ("nn.RNNCell(3, 4, False, 'relu')", [(2, 3), (2, 4)]),
+    ("nn.GRUCell(3, 4)", [(2, 3), (2, 4)]), ("nn.GRUCell(3, 4, bias=False)", [(3,)]),
+    ("nn.LSTMCell(3, 4)", [(2, 3)]), ("nn.LSTMCell(3, 4, bias=False)", [(3,)]),
 ]  # fmt: skip
 
 
@@ -107,8 +117,7 @@ def record(expression: str, shapes: list[Any]) -> tuple[dict[str, Any], dict[str
     given = [torch.tensor(x) for x in inputs]
     for x in given:
         x.requires_grad_(x.is_floating_point())
-    outputs = module(*given)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    outputs = R.module_outputs(module(*given))
     for number, output in enumerate(outputs):
         arrays[f"output{number}"] = output.detach().numpy()
     loss = sum((y * torch.tensor(R.module_cotangent(tuple(y.shape)))).sum() for y in outputs)
