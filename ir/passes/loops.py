@@ -115,7 +115,9 @@ def _loop(
         return values
     values = sum_products_at_once(
         builder, normal, operands, wanted, attrs,
-        lambda *rest: _loop(builder, *rest, optimise),
+        lambda body, operands, wanted, attrs: _loop(
+            builder, body, operands, wanted, attrs, optimise
+        ),
     )  # fmt: skip
     if values is not None:
         return values

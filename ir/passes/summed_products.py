@@ -76,13 +76,16 @@ def sum_products_at_once(
     for place, i in enumerate(state):
         results[i] = values[place]
         results[kept + i] = values[len(state) + len(gives) + place]
-    stacked = each | dict(zip(gives, values[len(state) :], strict=False))  # type: ignore[arg-type]
+    given = zip(gives, values[len(state) :], strict=False)
+    stacked = each | {v: array for v, array in given if array is not None}
     results[carries:kept] = values[len(state) :][: kept - carries]
     with builder:
         for i, total in found.items():
-            begun = results[i] if total.rest else operands[consts + i]
-            parts = [p.over_all_steps(stacked) for p in total.products]
-            results[i] = functools.reduce(add, [begun, *parts])
+            result = results[i] if total.rest else operands[consts + i]
+            for product in total.products:
+                part = product.over_all_steps(stacked)
+                result = part if result is None else result + part
+            results[i] = result
     return results
 
 

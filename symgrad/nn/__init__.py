@@ -120,6 +120,11 @@ from symgrad.nn.modules.shapes import (
     ZeroPad1d,
     ZeroPad2d,
 )
+from symgrad.nn.modules.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+)
 from symgrad.nn.parameter import Parameter
 from symgrad.nn.pure import arrays, functional_call
 
@@ -226,6 +231,9 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "TripletMarginLoss",

@@ -175,12 +175,16 @@ def _registered(hooks: OrderedDict[int, Any], hook: Callable[..., Any]) -> Calla
 _keys = itertools.count()
 
 
+_COUNTERS = ("step", "mu_product", "mu", "eta")
+"""States that are one number for each parameter, always in float32."""
+
+
 def _loaded(name: str, value: Any, parameter: Tensor) -> Any:
     """A value of a saved state: in the parameter's dtype, but for counters of steps."""
     if not isinstance(value, Tensor | np.ndarray | np.generic | int | float):
         return value
     array = value._array() if isinstance(value, Tensor) else np.asarray(value)
-    if name in ("step", "mu_product"):
+    if name in _COUNTERS:
         return Tensor.of_array(np.array(array, np.float32))
     return Tensor.of_array(np.array(array, parameter._dtype, order="C"))
 

@@ -11,7 +11,7 @@ from references import MEASURES, optim_cases
 
 import symgrad as torch
 from symgrad import optim
-from symgrad.optim import lr_scheduler
+from symgrad.optim import lr_scheduler, swa_utils
 
 CASES = optim_cases("schedules")
 
@@ -20,7 +20,7 @@ def made(expression: str) -> tuple[Any, Any]:
     params = [torch.ones(1, requires_grad=True) for _ in range(2)]
     groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.5}]
     optimizer = optim.SGD(groups, lr=0.3, momentum=0.9)
-    return optimizer, eval(expression, {"S": lr_scheduler, "o": optimizer})
+    return optimizer, eval(expression, {"S": lr_scheduler, "W": swa_utils, "o": optimizer})
 
 
 def follow(case: dict[str, Any], optimizer: Any, scheduler: Any, epochs: range) -> None:

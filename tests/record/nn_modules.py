@@ -24,6 +24,7 @@ import references as R
 IMAGE, LINE, ROWS = (2, 4, 6, 5), (2, 4, 7), (3, 5)
 NUMBERS, LABELS = {"integers": [[0, 5], [2, 2]]}, {"integers": [0, 4, 2]}
 ENCODER = "nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0"
+DECODER = "nn.TransformerDecoderLayer(4, 2, 6, dropout=0.0"
 CASES: list[tuple[str, list[Any]]] = [
     *[(f"nn.{name}()", [ROWS]) for name in (
         "ReLU", "ReLU6", "Hardtanh", "LeakyReLU", "ELU", "CELU", "SELU", "GELU", "SiLU", "Mish",
@@ -91,6 +92,11 @@ CASES: list[tuple[str, list[Any]]] = [
     (f"{ENCODER}, activation='gelu', batch_first=True, norm_first=True)", [(2, 5, 4)]),
     (f"{ENCODER}, bias=False)", [(5, 2, 4)]),
     (f"nn.TransformerEncoder({ENCODER}), 2, nn.LayerNorm(4))", [(5, 2, 4)]),
+    (f"{DECODER})", [(5, 2, 4), (3, 2, 4)]),
+    (f"{DECODER}, activation='gelu', batch_first=True, norm_first=True, bias=False)",
+     [(2, 5, 4), (2, 3, 4)]),
+    (f"nn.TransformerDecoder({DECODER}), 2)", [(5, 2, 4), (3, 2, 4)]),
+    ("nn.Transformer(4, 2, 1, 1, 6, 0.0, batch_first=True)", [(2, 5, 4), (2, 3, 4)]),
     ("nn.RNN(3, 4)", [(5, 2, 3)]), ("nn.RNN(3, 4, 2, 'relu', bidirectional=True)", [(5, 2, 3)]),
     ("nn.RNN(3, 4, bias=False, batch_first=True)", [(2, 5, 3), (1, 2, 4)]),
     ("nn.GRU(3, 4)", [(5, 2, 3)]), ("nn.GRU(3, 4, 2, bidirectional=True)", [(5, 2, 3), (4, 2, 4)]),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import lr_scheduler
+from torch.optim import lr_scheduler, swa_utils
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import references as R
@@ -38,8 +38,19 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "Adagrad": [{}, {"lr": 0.1, "lr_decay": 0.5, "initial_accumulator_value": 0.3},
                 {"weight_decay": 0.1, "maximize": True}],
     "Adadelta": [{}, {"lr": 0.5, "rho": 0.5, "weight_decay": 0.1}, {"maximize": True}],
+    "Rprop": [{}, {"lr": 0.05, "etas": (0.3, 1.5), "step_sizes": (0.01, 0.06)},
+              {"maximize": True}],
+    "ASGD": [{}, {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 2, "weight_decay": 0.1},
+             {"maximize": True}],
 }  # fmt: skip
+LBFGS: list[dict[str, Any]] = [
+    {"max_iter": 4}, {"lr": 0.1, "history_size": 2, "max_iter": 6}, {"max_eval": 3},
+    {"line_search_fn": "strong_wolfe", "max_iter": 5},
+    {"line_search_fn": "strong_wolfe", "lr": 40.0, "max_iter": 2},
+    {"line_search_fn": "strong_wolfe", "history_size": 3},
+]  # fmt: skip
 SCHEDULES = [
+    "W.SWALR(o, 0.05)", "W.SWALR(o, [0.7, 0.1], 4, 'linear')", "W.SWALR(o, 0.2, 0)",
     "S.LambdaLR(o, lambda e: 0.9 ** e)", "S.LambdaLR(o, [lambda e: 1 / (1 + e), lambda e: 2.0])",
     "S.MultiplicativeLR(o, lambda e: 0.8)", "S.StepLR(o, 3)", "S.StepLR(o, 2, gamma=0.5)",
     "S.MultiStepLR(o, [2, 5, 5, 7], 0.3)", "S.ConstantLR(o)", "S.ConstantLR(o, 0.5, 3)",
@@ -79,12 +90,32 @@ def trajectory(name: str, options: dict[str, Any]) -> dict[str, Any]:
             "state": state}  # fmt: skip
 
 
+def descent(options: dict[str, Any]) -> dict[str, Any]:
+    """The case of an L-BFGS: a few steps in float64, with how often the loss was asked for."""
+    params = [torch.tensor(x.astype(float), requires_grad=True) for x in R.optim_start()]
+    optimizer = torch.optim.LBFGS(params, **options)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = R.optim_loss(*params)
+        loss.backward()
+        return loss
+
+    steps = []
+    for _ in range(3):
+        loss = optimizer.step(closure).item()
+        state = optimizer.state[params[0]]
+        counts = [state["func_evals"], state["n_iter"]]
+        steps.append({"loss": loss, "params": [p.tolist() for p in params], "counts": counts})
+    return {"options": options, "steps": steps, "repr": repr(optimizer), "state": sorted(state)}
+
+
 def schedule(expression: str) -> dict[str, Any]:
     """The case of a schedule."""
     params = [torch.ones(1, requires_grad=True) for _ in range(2)]
     groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.5}]
     o = torch.optim.SGD(groups, lr=0.3, momentum=0.9)
-    scheduler = eval(expression, {"S": lr_scheduler, "o": o})
+    scheduler = eval(expression, {"S": lr_scheduler, "W": swa_utils, "o": o})
     rates, momenta = [], []
     for epoch in range(R.SCHEDULE_EPOCHS):
         rates.append([g["lr"] for g in o.param_groups])
@@ -100,6 +131,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     record = {
         "optimizers": [trajectory(n, o) for n, options in CASES.items() for o in options],
+        "descents": [descent(options) for options in LBFGS],
         "schedules": [schedule(expression) for expression in SCHEDULES],
     }
     path = R.DATA / "optim_cases.json"

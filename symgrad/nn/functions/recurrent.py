@@ -149,7 +149,8 @@ def _layer(
 
 @functools.lru_cache(maxsize=64)
 def _on_arrays(mode: str, reverse: bool) -> Callable[..., Any]:
-    return jit(lambda *arrays: _layer(*arrays, mode, reverse))
+    run: Callable[..., Any] = jit(functools.partial(_layer, mode=mode, reverse=reverse))
+    return run
 
 
 def _cell_name(given: dict[str, Any]) -> str:

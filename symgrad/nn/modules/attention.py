@@ -90,6 +90,15 @@ class MultiheadAttention(Module):
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"relu": F.relu, "gelu": F.gelu}
 
 
+def activation_of(given: str | Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function between linear layers, given itself or by its name."""
+    if not isinstance(given, str):
+        return given
+    if given not in _ACTIVATIONS:
+        raise RuntimeError(f"activation should be relu/gelu, not {given}")
+    return _ACTIVATIONS[given]
+
+
 class TransformerEncoderLayer(Module):
     """Self-attention and two linear layers, each with a shortcut and a layer norm.
 
@@ -113,12 +122,7 @@ class TransformerEncoderLayer(Module):
         self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
         self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
         self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
-        if isinstance(activation, str):
-            if activation not in _ACTIVATIONS:
-                raise RuntimeError(f"activation should be relu/gelu, not {activation}")
-            self.activation: Callable[[Any], Any] = _ACTIVATIONS[activation]
-        else:
-            self.activation = activation
+        self.activation = activation_of(activation)
 
     def forward(
         self, src: Array, src_mask: Array | None = None, src_key_padding_mask: Array | None = None,

@@ -139,12 +139,14 @@ class RNNBase(Module):
         for layer in range(self.num_layers):
             outputs = []
             for suffix in self._suffixes(layer):
-                begun = [None, None]
-                for i, s in enumerate(state or ()):
-                    begun[i] = s[len(last)]
-                weights = [getattr(self, f"{name}{suffix}", None) for name in _WEIGHTS]
+                h, c = (*[s[len(last)] for s in state or ()], None, None)[:2]
+                w_ih, w_hh, b_ih, b_hh, w_hr = (
+                    getattr(self, name + suffix, None) for name in _WEIGHTS
+                )
                 reverse = suffix.endswith("reverse")
-                y, *ended = run_layer(x, *begun, *weights, valid, self.mode, reverse)
+                y, *ended = run_layer(
+                    x, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, valid, self.mode, reverse
+                )
                 outputs.append(y)
                 last.append(tuple(ended))
             x = join_directions(*outputs) if len(outputs) > 1 else outputs[0]
