@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from symgrad.ir import Func, TensorType, dtype_of, interpret, verify
 from symgrad.ir.adjoint import value_and_grad
-from symgrad.ir.builder import Builder
+from symgrad.ir.builder import Builder, inline
 from symgrad.ir.graph import Value
 from symgrad.ir.ops import reduce
 from symgrad.ir.ops.elementwise import tanh
 from symgrad.ir.ops.linalg import dot_general
-from symgrad.ir.ops.shape import broadcast_to, transpose
+from symgrad.ir.ops.shape import broadcast_to, reshape, slice_, transpose
 from symgrad.ir.passes.loops import rebuild_loops
 
 Array = np.ndarray[Any, Any]
 LENGTH, ROWS, SIZE = 5, 9, 19
-Step = Callable[[Value, Value, Value], tuple[Value, Value]]
+Step = Callable[[Value, Value, Value], tuple[Value, ...]]
 
 
 def product(x: Value, y: Value, i: int, j: int) -> Value:
@@ -43,6 +43,12 @@ def turned(w: Value) -> Value:
     return made
 
 
+def gates(w: Value, h: Value, x: Value) -> tuple[Value, ...]:
+    """Gives what a derivative wants to know."""
+    a, b = tanh(product(h, w, 1, 0)), tanh(x * h)
+    return a * b + x, b, a
+
+
 # From the matrix, the state and a step's input: the next state, and what the step gives.
 STEPS: dict[str, Step] = {
     "once": lambda w, h, x: (h1 := tanh(product(h, w, 1, 0) + x), h1),
@@ -50,12 +56,15 @@ STEPS: dict[str, Step] = {
     "first": lambda w, h, x: (turned(tanh(product(w, turned(h), 0, 0))) * x, h),
     "twice": lambda w, h, x: (tanh(product(tanh(product(h, w, 1, 0)), w, 1, 1) + x), x),
     "both": lambda w, h, x: (h * x + tanh(product(h, product(w, w, 0, 1), 1, 0)), h),
+    "gates": gates,
+    "also": lambda w, h, x: (tanh(product(h, w, 1, 0) + x * w_sum(w, x)), h),
     "more": lambda w, h, x: (tanh(product(h, w * w, 1, 0) + x * w_sum(w, x)), h),
 }
 
 
-def loop_func(step: Step, reverse: bool) -> Func:
-    """``sum(state^3) + sum(given^2)`` after a loop, by matrix, first state and inputs."""
+def loop_func(step: Step, reverse: bool, unrolled: bool = False) -> Func:
+    """``sum(state^3)``, and ``sum(given^2)`` of all that steps give, after a loop, by matrix, first
+    state and inputs."""
     f64 = dtype_of(np.float64)
     square, state = TensorType(f64, (SIZE, SIZE)), TensorType(f64, (ROWS, SIZE))
     body = Builder(locations=False)
@@ -63,16 +72,23 @@ def loop_func(step: Step, reverse: bool) -> Func:
     with body:
         region = body.region(inside, step(*inside))
     outer = Builder(locations=False)
-    params = [
-        outer.param(square),
-        outer.param(state),
-        outer.param(state.with_shape((LENGTH, ROWS, SIZE))),
-    ]
+    types = square, state, state.with_shape((LENGTH, ROWS, SIZE))
+    w, h, xs = (outer.param(t) for t in types)
     with outer:
-        last, given, _ = outer.emit(
-            "scan", *params, regions=(region,), consts=1, carries=1, length=LENGTH, reverse=reverse
-        )
-        loss = reduce_sum(last * last * last) + reduce_sum(given * given)
+        if unrolled:
+            given: list[Value] = []
+            for t in reversed(range(LENGTH)) if reverse else range(LENGTH):
+                x = slice_(xs, start=(t, 0, 0), stop=(t + 1, ROWS, SIZE), step=(1, 1, 1))
+                h, *more = inline(outer, region, [w, h, reshape(x, shape=(ROWS, SIZE))])
+                given += more
+        else:
+            h, *given = outer.emit(
+                "scan", w, h, xs, regions=(region,), consts=1, carries=1, length=LENGTH,
+                reverse=reverse,
+            )[:-1]  # fmt: skip
+        loss = reduce_sum(h * h * h)
+        for part in given:
+            loss = loss + reduce_sum(part * part)
     return outer.build([loss])
 
 
@@ -88,13 +104,16 @@ def loops(func: Func) -> list[Any]:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", STEPS)
-def test_rebuilt_loops_compute_the_same(name: str, reverse: bool) -> None:
-    func = value_and_grad(loop_func(STEPS[name], reverse), (0, 1, 2))
+def test_loops_and_rebuilt_ones_compute_what_unrolled_ones_do(name: str, reverse: bool) -> None:
+    func, unrolled = (
+        value_and_grad(loop_func(STEPS[name], reverse, unrolled), (0, 1, 2))
+        for unrolled in (False, True)
+    )
     rebuilt = verify(rebuild_loops(func, lambda body: body))
-    for got, wanted in zip(
-        interpret(rebuilt, arguments()), interpret(func, arguments()), strict=True
-    ):
-        np.testing.assert_allclose(got, wanted, 1e-11, 1e-11)
+    expected = interpret(unrolled, arguments())
+    for made in (func, rebuilt):
+        for got, wanted in zip(interpret(made, arguments()), expected, strict=True):
+            np.testing.assert_allclose(got, wanted, 1e-11, 1e-11)
 
 
 @pytest.mark.parametrize("name", ["once", "turned", "twice"])
