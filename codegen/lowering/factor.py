@@ -18,7 +18,7 @@ from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.storage import Storage
 from symgrad.ir.graph import Op
 
-LARGEST = 160
+LARGEST = 256
 """Rows of the largest matrices that have kernels of our own."""
 
 
