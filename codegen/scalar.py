@@ -23,7 +23,7 @@ from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES
 from symgrad.codegen.emitter import Emitter, Reg, bytes_of, lanes_of, mangle, scalar_of, vec
 
 if TYPE_CHECKING:
-    from symgrad.ir.graph import Region
+    from symgrad.ir.graph import Op, Region
 
 Rule = Callable[..., Reg]
 
@@ -511,13 +511,37 @@ def emit_region(
     """
     lanes = lanes or lanes_of(operands[0].type)
     registers = dict(zip(region.params, operands, strict=True))
+    partners = sine_and_cosine(region.ops) if lanes > 1 else {}
     for op in region.ops:
         (result,) = op.results
+        if result in registers:  # with its partner
+            continue
         if op.name == "constant":
             value = op.attrs["value"]
             registers[result] = constant(k, result.type.dtype.name, value, lanes)
+        elif id(op) in partners:
+            both = vecmath.emit_sin_and_cos(k, registers[op.operands[0]], outline=outline)
+            for each, reg in zip(partners[id(op)], both, strict=True):
+                registers[each.result] = reg
         else:
             args = [registers[v] for v in op.operands]
             dtypes = [v.type.dtype.name for v in op.operands]
             registers[result] = emit_op(k, op.name, args, dtypes, op.attrs, outline=outline)
     return [registers[v] for v in region.results]
+
+
+def sine_and_cosine(ops: Sequence[Op]) -> dict[int, tuple[Op, Op]]:
+    """For each op by its id the sine and the cosine of one value that it is one of.
+
+    Of a vector they are best computed together; single numbers have shorter ways, see
+    ``vecmath.trigonometric``.
+    """
+    sines, cosines = (
+        {op.operands[0]: op for op in ops if op.name == name} for name in ("sin", "cos")
+    )
+    pairs = [
+        (sine, cosines[angle])
+        for angle, sine in sines.items()
+        if angle in cosines and angle.type.dtype.name in ("f32", "f64")
+    ]
+    return {id(op): pair for pair in pairs for op in pair}

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
-from symgrad.codegen import scalar
+from symgrad.codegen import scalar, vecmath
 from symgrad.codegen.access import MEMORY_TYPES
 from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of
 from symgrad.codegen.kernels.lanes import (
@@ -89,6 +89,7 @@ class _Nest:
                 self.part_strides[n] = self.strides[n][plan.split]
                 self.strides[n][plan.split] = 0
         self.levels = Levels(spec, plan.inputs, plan.outputs)
+        self._pairs = scalar.sine_and_cosine(spec.body.ops)
         loops = enumerate(plan.loops)
         self.reduce_level = next(
             (i for i, each in loops if each.reduced and not plan.is_single(i)), self.rank
@@ -283,6 +284,13 @@ class _Nest:
             if key not in state.env:
                 operands = [self._value(v, row, state) for v in op.operands]
                 dtypes = [v.type.dtype.name for v in op.operands]
+                pair = self._pairs.get(id(op))
+                if pair is not None and lanes_of(operands[0].type) > 1:
+                    outline = self.plan.outline
+                    both = vecmath.emit_sin_and_cos(self.k, operands[0], outline=outline)
+                    for each, reg in zip(pair, both, strict=True):
+                        state.env[self._key(each.result, row)] = reg
+                    continue
                 state.env[key] = scalar.emit_op(
                     self.k, op.name, operands, dtypes, op.attrs, outline=self.plan.outline
                 )

@@ -75,3 +75,20 @@ def emit(k: Emitter, name: str, operands: Sequence[Reg], *, outline: bool = Fals
     symbol = f"vecmath_{name}_{mangle(type)}"
     k.define_once(symbol, type, [type] * len(operands), lambda *regs: emit(k, name, regs))
     return k.op(type, f"call {type} @{symbol}({', '.join(f'{type} {reg}' for reg in operands)})")
+
+
+def emit_sin_and_cos(k: Emitter, x: Reg, *, outline: bool = False) -> tuple[Reg, Reg]:
+    """Sine and cosine of one register; see ``emit``."""
+    if not outline:
+        sine, cosine = trigonometric.sin_and_cos(Lanes(k, x))
+        return sine.reg, cosine.reg
+    symbol, place = f"vecmath_sin_and_cos_{mangle(x.type)}", k.alloca(x.type)
+
+    def body(x: Reg, place: Reg) -> Reg:
+        sine, cosine = emit_sin_and_cos(k, x)
+        k.store(cosine, place)
+        return sine
+
+    k.define_once(symbol, x.type, [x.type, "ptr"], body)
+    found = k.op(x.type, f"call {x.type} @{symbol}({x.type} {x}, ptr {place})")
+    return found, k.load(x.type, place)

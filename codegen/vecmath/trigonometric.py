@@ -295,6 +295,46 @@ def _cosine_of_small(x: Lanes) -> Lanes:
     return one + fma(z * z, polynomial(z, COS_QUARTER["double"]), (1.0 - one) - half)
 
 
+def sin_and_cos(x: Lanes) -> tuple[Lanes, Lanes]:
+    """Sine and cosine, nan of infinities, for less than what the two take one by one.
+
+    One reduction to a quarter turn gives both a short polynomial; in odd quadrants they change
+    places.  Error below 0.501 (f32) and 0.8 ulp (f64).
+    """
+    if x.scalar != "double":
+        sine, cosine = _sine_and_cosine(widen(x), x.scalar)
+        return narrow(sine), narrow(cosine)
+    return _sine_and_cosine(x, x.scalar)
+
+
+def _sine_and_cosine(x: Lanes, scalar: str) -> tuple[Lanes, Lanes]:
+    n, *parts = _quarter(abs(x), scalar)
+    sine, cosine = (high + low for high, low in parts)
+    odd = (n & 1).ne(0)
+    first, second = where(odd, cosine, sine), where(odd, sine, cosine)
+    sign, turned = (n & 2) << 62, ((n + 1) & 2) << 62
+    return (
+        (first.bits() ^ sign ^ x.sign_bit()).floats(),
+        (second.bits() ^ turned).floats(),
+    )
+
+
+def _quarter(
+    x: Lanes, scalar: str
+) -> tuple[Lanes, tuple[Lanes, Lanes], tuple[Lanes, Lanes]]:
+    """The quadrant of an f64 ``x >= 0``, and the sine and cosine of what remains, each as a
+    number and what is to be added to it."""
+    n, r, tail = Turns(1, 0).reduce(x, short=scalar == "float")
+    z = r * r
+    half = z * 0.5
+    one = 1.0 - half
+    sine_rest = fma(r * z, polynomial(z, SIN_QUARTER[scalar]), tail)
+    cosine_rest = fma(z * z, polynomial(z, COS_QUARTER[scalar]), -(r * tail))
+    if scalar != "float":
+        cosine_rest = ((1.0 - one) - half) + cosine_rest
+    return n, (r, sine_rest), (one, cosine_rest)
+
+
 def tan(x: Lanes) -> Lanes:
     """``sin(r) / cos(r)``, in odd quadrants ``-cos(r) / sin(r)``; nan of infinities.
 
@@ -307,18 +347,12 @@ def tan(x: Lanes) -> Lanes:
 def _tangent(x: Lanes, scalar: str) -> Lanes:
     if x.scalar != "double":
         return narrow(_tangent(widen(x), scalar))
-    n, r, tail = Turns(1, 0).reduce(x, short=scalar == "float")
+    n, *parts = _quarter(x, scalar)
     odd = (n & 1).ne(0)
-    z = r * r
-    half = z * 0.5
-    one = 1.0 - half
-    sine_rest = fma(r * z, polynomial(z, SIN_QUARTER[scalar]), tail)
-    cosine_rest = fma(z * z, polynomial(z, COS_QUARTER[scalar]), -(r * tail))
     if scalar == "float":
-        sine, cosine = r + sine_rest, one + cosine_rest
+        sine, cosine = (high + low for high, low in parts)
         return where(odd, -cosine, sine) / where(odd, sine, cosine)
-    sines = fast_two_sum(r, sine_rest)
-    cosines = fast_two_sum(one, ((1.0 - one) - half) + cosine_rest)
+    sines, cosines = (fast_two_sum(*pair) for pair in parts)
     above = Pair(*(where(odd, -c, s) for s, c in zip(sines, cosines, strict=True)))
     below = Pair(*(where(odd, s, c) for s, c in zip(sines, cosines, strict=True)))
     return (above / below).hi

@@ -18,9 +18,10 @@ import mpmath as mp
 import numpy as np
 import pytest
 from symgrad.codegen import vecmath
-from symgrad.codegen.emitter import Emitter, vec
+from symgrad.codegen.emitter import Emitter, Reg, vec
 from symgrad.codegen.target import Target
 
+import symgrad as sg
 from tests.codegen.harness import TARGETS, target_named
 
 Array = np.ndarray[Any, Any]
@@ -79,15 +80,24 @@ BINARY = {"atan2", "hypot", "pow", "logaddexp", "fmod", "rem", "floor_div"}
 
 
 def compiled(
-    target: Target, name: str, scalar: str, lanes: int, *, outline: bool = False
-) -> Callable[..., Array]:
-    """The function over arrays of a multiple of ``lanes`` elements."""
+    target: Target, name: str, scalar: str, lanes: int, *, outline: bool = False,
+    together: bool = False,
+) -> Callable[..., Array]:  # fmt: skip
+    """The function over arrays of a multiple of ``lanes`` elements; sine and cosine may be
+    computed ``together``."""
     arity = 2 if name in BINARY else 1
+
+    def value(k: Emitter, operands: list[Reg]) -> Reg:
+        if together:
+            pair = vecmath.emit_sin_and_cos(k, operands[0], outline=outline)
+            return pair[("sin", "cos").index(name)]
+        return vecmath.emit(k, name, operands, outline=outline)
+
     k = Emitter(target)
     params = ["ptr"] * (arity + 1) + ["i64"]
     with k.function("f", params) as (*bases, out, count), k.loop(0, count, lanes) as i:
         operands = [k.load(vec(scalar, lanes), k.gep(base, i, scalar)) for base in bases]
-        k.store(vecmath.emit(k, name, operands, outline=outline), k.gep(out, i, scalar))
+        k.store(value(k, operands), k.gep(out, i, scalar))
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
@@ -202,6 +212,31 @@ def test_accuracy_of_single_numbers(name: str, scalar: str) -> None:
     limit = REAL[name][2 if scalar == "float" else 3]
     for x, y, want in zip(*arguments(name, scalar), got, references(name, scalar), strict=True):
         assert error(float(y), want, scalar) <= limit, f"{name}({x}) -> {y}, not {want}"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("scalar", ["float", "double"])
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_accuracy_of_sine_and_cosine_together(target: str, scalar: str, name: str) -> None:
+    machine, args = target_named(target), arguments(name, scalar)
+    got = compiled(machine, name, scalar, 8, together=True)(*args)
+    limit = 0.501 if scalar == "float" else 0.8
+    for x, y, want in zip(*args, got, references(name, scalar), strict=True):
+        assert error(float(y), want, scalar) <= limit, f"{name}({x}) -> {y}, not {want}"
+    outlined = compiled(machine, name, scalar, 8, together=True, outline=True)(*args)
+    np.testing.assert_array_equal(outlined, got)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_region_takes_sine_and_cosine_together(dtype: str) -> None:
+    x = np.linspace(-9, 9, 67).astype(dtype)
+    f = sg.jit(lambda x: (np.sin(x) * 2, np.cos(x) - np.cos(x * 2)))
+    sine, rest = f(x)
+    np.testing.assert_allclose(sine, np.sin(x) * 2, atol=5e-7)
+    np.testing.assert_allclose(rest, np.cos(x) - np.cos(x * 2), atol=5e-7)
+    text = f.llvm(x)
+    assert "call void @vecmath_reduce_1_" in text  # of x, to quarter turns
+    assert "call void @vecmath_reduce_2_" in text  # of 2 x, to half turns
 
 
 @pytest.mark.parametrize("target", TARGETS)
