@@ -2,12 +2,15 @@
 
 There are two forms.  Where tiles are many, filters are transformed once, and each thread
 takes blocks of tiles all the way: transforms them, multiplies them with all filters and
-transforms back, in memory of its own that stays in L2 (*tiles first*).  Few filters are
-transformed by each thread for itself, as lines that go from core to core take longer.  Where
-channels are many, all tiles are transformed first, and each thread takes groups of output
-channels all the way: it transforms their filters, a few input blocks at a time, and uses them
-at once for all tiles, so that transformed filters, four times the size of the weights, never
-reach memory (*filters first*).
+transforms back, in memory of its own that stays in L2 (*tiles first*).  Where channels are
+many, all tiles are transformed first, and each thread takes groups of output channels all
+the way: it transforms their filters, a few input blocks at a time, and uses them at once
+for all tiles, so that transformed filters, four times the size of the weights, never reach
+memory (*filters first*).
+
+What all threads read, filters in the one form and tiles in the other, is made by a kernel of
+its own, each thread its share.  Where that is little, each thread makes all of it for itself:
+lines that go from core to core would take longer.
 """
 
 from __future__ import annotations
@@ -90,8 +93,8 @@ class KernelSpec:
     tiling: Tiling
     parts: int = 1
     """Parts of a block pair of filters, tiles first."""
-    own_filters: bool = False
-    """Whether each thread transforms all filters for itself, tiles first."""
+    own: bool = False
+    """Whether each thread makes for itself what all read."""
 
 
 # -- tiles first -----------------------------------------------------------
@@ -134,11 +137,11 @@ def _filter_pair(
     k.call(f"{name}_filter", "void", [weights, *which, place, stage, *span])
 
 
-def _thread_elements(shape: Shape, own_filters: bool) -> int:
+def _thread_elements(shape: Shape, own: bool) -> int:
     """Scratch of a thread that goes tiles first: V, M, the stage, and U if it is its own."""
     spec = shape.spec
     planes = shape.v_plane(shape.tiling.block) + shape.m_plane(spec.y.blocks)
-    if own_filters:
+    if own:
         planes += _filters_plane(shape)
     return spec.points * planes + shape.stage
 
@@ -146,14 +149,14 @@ def _thread_elements(shape: Shape, own_filters: bool) -> int:
 def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     """Emits the kernel over blocks of tiles; arguments: x, U, the epilogue's, y, scratch.
 
-    With ``own_filters`` the weights come in place of U.
+    With ``own`` filters the weights come in place of U.
     """
     conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
     scalar, x, y = shape.scalar, conv.x, conv.y
     v_plane, m_plane = shape.v_plane(tiling.block), shape.m_plane(y.blocks)
     u_plane = _filters_plane(shape)
     row = tiling.block * BLOCK
-    if spec.own_filters:
+    if spec.own:
         emit_filter(k, f"{name}_filter", shape, u_plane)
     emit_transform(k, f"{name}_input", conv.x_tiles, v_plane)
     emit_product(k, f"{name}_product", shape, row, row)
@@ -167,12 +170,12 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
         x_base, filters, *operands, y_base, scratch = pointers
         x_base, y_base = k.gep(x_base, x.offset, scalar), k.gep(y_base, y.offset, y.scalar)
         operands = open_tally(k, conv.epilogue, operands, tid)
-        v = k.gep(scratch, k.mul(tid, _thread_elements(shape, spec.own_filters)), scalar)
+        v = k.gep(scratch, k.mul(tid, _thread_elements(shape, spec.own)), scalar)
         m = k.gep(v, conv.points * v_plane, scalar)
         stage = k.gep(m, conv.points * m_plane, scalar)
-        u = k.gep(stage, shape.stage, scalar) if spec.own_filters else filters
+        u = k.gep(stage, shape.stage, scalar) if spec.own else filters
         low, high = k.slice(-(-conv.tiles // tiling.tiles), tid, nth)
-        if spec.own_filters:
+        if spec.own:
             with (
                 k.if_(k.icmp("slt", k.as_reg(low), high)),
                 k.loop(0, y.blocks * conv.in_blocks) as pair,
@@ -259,8 +262,8 @@ def lower_tiles_first(
     size = bytes_of(shape.scalar)
     extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
     u = 3 + extra
-    scratch = threads * _thread_elements(shape, spec.own_filters) * size
-    if spec.own_filters:
+    scratch = threads * _thread_elements(shape, spec.own) * size
+    if spec.own:
         return Lowering((Phase("winograd", emit_tiles_first, spec, tuple(range(u)), scratch),))
     spec = replace(spec, parts=filter_parts(conv.y.blocks * conv.in_blocks, threads))
     bare = replace(spec, conv=replace(conv, epilogue=None))
@@ -278,20 +281,32 @@ def lower_tiles_first(
 # -- filters first ---------------------------------------------------------
 
 
-def _group_elements(shape: Shape) -> int:
-    """Scratch of a thread that goes filters first: U, M and the stage."""
-    u_plane, m_plane = shape.u_plane(1, shape.tiling.depth), shape.m_plane(shape.group)
-    return shape.spec.points * (u_plane + m_plane) + shape.stage
+def _all_tiles(shape: Shape) -> TransformSpec:
+    """The transforms of all tiles, with room for whole register tiles."""
+    return TransformSpec(shape.spec.x_tiles, round_up(shape.spec.tiles, shape.tiling.tiles))
+
+
+def _group_elements(shape: Shape, own: bool) -> int:
+    """Scratch of a thread that goes filters first: U, M, the stage, and V if it is its own."""
+    planes = shape.u_plane(1, shape.tiling.depth) + shape.m_plane(shape.group)
+    if own:
+        planes += _all_tiles(shape).plane
+    return shape.spec.points * planes + shape.stage
 
 
 def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     """Emits the kernel over groups of outputs; arguments: V, weights, the epilogue's, y,
-    scratch."""
+    scratch.
+
+    With ``own`` tiles x comes in place of V.
+    """
     conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
     scalar, y, pitch = shape.scalar, conv.y, shape.group * BLOCK
-    all_tiles = round_up(conv.tiles, tiling.tiles)
+    all_tiles = _all_tiles(shape).room
     v_plane, u_plane = shape.v_plane(all_tiles), shape.u_plane(1, tiling.depth)
     m_plane, row = shape.m_plane(shape.group), tiling.block * BLOCK
+    if spec.own:
+        emit_transform(k, f"{name}_input", conv.x_tiles, v_plane)
     emit_filter(k, f"{name}_filter", shape, u_plane)
     emit_product(k, f"{name}_product", shape, all_tiles * BLOCK, row)
     emit_output(k, f"{name}_output", shape, m_plane)
@@ -301,13 +316,24 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
 
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
         pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(4 + extra)]
-        v, weights, *operands, y_base, scratch = pointers
+        tiles, weights, *operands, y_base, scratch = pointers
         y_base = k.gep(y_base, y.offset, y.scalar)
         operands = open_tally(k, conv.epilogue, operands, tid)
-        u = k.gep(scratch, k.mul(tid, _group_elements(shape)), scalar)
+        u = k.gep(scratch, k.mul(tid, _group_elements(shape, spec.own)), scalar)
         m = k.gep(u, conv.points * u_plane, scalar)
         stage = k.gep(m, conv.points * m_plane, scalar)
-        with k.loop(*k.slice(shape.groups * shares, tid, nth)) as task:
+        v = k.gep(stage, shape.stage, scalar) if spec.own else tiles
+        low, high = k.slice(shape.groups * shares, tid, nth)
+        if spec.own:
+            x_base = k.gep(tiles, conv.x.offset, scalar)
+            with (
+                k.if_(k.icmp("slt", k.as_reg(low), high)),
+                k.loop(0, conv.x.blocks) as block,
+                k.loop(0, conv.tiles) as tile,
+            ):
+                to = k.gep(v, k.mul(k.add(k.mul(block, all_tiles), tile), BLOCK), scalar)
+                k.call(f"{name}_input", "void", [x_base, tile, block, to, stage])
+        with k.loop(low, high) as task:
             group, share = k.divmod(task, shares)
             first = k.mul(share, tiling.block)
             count = k.min(k.sub(conv.tiles, first), tiling.block)
@@ -348,15 +374,17 @@ def lower_filters_first(
     size = bytes_of(shape.scalar)
     extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
     v = 3 + extra
-    room = round_up(conv.tiles, spec.tiling.tiles)
-    all_tiles = TransformSpec(conv.x_tiles, room)
+    scratch = threads * _group_elements(shape, spec.own) * size
+    if spec.own:
+        return Lowering((Phase("winograd", emit_filters_first, spec, tuple(range(v)), scratch),))
+    all_tiles = _all_tiles(shape)
     inputs = Phase(
         "winograd_input", emit_transforms, all_tiles, (0, v),
         threads * conv.x_tiles.stage * size, weight=weights[0],
     )  # fmt: skip
     filters = Phase(
-        "winograd", emit_filters_first, spec, (v, *range(1, v)),
-        threads * _group_elements(shape) * size, weight=weights[1], only_read=(v,),
+        "winograd", emit_filters_first, spec, (v, *range(1, v)), scratch,
+        weight=weights[1], only_read=(v,),
     )  # fmt: skip
     return Lowering((inputs, filters), (conv.points * all_tiles.plane * size,))
 
@@ -369,5 +397,5 @@ def lower_winograd(spec: WinogradSpec, target: Target, threads: int) -> Lowering
     lower = lower_tiles_first if best.tiles_first else lower_filters_first
     first, second = (max(1, round(cycles)) for cycles in best.phases)
     same = replace(spec, invariant_weights=False)  # the code is the same
-    kernel = KernelSpec(same, best.tiling, own_filters=best.own_filters)
+    kernel = KernelSpec(same, best.tiling, own=best.own)
     return lower(kernel, target, threads, (first, second))

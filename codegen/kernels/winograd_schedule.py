@@ -7,7 +7,7 @@ bytes that come from beyond a level of cache where they take longer than it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import ceil
 
 from symgrad.codegen.emitter import bytes_of
@@ -32,8 +32,8 @@ class Schedule:
     tiling: Tiling
     phases: tuple[float, float]
     """Cycles of the two kernels."""
-    own_filters: bool = False
-    """Whether there is one kernel, tiles first, in which each thread transforms all filters."""
+    own: bool = False
+    """Whether the first is none, but part of the second on each thread."""
 
     @property
     def cycles(self) -> float:
@@ -44,15 +44,12 @@ class Schedule:
 @functools.lru_cache(maxsize=4096)
 def schedule(spec: WinogradSpec, target: Target, threads: int) -> Schedule:
     """The tiling of least estimated time; a pure function of its arguments."""
-    forms: list[tuple[Callable[..., tuple[float, float]], bool, bool]] = [
-        (tiles_first_cost, True, False),
-        (filters_first_cost, False, False),
-    ]
-    if not spec.invariant_weights:  # else a kernel of filters alone runs but once
-        forms.insert(1, (own_filters_cost, True, True))
     found = (
-        Schedule(tiles_first, tiling, cost(spec, tiling, target, threads), own)
-        for cost, tiles_first, own in forms
+        Schedule(tiles_first, tiling, cost(spec, tiling, target, threads, own=own), own)
+        for tiles_first, cost in ((True, tiles_first_cost), (False, filters_first_cost))
+        for own in (False, True)
+        # Filters that are the same in most runs are kept.
+        if not (tiles_first and own and spec.invariant_weights)
         for tiling in _tilings(spec, target, threads, tiles_first)
     )
     return min(found, key=lambda s: s.cycles)
@@ -118,13 +115,22 @@ def _filters(spec: WinogradSpec, shape: Shape, target: Target, pairs: int) -> fl
     return pairs * (weights.matrix * (read + packed) + transform)
 
 
-def _written(bytes: int, target: Target) -> float:
-    """Lines on their way to where so many bytes are written: each pushes out another."""
-    return bytes * target.cycles_per_byte(2 * bytes)
+def _shared(bytes: int, target: Target, threads: int) -> float:
+    """A thread's share of writing so many bytes that all threads read: each line pushes out
+    another, and comes from the core that has read it, which is no nearer than L3."""
+    footprint = 2 * bytes if threads == 1 else max(2 * bytes, target.l2)
+    return 2 * bytes * target.cycles_per_byte(footprint) / threads
+
+
+def _own(bytes: int, target: Target) -> float:
+    """A thread's writing of as much for itself: where L2 cannot keep it, lines come and go."""
+    if bytes < target.l2:
+        return bytes * target.cycles_per_byte(bytes)
+    return _shared(bytes, target, 1)
 
 
 def tiles_first_cost(
-    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
+    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int, *, own: bool = False
 ) -> tuple[float, float]:
     """Cycles of the form that takes blocks of tiles all the way: filters, tiles."""
     shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
@@ -134,9 +140,12 @@ def tiles_first_cost(
     share = ceil(ceil(shape.cut.tiles / tiling.tiles) / threads) * tiling.tiles
     rounds = ceil(share / tiling.block)
     beyond = target.cycles_per_byte(u_bytes) * u_bytes / threads
-    parts = filter_parts(weight_pairs, threads)
-    busiest = ceil(weight_pairs * parts / threads) / parts
-    filters = _filters(spec, shape, target, 1) * busiest + 2 * _written(u_bytes, target) / threads
+    if own:
+        filters = _filters(spec, shape, target, weight_pairs) + _own(u_bytes, target)
+    else:
+        parts = filter_parts(weight_pairs, threads)
+        busiest = ceil(weight_pairs * parts / threads) / parts
+        filters = _filters(spec, shape, target, 1) * busiest + _shared(u_bytes, target, threads)
     if spec.invariant_weights:
         filters = filters / RUNS + beyond * threads  # read by each thread
     stream = 1 / target.cycles_per_byte(u_bytes + area)
@@ -149,18 +158,6 @@ def tiles_first_cost(
     return filters, products + transforms + moved
 
 
-def own_filters_cost(
-    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
-) -> tuple[float, float]:
-    """Cycles of the form that takes blocks of tiles all the way, after each thread has
-    transformed all filters for itself."""
-    shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
-    pairs = spec.y.blocks * spec.in_blocks
-    u_bytes = pairs * BLOCK * BLOCK * shape.cut.points * size
-    filters = _filters(spec, shape, target, pairs) + u_bytes * target.cycles_per_byte(u_bytes)
-    return filters, tiles_first_cost(spec, tiling, target, threads)[1]
-
-
 def filter_parts(pairs: int, threads: int) -> int:
     """Parts of a block pair that threads transform apart, where pairs are few."""
     return next(
@@ -169,7 +166,7 @@ def filter_parts(pairs: int, threads: int) -> int:
 
 
 def filters_first_cost(
-    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int
+    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int, *, own: bool = False
 ) -> tuple[float, float]:
     """Cycles of the form that takes groups of output channels all the way: inputs, groups."""
     shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
@@ -181,8 +178,11 @@ def filters_first_cost(
     u_bytes = shape.cut.points * shape.group * tiling.depth * BLOCK * BLOCK * size
     v_part = v_bytes * tiles // shape.cut.tiles // spec.groups
     needed = shape.cut.needed
-    inputs = _transforms(spec, shape, target, needed * shape.cut.tiles * spec.x.blocks / threads)
-    inputs += _written(v_bytes, target) / threads
+    inputs = _transforms(spec, shape, target, needed * shape.cut.tiles * spec.x.blocks)
+    if own:
+        inputs += _own(v_bytes, target)
+    else:
+        inputs = inputs / threads + _shared(v_bytes, target, threads)
     pairs = spec.in_blocks * shape.group
     filters = _filters(spec, shape, target, pairs)
     written = pairs * BLOCK * BLOCK * shape.cut.points * size

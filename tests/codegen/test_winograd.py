@@ -83,12 +83,15 @@ FEW = [
 """Few input channels, the vectors of whose pixels are filled up with anything."""
 
 
-def lower_own_filters(spec: KernelSpec, target: Target, threads: int) -> Lowering:
-    """Tiles first, each thread with filters that it has transformed itself."""
-    return lower_tiles_first(replace(spec, own_filters=True), target, threads)
+def own(form: Callable[..., Lowering]) -> Callable[..., Lowering]:
+    """The form in which each thread makes for itself what all read."""
+    return lambda spec, *args: form(replace(spec, own=True), *args)
 
 
-FORMS = {"tiles": lower_tiles_first, "own": lower_own_filters, "filters": lower_filters_first}
+FORMS: dict[str, Callable[..., Lowering]] = {
+    "tiles": lower_tiles_first, "own filters": own(lower_tiles_first),
+    "filters": lower_filters_first, "own tiles": own(lower_filters_first),
+}  # fmt: skip
 
 
 FILTERS = [*((size, taps, 1) for size in SIZES for taps in range(2, size)), (4, 3, 2), (6, 3, 2)]
@@ -230,26 +233,27 @@ def test_every_tiling(form: str, tiling: Tiling, halo: int, stride: int, grad: b
         check(run(spec, lowering, x, [w], threads, target), expected, "f32", 6)
 
 
-def test_which_filters_each_thread_transforms_itself() -> None:
-    """Few ones, for few threads, unless they seldom change: then they are kept."""
+def test_when_each_thread_makes_what_all_read() -> None:
+    """Where it is little, for few threads; not filters that seldom change: these are kept."""
     target = Target.named("avx512")
 
-    def own(channels: int, threads: int, *, invariant: bool = False) -> bool:
-        case = Case(8, channels, channels, (16, 16))
+    def own_of(channels: int, size: int, threads: int, *, invariant: bool = False) -> str:
+        case = Case(8, channels, channels, (size, size))
         spec, *_ = build(case, 6, grad=False)
         source = replace(spec.weights.source, strides=None)
         weights = replace(spec.weights, source=source)
         spec = replace(spec, weights=weights, invariant_weights=invariant)
         best = schedule(spec, target, threads)
         phases = lower_winograd(spec, target, threads).phases
-        assert best.own_filters is (len(phases) == 1)
-        return best.own_filters
+        assert best.own is (len(phases) == 1)
+        return ("filters" if best.tiles_first else "tiles") if best.own else ""
 
-    assert own(64, 1)
-    assert own(64, 2)
-    assert not own(64, 64)
-    assert not own(64, 2, invariant=True)
-    assert not own(256, 2)
+    assert own_of(64, 16, 1) == own_of(64, 16, 2) == "filters"
+    assert own_of(256, 4, 1) == own_of(256, 4, 2) == "tiles"
+    assert own_of(64, 16, 64) == own_of(256, 4, 64) == ""
+    assert own_of(256, 14, 2) == own_of(256, 28, 2) == ""
+    assert own_of(64, 16, 2, invariant=True) != "filters"
+    assert own_of(256, 4, 2, invariant=True) == "tiles"
 
 
 @pytest.mark.parametrize("target_name", TARGETS)
