@@ -290,7 +290,7 @@ def emit_weight_grad(k: Emitter, name: str, spec: WeightGradSpec) -> None:
                         for stream in streams:
                             for distance in tile_lines:
                                 at = k.add(k.add(row_at, lane), distance)
-                                k.prefetch(k.gep(stream, at, scalar), locality=2)
+                                k.prefetch(k.gep(stream, at, scalar), write=True)
                         k.call(
                             f"{name}_tile",
                             "void",

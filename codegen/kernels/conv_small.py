@@ -11,12 +11,19 @@ loaded, and each input pixel is broadcast against those that reach it.
 *To the input*, vectors run along output channels too, which are summed over here: a vector
 of partial sums per pixel and input channel is kept in L1 while the blocks of output
 channels stream by, and its lanes are added up at the end.  So no weight is transposed.
+
+A thread reads the same weights in both directions, those of its output channels, which are
+also the ones that it updates where an optimiser follows the gradient to the weights.  So
+each core's caches hold a part of the weights of their own; a line that cores of two clusters
+have read costs many times as much to write.  To the input this leaves a share of the sums
+with every thread, and a second kernel adds the few of them up.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -34,6 +41,8 @@ MAX_PRODUCTS = 160
 EXPOSED = 0.25
 """Forward, the part of the shorter of products and weight stream that the longer does not
 hide.  To the input, where sums come and go as well, they add up."""
+SHARES = 0.125
+"""Elements of all shares of a gradient, relative to the weights, up to which shares pay."""
 
 
 @record
@@ -42,7 +51,9 @@ class SmallConvSpec:
 
     Arguments of the kernel: x, w, the epilogue's operands, y; for the gradient dy, w, the
     epilogue's operands, dx, scratch.  stride, padding, dilation and groups are those of the
-    convolution.
+    convolution.  With ``splits`` > 1 the output channels of the gradient are split into so
+    many shares: the kernel takes dy, w, the shares' sums, scratch, and ``emit_add_shares``
+    does the rest.
     """
 
     x: Blocked
@@ -53,6 +64,7 @@ class SmallConvSpec:
     dilation: Pair = (1, 1)
     groups: int = 1
     to_input: bool = False
+    splits: int = 1
     epilogue: Epilogue | None = None
 
     def refusal(self, target: Target) -> str | None:
@@ -86,6 +98,11 @@ class SmallConvSpec:
     def used_taps(self) -> list[int]:
         """Taps that meet a pixel."""
         return sorted({tap for tap, _, _ in self.products})
+
+    @property
+    def share(self) -> Blocked:
+        """Where the sums of one share of a gradient lie; the next share's follow."""
+        return Blocked.dense(self.x.dtype, self.x.shape)
 
     @property
     def in_blocks(self) -> int:
@@ -126,6 +143,17 @@ def images_together(spec: SmallConvSpec, target: Target) -> int:
     return _divisor(images, max(1, free // prod(spec.y.shape[2:])))
 
 
+def shares(spec: SmallConvSpec, threads: int) -> int:
+    """Shares of the output channels of a gradient: one for each thread, or one in all.
+
+    They take turns with the weights in the caches, and are added up by a pass of their own.
+    """
+    if not spec.to_input or spec.groups > 1 or spec.out_blocks < threads:
+        return 1
+    few = threads * spec.share.elements <= SHARES * spec.weights.elements
+    return threads if few else 1
+
+
 def _divisor(total: int, limit: int) -> int:
     """The largest divisor of ``total`` up to ``limit``."""
     return max(n for n in range(1, min(total, limit) + 1) if total % n == 0)
@@ -146,8 +174,10 @@ def cycles(spec: SmallConvSpec, target: Target, threads: int) -> float:
     size = spec.weights.elements * bytes_of(spec.x.scalar)
     stream = size * taps / spec.weights.taps * target.cycles_per_byte(size)
     groups = images // images_together(spec, target)
+    splits = shares(spec, threads)
     tasks = (spec.weights.inputs * spec.groups if spec.to_input else spec.weights.outputs) // BLOCK
-    share = -(-tasks * groups // threads) / (tasks * groups)
+    busiest = spec.out_blocks if splits > 1 else tasks * groups
+    share = -(-busiest // threads) / busiest
     longer, shorter = max(channels * work, stream), min(channels * work, stream)
     return (longer + (1.0 if spec.to_input else EXPOSED) * shorter) * share
 
@@ -164,7 +194,7 @@ def emit_small_conv(k: Emitter, name: str, spec: SmallConvSpec) -> None:
         emit(k, spec, args, tid, nth)
 
 
-def _weight_vectors(k: Emitter, spec: SmallConvSpec, at: Reg, ahead: int) -> dict[int, Reg]:
+def _weight_vectors(k: Emitter, spec: SmallConvSpec, at: Reg, ahead: Int) -> dict[int, Reg]:
     """The weights of one input channel, a vector of output channels for each tap in use.
 
     Prefetches those that lie ``ahead`` elements further on.
@@ -235,8 +265,13 @@ def _emit_forward(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Reg
 
 
 def _emit_to_input(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Reg) -> None:
-    """A task is a block of input channels for some images, their sums in scratch."""
-    x, y, weights, scalar = spec.x, spec.y, spec.weights, spec.x.scalar
+    """A task is a block of input channels for some images, their sums in scratch.
+
+    With more than one share a task adds up over the output channels of one of them, and
+    leaves the sums without the epilogue.
+    """
+    y, weights, scalar = spec.y, spec.weights, spec.x.scalar
+    x = spec.x if spec.splits == 1 else spec.share
     lanes, together = _lanes(spec, k.target), images_together(spec, k.target)
     vector = vec(scalar, lanes)
     extra = spec.epilogue.operands if spec.epilogue else ()
@@ -251,23 +286,29 @@ def _emit_to_input(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Re
     reached: dict[int, list[tuple[int, int]]] = {}
     for tap, target, source in spec.products:
         reached.setdefault(source, []).append((tap, target))
-    with k.loop(*k.slice(spec.groups * spec.in_blocks * groups, tid, nth)) as task:
-        x_block, part = k.divmod(task, groups)
+    tasks = spec.groups * spec.in_blocks * groups
+    with k.loop(*k.slice(spec.splits * tasks, tid, nth)) as task:
+        share, rest = k.divmod(task, tasks)
+        x_block, part = k.divmod(rest, groups)
         image = k.mul(part, together)
         group, in_block = k.divmod(x_block, spec.in_blocks)
+        low, high = k.slice(spec.out_blocks, share, spec.splits)
         first = k.mul(group, spec.out_blocks)
         with k.loop(0, together * image_sums, lanes) as at:
             k.store(k.zero(vector), k.gep(sums, at, scalar))
         with (
-            k.loop(0, spec.out_blocks) as number,
+            k.loop(low, high) as number,
             k.loop(0, BLOCK, lanes) as lane,
             k.loop(0, BLOCK) as channel,
         ):
             block = k.add(first, number)
             pair = k.add(k.mul(block, spec.in_blocks), in_block)
             w_at = k.add(k.add(k.mul(pair, weights.matrix), k.mul(channel, BLOCK)), lane)
-            next_pair = spec.in_blocks * weights.matrix
-            taps = _weight_vectors(k, spec, k.gep(w_base, w_at, scalar), next_pair)
+            # After the last block come the weights of the next task, not another thread's.
+            pitch = spec.in_blocks * weights.matrix
+            back = k.sub(weights.matrix, k.mul(k.sub(number, low), pitch))
+            ahead = k.select(k.icmp("eq", k.add(number, 1), high), k.as_reg(back), k.as_reg(pitch))
+            taps = _weight_vectors(k, spec, k.gep(w_base, w_at, scalar), ahead)
             y_at = k.add(k.mul(image, y.strides[0]), k.mul(block, y.strides[1]))
             y_from = k.gep(y_base, k.add(y_at, lane), scalar)
             sums_from = k.gep(sums, k.mul(channel, channel_sums), scalar)
@@ -287,41 +328,91 @@ def _emit_to_input(k: Emitter, spec: SmallConvSpec, args: Reg, tid: Reg, nth: Re
                     k.store(k.load(vector, slot), place)
         with k.loop(0, together) as n:
             own = k.gep(sums, k.mul(n, image_sums), scalar)
-            _emit_totals(k, spec, own, x_base, (k.add(image, n), x_block), operands)
+            left = k.gep(x_base, k.mul(share, spec.share.elements), scalar)
+            home = x_base if spec.splits == 1 else left
+            _emit_totals(k, spec, own, x, home, (k.add(image, n), x_block), operands)
 
 
 def _emit_totals(
     k: Emitter,
     spec: SmallConvSpec,
     sums: Reg,
+    x: Blocked,
     x_base: Reg,
     place: tuple[Int, Int],
     operands: Sequence[Reg],
 ) -> None:
     """Adds up the lanes of one image's sums, vectors of input channels at a time.
 
-    ``place`` is the image and the block of channels.
+    ``place`` is the image and the block of channels; the totals go to the layout ``x``.
     """
-    x, scalar = spec.x, spec.x.scalar
-    lanes = _lanes(spec, k.target)
-    vector = vec(scalar, lanes)
+    scalar, lanes = x.scalar, _lanes(spec, k.target)
+    channel_sums = prod(x.shape[2:]) * lanes
+
+    def total(pixel: Int, channel: Int) -> Reg:
+        first = k.add(k.mul(channel, channel_sums), k.mul(pixel, lanes))
+        partials = [
+            k.load(vec(scalar, lanes), k.gep(sums, k.add(first, c * channel_sums), scalar))
+            for c in range(lanes)
+        ]
+        return sum_lanes(k, partials, lanes, x.dtype)
+
+    _emit_block(k, spec, x, x_base, place, operands, total)
+
+
+def _emit_block(
+    k: Emitter,
+    spec: SmallConvSpec,
+    x: Blocked,
+    x_base: Reg,
+    place: tuple[Int, Int],
+    operands: Sequence[Reg],
+    total: Callable[[Int, Int], Reg],
+) -> None:
+    """Stores one block of channels of one image, with the epilogue.
+
+    ``total`` gives the vector at a pixel, by its number, and from a channel on.
+    """
+    scalar, lanes = x.scalar, _lanes(spec, k.target)
     height, width = x.shape[2:]
     image, block = place
     corner = k.add(k.mul(image, x.strides[0]), k.mul(block, x.strides[1]))
     with k.loop(0, BLOCK, lanes) as channel:
-        finish = Finish(k, spec.epilogue, operands, vector)
+        finish = Finish(k, spec.epilogue, operands, vec(scalar, lanes))
         with k.loop(0, height) as row, k.loop(0, width) as column:
-            pixel = k.add(k.mul(row, width), column)
-            first = k.add(k.mul(channel, height * width * lanes), k.mul(pixel, lanes))
-            partials = [
-                k.load(vector, k.gep(sums, k.add(first, c * height * width * lanes), scalar))
-                for c in range(lanes)
-            ]
-            total = sum_lanes(k, partials, lanes, x.dtype)
-            total = finish(total, (image, block, row, column, channel))
+            value = total(k.add(k.mul(row, width), column), channel)
+            value = finish(value, (image, block, row, column, channel))
             at = k.add(k.mul(row, x.strides[2]), k.mul(column, x.strides[3]))
-            k.store(total, k.gep(x_base, k.add(k.add(corner, at), channel), scalar))
+            k.store(value, k.gep(x_base, k.add(k.add(corner, at), channel), scalar))
         finish.close((image, block, 0, 0, channel))
+
+
+def emit_add_shares(k: Emitter, name: str, spec: SmallConvSpec) -> None:
+    """Emits the kernel that adds up the shares of a gradient to the input, in their order.
+
+    Arguments: the shares' sums, the epilogue's operands, dx.
+    """
+    x, share, scalar = spec.x, spec.share, spec.x.scalar
+    vector = vec(scalar, _lanes(spec, k.target))
+    extra = spec.epilogue.operands if spec.epilogue else ()
+    with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
+        pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(2 + len(extra))]
+        sums, *operands, x_base = pointers
+        operands = open_tally(k, spec.epilogue, operands, tid)
+        x_base = k.gep(x_base, x.offset, scalar)
+        with k.loop(*k.slice(x.shape[0] * x.blocks, tid, nth)) as task:
+            first = k.gep(sums, k.mul(task, share.strides[1]), scalar)
+
+            def total(pixel: Int, channel: Int, first: Reg = first) -> Reg:
+                at = k.gep(first, k.add(k.mul(pixel, BLOCK), channel), scalar)
+                slot = k.alloca(vector)
+                k.store(k.load(vector, at), slot)
+                with k.loop(1, spec.splits) as number:
+                    other = k.gep(at, k.mul(number, share.elements), scalar)
+                    k.store(k.fadd(k.load(vector, slot), k.load(vector, other)), slot)
+                return k.load(vector, slot)
+
+            _emit_block(k, spec, x, x_base, k.divmod(task, x.blocks), operands, total)
 
 
 def _sums_bytes(spec: SmallConvSpec, target: Target) -> int:
@@ -331,8 +422,25 @@ def _sums_bytes(spec: SmallConvSpec, target: Target) -> int:
 
 
 def lower_small_conv(spec: SmallConvSpec, target: Target, threads: int) -> Lowering:
-    """The kernel with operands x (or dy), weights, the epilogue's, and result y (or dx)."""
+    """The kernels with operands x (or dy), weights, the epilogue's, and result y (or dx)."""
     extra = len(spec.epilogue.operands) if spec.epilogue else 0
     scratch = threads * _sums_bytes(spec, target) if spec.to_input else 0
-    buffers = tuple(range(3 + extra))
-    return Lowering((Phase("small_conv", emit_small_conv, spec, buffers, scratch),))
+    result = 2 + extra
+    splits = shares(spec, threads)
+    if splits == 1:
+        buffers = tuple(range(result + 1))
+        return Lowering((Phase("small_conv", emit_small_conv, spec, buffers, scratch),))
+    spec = replace(spec, splits=splits)
+    sums = result + 1
+    return Lowering(
+        (
+            Phase(
+                "small_conv", emit_small_conv, replace(spec, epilogue=None), (0, 1, sums), scratch
+            ),
+            Phase(
+                "add_shares", emit_add_shares, spec, (sums, *range(2, sums)), weight=0,
+                only_read=(sums,),
+            ),
+        ),
+        (splits * spec.share.elements * bytes_of(spec.x.scalar),),
+    )  # fmt: skip

@@ -50,7 +50,9 @@ def operand_streams(
 ) -> list[Reg]:
     """Where a block pair begins in those operands that lie as blocked weights do.
 
-    The lines of momentum, say, are worth asking for while the gradient is being summed.
+    The lines of momentum, say, are worth asking for while the gradient is being summed, and
+    with the intent to write: an update overwrites them, and a store waits long where another
+    core has read the line meanwhile.
     """
     if epilogue is None:
         return []

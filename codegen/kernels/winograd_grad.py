@@ -294,7 +294,7 @@ def _prefetch_part(
         for stream in operand_streams(k, grad.dw, grad.epilogue, operands, place):
             for at in range(lines):
                 ahead = k.mul(k.add(k.mul(point, lines), at), line)
-                k.prefetch(k.gep(stream, ahead, grad.dw.scalar), locality=2)
+                k.prefetch(k.gep(stream, ahead, grad.dw.scalar), write=True)
 
 
 def _thread_elements(spec: GradKernelSpec) -> int:

@@ -69,7 +69,11 @@ class Kernel:
     def __call__(self, pointers: Array, threads: int = 1) -> None:
         """Runs every thread's share in turn; ``pointers`` holds the addresses (u64)."""
         for tid in range(threads):
-            self._call(pointers.ctypes.data, tid, threads)
+            self.share(pointers, tid, threads)
+
+    def share(self, pointers: Array, tid: int, threads: int) -> None:
+        """Runs one thread's share."""
+        self._call(pointers.ctypes.data, tid, threads)
 
 
 def addresses(arrays: Sequence[Array]) -> Array:

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from symgrad.codegen.access import Access
 from symgrad.codegen.kernels.blocked import Blocked, Weights
-from symgrad.codegen.kernels.conv_small import SmallConvSpec, lower_small_conv
+from symgrad.codegen.kernels.conv_small import SmallConvSpec, lower_small_conv, shares
 from symgrad.codegen.target import Target
 
-from tests.codegen.harness import TARGETS, Array, run_lowering, target_named
+from tests.codegen.harness import (
+    TARGETS,
+    Array,
+    Kernel,
+    addresses,
+    run_lowering,
+    scratch_area,
+    target_named,
+)
 from tests.codegen.test_conv_direct import (
     DTYPES,
     BiasAddRelu,
@@ -113,6 +121,82 @@ def test_epilogue(target_name: str) -> None:
     run_lowering(lower_small_conv(spec, target, 2), operands, 2, target)
     wanted = np.maximum(y + bias[:, None, None] + residual, 0)
     close(from_blocked(spec.y, out), wanted, "f32", 9 * 16)
+
+
+SHARED = Case(2, 32, 64, (2, 2), dtype="f32")
+"""Few pixels and many weights: to the input, every thread has a share of the outputs."""
+
+
+def shared_spec() -> SmallConvSpec:
+    spec = spec_of(SHARED, to_input=True)
+    halo = Blocked.dense("f32", spec.x.shape, ((0, 1), (2, 1)))
+    return replace(spec, x=halo)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_shares_of_a_gradient(threads: int) -> None:
+    """With an epilogue, into a tensor with a halo; a smaller team gives the same bits."""
+    target = Target.host()
+    x, w, dy = SHARED.arrays()
+    _, dx, _ = reference(SHARED, x, w, dy)
+    rng = np.random.default_rng(6)
+    bias = rng.standard_normal(dx.shape[1]).astype(np.float32)
+    residual = rng.standard_normal(dx.shape).astype(np.float32)
+    other = Blocked.dense("f32", dx.shape, ((1, 1), (0, 2)))
+    epilogue = BiasAddRelu((Access("f32", (0, 16, 0, 0, 1)), other.access))
+    spec = replace(shared_spec(), epilogue=epilogue)
+    if reason := spec.refusal(target):
+        pytest.skip(reason)
+    lowering = lower_small_conv(spec, target, threads)
+    assert [phase.label for phase in lowering.phases] == ["small_conv", "add_shares"]
+    results = []
+    for team in (threads, 1):
+        out = np.zeros(spec.x.buffer_shape, np.float32)
+        operands = [to_blocked(spec.y, dy), blocked_weights(w.astype(np.float32)), bias]
+        operands += [to_blocked(other, residual), out]
+        run_lowering(lowering, operands, team, target)
+        results.append(out)
+    wanted = np.maximum(dx + bias[:, None, None] + residual, 0)
+    close(from_blocked(spec.x, results[0]), wanted, "f32", 9 * SHARED.outputs)
+    assert halo_is_zero(spec.x, results[0])
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("to_input", [False, True], ids=["forward", "to_input"])
+def test_a_thread_reads_its_own_weights(to_input: bool) -> None:
+    """In both directions those of its output channels: all others are nan."""
+    target, threads = Target.host(), 3
+    x, w, dy = SHARED.arrays()
+    spec = shared_spec() if to_input else spec_of(SHARED)
+    if reason := spec.refusal(target):
+        pytest.skip(reason)
+    phase = lower_small_conv(spec, target, threads).phases[0]
+    kernel = Kernel(lambda k, name: phase.emit(k, name, phase.spec), target)
+    source = to_blocked(*((spec.y, dy) if to_input else (spec.x, x)))
+    size = spec.share.elements if to_input else spec.y.elements
+    for tid in range(threads):
+        own = slice(*(16 * (4 * n // threads) for n in (tid, tid + 1)))  # of four blocks
+        weights = np.full_like(w, np.nan)
+        weights[own] = w[own]
+        out = np.full((threads if to_input else 1, size), 7, np.float32)
+        arrays = [source, blocked_weights(weights.astype(np.float32)), out]
+        arrays.append(scratch_area(phase.scratch_bytes))
+        kernel.share(addresses(arrays), tid, threads)
+        assert np.isfinite(out).all()
+        written = out != 7
+        if to_input:
+            assert written[tid].all() and not written[np.arange(threads) != tid].any()
+        else:
+            assert from_blocked(spec.y, written.reshape(spec.y.buffer_shape))[:, own].all()
+
+
+def test_where_shares_do_not_pay() -> None:
+    assert shares(shared_spec(), 3) == 3
+    assert shares(shared_spec(), 5) == 1  # four blocks of output channels
+    assert shares(spec_of(SHARED), 3) == 1
+    assert shares(spec_of(replace(SHARED, images=32), to_input=True), 3) == 1
+    grouped = replace(SHARED, channels=64, outputs=128, groups=2)
+    assert shares(spec_of(grouped, to_input=True), 3) == 1
 
 
 def test_refusals() -> None:
