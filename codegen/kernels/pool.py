@@ -3,7 +3,8 @@
 One kernel covers plain and channel-blocked layouts, any number of spatial axes and
 any window.  Vectors run along the trailing axis (the channels of a block) or, where
 there is none, along the last spatial axis; there, windows that reach over the edge
-are done one by one.  Taps outside the input are left out, so no halo is read.
+are done one by one.  Taps outside the input are left out, so no halo is read.  Windows with
+all taps inside, most of them, have code of their own without loops.
 
 Adjoints scatter into the input, where windows overlap: a thread owns whole planes.
 The others are split by rows of windows.
@@ -11,12 +12,15 @@ The others are split by rows of windows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import field
+from itertools import product
 from math import inf, prod
+from operator import mul
 
-from symgrad.codegen.access import REGISTER_TYPES, Access
+from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels.blocked import reach
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
@@ -25,6 +29,9 @@ from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
 Sizes = tuple[int, ...]
+
+UNROLLED = 16
+"""Taps of a window, at most, that are written out one by one."""
 
 
 @record
@@ -53,13 +60,12 @@ class PoolSpec:
         """Whether the result has the input's shape."""
         return self.op in ("window_max_scatter", "window_sum_grad")
 
-    @property
-    def interior(self) -> range:
-        """Windows that lie inside the input along the last axis."""
-        size, stride, padding = self.spatial[-1], self.stride[-1], self.padding[-1]
-        span = (self.window[-1] - 1) * self.dilation[-1] + 1
-        first = min(-(-padding // stride), self.out[-1])
-        return range(first, max(first, min((size - span + padding) // stride + 1, self.out[-1])))
+    def interior(self, axis: int) -> range:
+        """Windows that lie inside the input along an axis."""
+        size, stride, padding = self.spatial[axis], self.stride[axis], self.padding[axis]
+        span = (self.window[axis] - 1) * self.dilation[axis] + 1
+        first = min(-(-padding // stride), self.out[axis])
+        return range(first, max(first, min((size - span + padding) // stride + 1, self.out[axis])))
 
 
 @record
@@ -74,7 +80,7 @@ def schedule(spec: PoolSpec, target: Target) -> Schedule:
     """Vectors as wide as the target's and the axis allow."""
     lanes = target.lanes(max(bytes_of(REGISTER_TYPES[a.dtype]) for a in spec.accesses))
     if spec.trailing == 1:
-        return Schedule(lanes if lanes <= len(spec.interior) else 1, True)
+        return Schedule(lanes if lanes <= len(spec.interior(-1)) else 1, True)
     while spec.trailing % lanes:
         lanes //= 2
     return Schedule(lanes, False)
@@ -91,18 +97,22 @@ class _Window:
     outer: Sequence[Int]
     position: Sequence[Int]
     lane: Int
+    is_inside: bool
+    """Whether all of its taps are known to lie inside the input."""
     first: list[Int] = field(default_factory=list)
     """Input position of the first tap inside."""
     counts: list[Int] = field(default_factory=list)
     """Taps inside, by axis."""
+    corners: dict[int, Reg] = field(default_factory=dict)
+    """Addresses of input-shaped operands' elements under the first tap."""
 
     def __post_init__(self) -> None:
-        spec, last = self.spec, len(self.position) - 1
+        spec = self.spec
         for axis, at in enumerate(self.position):
             start = self.k.sub(self.k.mul(at, spec.stride[axis]), spec.padding[axis])
             low: Int = 0
             count: Int = spec.window[axis]
-            if axis < last or not self.vector.along_windows or self.vector.lanes == 1:
+            if not self.is_inside and axis not in _vectorised(spec, self.vector):
                 low, count = reach(
                     self.k, start, 0, spec.dilation[axis], spec.window[axis], spec.spatial[axis]
                 )
@@ -114,9 +124,14 @@ class _Window:
         """Register type of the elements."""
         return vec(REGISTER_TYPES[self.spec.accesses[0].dtype], self.vector.lanes)
 
-    @contextmanager
-    def taps(self) -> Iterator[list[Int]]:
-        """Loops over the taps inside, in row-major order."""
+    def taps(self) -> Iterator[Sequence[Int]]:
+        """The taps inside, in row-major order, one by one or in loops.
+
+        Written once per form of the body: ``for tap in window.taps(): ...``
+        """
+        if self.is_inside:
+            yield from product(*map(range, self.spec.window))
+            return
         with ExitStack() as stack:
             yield [stack.enter_context(self.k.loop(0, count)) for count in self.counts]
 
@@ -130,10 +145,21 @@ class _Window:
 
     def tap(self, operand: int, taps: Sequence[Int]) -> Reg:
         """Address of an input-shaped operand's element under a tap."""
+        access = self.spec.accesses[operand]
+        if self.is_inside:
+            # Taps are at constant distances from the first.
+            if operand not in self.corners:
+                self.corners[operand] = self._at(operand, self.first)
+            moves = map(mul, self.spec.dilation, access.strides[-1 - len(taps) : -1])
+            distance = sum(map(mul, taps, moves))
+            return self.k.gep(self.corners[operand], distance, MEMORY_TYPES[access.dtype])
         place = [
             self.k.add(first, self.k.mul(tap, dilation))
             for first, tap, dilation in zip(self.first, taps, self.spec.dilation, strict=True)
         ]
+        return self._at(operand, place)
+
+    def _at(self, operand: int, place: Sequence[Int]) -> Reg:
         point = (*self.outer, *place, self.lane)
         return self.spec.accesses[operand].address(self.k, self.bases[operand], point)
 
@@ -161,8 +187,7 @@ class _Window:
         store_lanes(self.k, value, self._own(operand), access.dtype, self._step(access))
 
     def _own(self, operand: int) -> Reg:
-        point = (*self.outer, *self.position, self.lane)
-        return self.spec.accesses[operand].address(self.k, self.bases[operand], point)
+        return self._at(operand, self.position)
 
     def _step(self, access: Access, windows: int = 1) -> int:
         """Elements from lane to lane, ``windows`` positions apart."""
@@ -177,7 +202,7 @@ def _reduce(w: _Window, op: str, start: float) -> None:
     k, dtype = w.k, w.spec.accesses[0].dtype
     total = k.alloca(w.type)
     k.store(k.const(w.type, start), total)
-    with w.taps() as taps:
+    for taps in w.taps():
         value = w.load_tap(0, w.tap(0, taps))
         k.store(emit_op(k, op, [k.load(w.type, total), value], [dtype, dtype]), total)
     w.store(1, k.load(w.type, total))
@@ -185,7 +210,7 @@ def _reduce(w: _Window, op: str, start: float) -> None:
 
 def _sum_grad(w: _Window) -> None:
     cotangent = w.load(0)
-    with w.taps() as taps:
+    for taps in w.taps():
         w.add_to_tap(1, cotangent, w.tap(1, taps))
 
 
@@ -195,10 +220,10 @@ def _at_maximum(w: _Window, type: str, candidate: Callable[[Sequence[Int], Reg],
     best, kept = k.alloca(w.type), k.alloca(type)
     k.store(k.const(w.type, -inf), best)
     k.store(k.zero(type), kept)
-    with w.taps() as taps:
+    for taps in w.taps():
         value, so_far, number = w.load_tap(0, w.tap(0, taps)), k.load(w.type, best), w.number(taps)
         more = k.bits("and", k.fcmp("ugt", value, so_far), k.fcmp("ord", so_far, so_far))
-        more = k.bits("or", more, k.icmp("eq", number, 0))
+        more = k.bits("or", more, k.icmp("eq", number, 0))  # -inf may be the maximum
         k.store(k.select(more, value, so_far), best)
         k.store(k.select(more, candidate(taps, number), k.load(type, kept)), kept)
     return k.load(type, kept)
@@ -212,9 +237,10 @@ def _max_scatter(w: _Window) -> None:
     k = w.k
     chosen = _at_maximum(w, vec("i32", w.vector.lanes), lambda _, number: number)
     cotangent = w.load(1)
-    with w.taps() as taps:
+    for taps in w.taps():
         here = k.icmp("eq", w.number(taps), chosen)
-        w.add_to_tap(2, k.select(here, cotangent, k.zero(w.type)), w.tap(2, taps))
+        nothing = k.const(w.type, -0.0)  # what it is added to stays as it is: a masked addition
+        w.add_to_tap(2, k.select(here, cotangent, nothing), w.tap(2, taps))
 
 
 _WORK: dict[str, Callable[[_Window], None]] = {
@@ -227,6 +253,42 @@ _WORK: dict[str, Callable[[_Window], None]] = {
 
 
 # -- the kernel --------------------------------------------------------------
+
+
+def _vectorised(spec: PoolSpec, vector: Schedule) -> tuple[int, ...]:
+    """The axis, if any, along which a vector takes windows: all of them lie inside."""
+    return (len(spec.out) - 1,) if vector.along_windows and vector.lanes > 1 else ()
+
+
+def _do(
+    k: Emitter,
+    spec: PoolSpec,
+    vector: Schedule,
+    bases: Sequence[Reg],
+    place: tuple[Sequence[Int], Sequence[Int], Int],
+) -> None:
+    """The work of the window, or the vector of windows, at one place: outer, position, lane."""
+    work = _WORK[spec.op]
+    outer, position, lane = place
+    edges = [
+        (at, spec.interior(axis))
+        for axis, at in enumerate(position)
+        if axis not in _vectorised(spec, vector) and len(spec.interior(axis)) < spec.out[axis]
+    ]
+    if prod(spec.window) > UNROLLED or any(not inside for _, inside in edges):
+        work(_Window(k, spec, vector, bases, outer, position, lane, is_inside=False))
+        return
+    if not edges:
+        work(_Window(k, spec, vector, bases, outer, position, lane, is_inside=True))
+        return
+    tests = [
+        k.icmp("ult", k.sub(k.as_reg(at), inside.start), len(inside)) for at, inside in edges
+    ]
+    all_inside = functools.reduce(lambda a, b: k.bits("and", a, b), tests)
+    with k.if_else(all_inside) as branches:
+        for branch, is_inside in zip(branches, (True, False), strict=True):
+            with branch:
+                work(_Window(k, spec, vector, bases, outer, position, lane, is_inside))
 
 
 def emit_pool(k: Emitter, name: str, spec: PoolSpec) -> None:
@@ -246,7 +308,7 @@ def emit_pool(k: Emitter, name: str, spec: PoolSpec) -> None:
                 _clear(k, spec, vector, bases[-1], outer, lane)
                 row = [stack.enter_context(k.loop(0, n)) for n in spec.out[:-1]]
             for width, column in _columns(k, spec, vector):
-                _WORK[spec.op](_Window(k, spec, width, bases, outer, [*row, column], lane))
+                _do(k, spec, width, bases, (outer, [*row, column], lane))
 
 
 def _unflatten(k: Emitter, index: Int, sizes: Sequence[int]) -> list[Int]:
@@ -279,8 +341,8 @@ def _columns(k: Emitter, spec: PoolSpec, vector: Schedule) -> Iterator[tuple[Sch
             yield vector, column
         return
     if vector.lanes > 1:
-        begin = spec.interior.start
-        end = begin + len(spec.interior) // vector.lanes * vector.lanes
+        begin = spec.interior(-1).start
+        end = begin + len(spec.interior(-1)) // vector.lanes * vector.lanes
         with k.loop(begin, end, vector.lanes) as column:
             yield vector, column
     with k.loop(0, out - (end - begin)) as column:

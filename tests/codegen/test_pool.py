@@ -31,6 +31,7 @@ class Case:
     layout: str = "plain"
     dtype: str = "f32"
     ties: bool = False
+    nans: bool = False
 
     @property
     def out(self) -> Sizes:
@@ -123,6 +124,10 @@ CASES = [
     Case(1, (1, 1), (1, 1), (1, 1), (0, 0), (1, 1)),
     Case(2, (6, 33), (3, 3), (1, 1), (1, 1), (1, 1), ties=True),
     Case(16, (6, 6), (3, 3), (2, 2), (1, 1), (1, 1), "blocked", ties=True),
+    Case(32, (9, 12), (3, 3), (2, 2), (1, 1), (1, 1), "blocked", nans=True),
+    Case(2, (7, 45), (2, 3), (2, 1), (1, 1), (1, 2), nans=True),
+    Case(16, (2, 9), (3, 3), (1, 1), (1, 1), (1, 1), "blocked"),  # no window lies inside
+    Case(16, (9, 7), (2, 4), (3, 2), (1, 3), (2, 1), "blocked"),
     Case(2, (5, 21), (3, 3), (1, 1), (1, 1), (1, 1), dtype="f64"),
     Case(16, (6, 5), (2, 2), (2, 2), (0, 0), (1, 1), "blocked", "f64"),
     Case(2, (4, 18), (2, 2), (2, 2), (0, 0), (1, 1), dtype="f16"),
@@ -139,6 +144,8 @@ def test_pool(case: Case, target_name: str) -> None:
     spread = 2 if case.ties else 50
     x, v = (rng.integers(-spread, spread, shape).astype(np.float64) for _ in range(2))
     dy = rng.integers(-9, 10, out).astype(np.float64)
+    if case.nans:
+        x[rng.random(shape) < 0.2] = np.nan
     inputs, outputs = Layout(case, shape), Layout(case, out)
     for op in OPS:
         operands = {
