@@ -23,7 +23,8 @@ from math import gcd, prod
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Weights, lane_group, reach
-from symgrad.codegen.kernels.conv_direct import ConvSpec, Part, dot, segments
+from symgrad.codegen.kernels.conv_direct import dot
+from symgrad.codegen.kernels.conv_direct_spec import ConvSpec, Part, segments
 from symgrad.codegen.kernels.conv_pack import (
     PACKING,
     PackWeightsSpec,

@@ -16,8 +16,8 @@ from dataclasses import replace
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, lane_group, reach
-from symgrad.codegen.kernels.conv_direct import segments
 from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec, lower_in_parts
+from symgrad.codegen.kernels.conv_direct_spec import segments
 from symgrad.codegen.kernels.conv_lanes import UNROLLED, Slices
 from symgrad.codegen.kernels.conv_pack import PACKING
 from symgrad.codegen.kernels.weight_store import emit_store_pair

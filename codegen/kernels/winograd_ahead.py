@@ -13,20 +13,9 @@ from functools import partial
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
-from symgrad.codegen.kernels.blocked import Blocked
+from symgrad.codegen.kernels.ahead import LINE
 from symgrad.codegen.kernels.winograd_regions import Cut, Region
 from symgrad.codegen.kernels.winograd_transform import for_regions
-from symgrad.codegen.target import Target
-
-LINE = 64
-"""Bytes that a prefetch brings."""
-
-
-def is_far(access: Access, like: Blocked, target: Target) -> bool:
-    """Whether a tensor with the shape of ``like`` is too large to stay in a thread's own
-    cache.  One that repeats its rows or pixels is not."""
-    size = bytes_of(MEMORY_TYPES[access.dtype]) * like.elements
-    return all(access.strides[2:4]) and size > target.l2 // 2
 
 
 def emit_ahead(k: Emitter, name: str, cut: Cut, accesses: Sequence[Access]) -> None:

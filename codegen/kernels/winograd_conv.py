@@ -21,11 +21,12 @@ from itertools import compress
 from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
+from symgrad.codegen.kernels.ahead import is_far
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.kernels.tally import open_tally
-from symgrad.codegen.kernels.winograd_ahead import emit_ahead, fetch_part, is_far
+from symgrad.codegen.kernels.winograd_ahead import emit_ahead, fetch_part
 from symgrad.codegen.kernels.winograd_regions import axes
 from symgrad.codegen.kernels.winograd_schedule import filter_parts, schedule
 from symgrad.codegen.kernels.winograd_tiles import (

@@ -17,6 +17,7 @@ from symgrad.codegen.kernels import (
     Lowering,
     conv_direct,
     conv_direct_grad,
+    conv_direct_spec,
     conv_lanes,
     conv_lanes_grad,
     conv_small,
@@ -145,7 +146,7 @@ def candidates(
     """The algorithms for a convolution or its gradient to the input; why others are none."""
     target, threads = setting.target, setting.threads
     to_input = op.name == "conv_input_grad"
-    build = conv_direct.input_grad if to_input else _direct_forward
+    build = conv_direct_spec.input_grad if to_input else _direct_forward
     direct, packing = build(source, result, weights, epilogue=epilogue, **geometry(op))
     if group := lane_group(*channels(op), op.attrs["groups"]):
         lanes = conv_lanes.LanesSpec(direct, packing)
@@ -155,7 +156,7 @@ def candidates(
     found = [
         Candidate(
             "direct blocked",
-            conv_direct.cycles(direct, packing, target, threads),
+            conv_direct_spec.cycles(direct, packing, target, threads),
             partial(conv_direct.lower_conv, direct, packing, target, threads),
         )
     ]
@@ -230,9 +231,9 @@ def gradient_candidates(
 
 def _direct_forward(
     x: Blocked, y: Blocked, weights: Weights, **options: Any
-) -> tuple[conv_direct.ConvSpec, PackWeightsSpec]:
+) -> tuple[conv_direct_spec.ConvSpec, PackWeightsSpec]:
     packing = PackWeightsSpec(weights, options["groups"])
-    return conv_direct.forward(x, y, weights.kernel, **options), packing
+    return conv_direct_spec.forward(x, y, weights.kernel, **options), packing
 
 
 def _only_lanes(group: int) -> str:

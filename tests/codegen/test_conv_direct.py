@@ -13,17 +13,15 @@ import pytest
 from symgrad.codegen.access import Access
 from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.codegen.kernels.blocked import Blocked, Pair, Weights
-from symgrad.codegen.kernels.conv_direct import (
+from symgrad.codegen.kernels.conv_direct import conv_scratch_bytes, emit_conv, lower_conv
+from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec, lower_weight_grad
+from symgrad.codegen.kernels.conv_direct_spec import (
     ConvSpec,
-    conv_scratch_bytes,
     cycles,
-    emit_conv,
     forward,
     input_grad,
-    lower_conv,
     schedule,
 )
-from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec, lower_weight_grad
 from symgrad.codegen.kernels.conv_pack import (
     PackWeightsSpec,
     emit_pack_weights,
@@ -262,6 +260,49 @@ def test_weight_grad(case: Case, target_name: str) -> None:
         close(dw, expected, case.dtype, case.images * math.prod(case.out_size))
 
 
+LARGE = [
+    Case(3, 32, 64, (9, 31), (1, 1), padding=(0, 0)),
+    Case(2, 64, 32, (17, 25), (1, 1), (2, 3), (0, 0)),
+    Case(2, 16, 96, (13, 19), (1, 2), (1, 3), (0, 1)),
+    Case(4, 64, 128, (6, 14), (1, 1), padding=(1, 2), groups=2),
+    Case(2, 32, 64, (30, 40), (3, 3), (2, 1)),
+    Case(2, 48, 32, (11, 23), (1, 1), padding=(0, 0), dtype="f64"),
+]
+
+
+def small_cached(target: Target, spec: ConvSpec) -> Target:
+    """The target with a cache that all of the weights just fit, but no activations."""
+    size = np.dtype(DTYPES[spec.x.dtype]).itemsize
+    return replace(target, l2=2 * spec.panel * spec.y.blocks * size)
+
+
+@pytest.mark.parametrize("target_name", TARGETS)
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_rows_of_pixels_meet_all_weights(case: Case, target_name: str) -> None:
+    """The order in which activations that no cache holds are read once."""
+    target = target_named(target_name)
+    x, w, dy = case.arrays()
+    y, dx, _ = reference(case, x, w, dy)
+    x_layout, y_layout = layouts(case)
+    weights, packing = case.weights(), PackWeightsSpec(case.weights(), case.groups)
+    jobs = (
+        (forward(x_layout, y_layout, case.kernel, **case.window), packing, x, y),
+        (*input_grad(y_layout, x_layout, weights, **case.window), dy, dx),
+    )
+    first = []
+    for spec, how, values, expected in jobs:
+        small = small_cached(target, spec)
+        first.append(schedule(spec, small).pixels_first)
+        for threads in (1, 3):
+            buffer = to_blocked(spec.x, values)
+            w_given = w.astype(DTYPES[case.dtype])
+            out = convolve(spec, how, buffer, w_given, [], threads, small)
+            terms = math.prod(case.kernel) * max(case.channels, case.outputs)
+            close(from_blocked(spec.y, out), expected, case.dtype, terms)
+            assert halo_is_zero(spec.y, out)
+    assert any(first)
+
+
 @dataclass(frozen=True)
 class BiasAddRelu:
     """``max(accumulator + bias[channel] + residual, 0)``."""
@@ -287,10 +328,17 @@ class BiasAddRelu:
 
 @pytest.mark.parametrize("target_name", TARGETS)
 @pytest.mark.parametrize(
-    "case", [Case(2, 32, 48, (7, 9)), Case(3, 16, 32, (9, 5), stride=(2, 2))], ids=str
+    "case",
+    [
+        Case(2, 32, 48, (7, 9)),
+        Case(3, 16, 32, (9, 5), stride=(2, 2)),
+        Case(2, 32, 64, (9, 13), (1, 1), (2, 3), (0, 0)),
+    ],
+    ids=str,
 )
-def test_epilogue(case: Case, target_name: str) -> None:
-    target = target_named(target_name)
+@pytest.mark.parametrize("is_near", [True, False])
+def test_epilogue(case: Case, is_near: bool, target_name: str) -> None:
+    target = replace(target_named(target_name), l1d=1 << 20 if is_near else 1 << 12)
     x, w, dy = case.arrays()
     x_layout, y_layout = layouts(case)
     y, dx, _ = reference(case, x, w, dy)
@@ -407,6 +455,22 @@ def test_tiles_fit_the_registers(size: int, images: int, name: str) -> None:
     assert size % tile.rows == 0
     if size > 4:
         assert accumulators >= 8
+
+
+def test_what_is_read_once_is_for_the_target_to_say() -> None:
+    """Weights that a thread's own cache holds let a large x pass by once."""
+    target = replace(Target.named("avx512"), l2=1 << 20)
+
+    def made(inputs: int, outputs: int, size: int, threads: int = 2) -> ConvSpec:
+        x, y = (Blocked.dense("f32", (8, c, size, size)) for c in (inputs, outputs))
+        return replace(forward(x, y, (1, 1)), threads=threads)
+
+    assert schedule(made(256, 64, 56), target).pixels_first
+    assert not schedule(made(1024, 512, 56), target).pixels_first  # 2 MB of weights
+    assert not schedule(made(64, 256, 4), target).pixels_first  # x stays in L2
+    assert not schedule(made(256, 16, 56), target).pixels_first  # one panel
+    # More threads than rows of tiles: panels are shared as well.
+    assert not schedule(made(256, 128, 7, 64), replace(target, l2=300 << 10)).pixels_first
 
 
 def test_groups_cost_as_much_as_convolutions_of_their_own() -> None:

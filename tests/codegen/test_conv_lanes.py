@@ -13,7 +13,7 @@ import pytest
 from symgrad.codegen.access import Access
 from symgrad.codegen.compile import compile_func
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.kernels import conv_direct
+from symgrad.codegen.kernels import conv_direct_spec
 from symgrad.codegen.kernels.blocked import Blocked, Weights, lane_group
 from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec
 from symgrad.codegen.kernels.conv_lanes import LanesSpec, lower_conv_lanes
@@ -75,8 +75,8 @@ CASES = [c for c in map(random_case, range(36)) if min(c.out_size) > 0]
 def lanes_spec(case: Case, weights: Weights, *, to_input: bool) -> LanesSpec:
     x, y = layouts(case)
     if to_input:
-        return LanesSpec(*conv_direct.input_grad(y, x, weights, **case.window))  # type: ignore[arg-type]
-    conv = conv_direct.forward(x, y, case.kernel, **case.window)  # type: ignore[arg-type]
+        return LanesSpec(*conv_direct_spec.input_grad(y, x, weights, **case.window))  # type: ignore[arg-type]
+    conv = conv_direct_spec.forward(x, y, case.kernel, **case.window)  # type: ignore[arg-type]
     return LanesSpec(conv, PackWeightsSpec(weights, case.groups))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.compile import compile_func
-from symgrad.codegen.kernels import Lowering, conv_direct, winograd_conv
+from symgrad.codegen.kernels import Lowering, conv_direct, conv_direct_spec, winograd_conv
 from symgrad.codegen.kernels.blocked import Blocked, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.conv_small import SmallConvSpec, lower_small_conv
@@ -64,11 +64,11 @@ def jobs(case: Case) -> Iterator[Job]:
     forward = PackWeightsSpec(weights, 1)
 
     def direct(e: RegionEpilogue, t: Target, n: int) -> Lowering:
-        spec = conv_direct.forward(x, y, case.kernel, **case.window, epilogue=e)
+        spec = conv_direct_spec.forward(x, y, case.kernel, **case.window, epilogue=e)
         return conv_direct.lower_conv(spec, forward, t, n)
 
     def direct_grad(e: RegionEpilogue, t: Target, n: int) -> Lowering:
-        spec, packing = conv_direct.input_grad(y, x, weights, **case.window, epilogue=e)
+        spec, packing = conv_direct_spec.input_grad(y, x, weights, **case.window, epilogue=e)
         return conv_direct.lower_conv(spec, packing, t, n)
 
     yield Job("direct", x, y, weights, direct)
