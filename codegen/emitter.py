@@ -9,6 +9,7 @@ constant strides and bounds in the addressing modes.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,9 @@ from contextlib import AbstractContextManager, contextmanager
 from symgrad.codegen.target import Target
 
 ATTRIBUTES = "nounwind"
+SHAPED = "; shaped"
+"""First line of a module whose instructions are those that shall run: register tiles written
+out, addresses in their final form.  LLVM need not look for better ones."""
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
 _BYTES = {"float": 4, "double": 8, "half": 2, "bfloat": 2, "ptr": 8, "i1": 1}
 
@@ -40,16 +44,19 @@ def vec(scalar: str, lanes: int) -> str:
     return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
 
 
+@functools.cache
 def scalar_of(type: str) -> str:
     """Element type of a vector type, or the type itself."""
     return type[type.index("x") + 2 : -1] if type.startswith("<") else type
 
 
+@functools.cache
 def lanes_of(type: str) -> int:
     """Elements of a vector type; 1 for a scalar."""
     return int(type[1 : type.index(" ")]) if type.startswith("<") else 1
 
 
+@functools.cache
 def bytes_of(type: str) -> int:
     """Size in memory of a scalar or vector type."""
     scalar = scalar_of(type)
@@ -57,6 +64,7 @@ def bytes_of(type: str) -> int:
     return size * lanes_of(type)
 
 
+@functools.cache
 def mangle(type: str) -> str:
     """A type as it stands in an intrinsic's name: ``v16f32``."""
     scalar = scalar_of(type)
@@ -94,6 +102,8 @@ class Emitter:
         self._known: dict[str, Reg] = {}
         """Integers and addresses computed in the current block, by instruction."""
         self._hidden, self._sections = False, 0
+        self.is_shaped = False
+        """Whether the module is what ``SHAPED`` says."""
 
     # -- module ------------------------------------------------------------
 
@@ -106,7 +116,9 @@ class Emitter:
             f'attributes #0 = {{ {ATTRIBUTES} "prefer-vector-width"="{width}" '
             f'"min-legal-vector-width"="{width}" "no-trapping-math"="true" }}'
         )
-        parts = [*self._globals, *sorted(self._declarations.values()), *self._functions, attributes]
+        mark = [SHAPED] if self.is_shaped else []
+        declarations = sorted(self._declarations.values())
+        parts = [*mark, *self._globals, *declarations, *self._functions, attributes]
         return "\n".join(parts) + "\n"
 
     def declare(self, name: str, result: str, params: Sequence[str]) -> None:
@@ -158,10 +170,11 @@ class Emitter:
     def hidden(self) -> Iterator[str]:
         """Functions written within are internal: parts of another kernel.  Yields a prefix for
         their names that is new in the module."""
-        outer, self._hidden = self._hidden, True
+        outer = self._hidden, self.is_shaped
+        self._hidden = True
         self._sections += 1
         yield f"part{self._sections}"
-        self._hidden = outer
+        self._hidden, self.is_shaped = outer
 
     def define_once(
         self, name: str, result: str, params: Sequence[str], body: Callable[..., Reg | None]

@@ -1,9 +1,10 @@
 """LLVM text in, addresses of machine code out.
 
-Each module is optimised by three passes only: the kernels are written in the shape they
-shall have, and SROA, InstCombine and SimplifyCFG give them O3's speed at a tenth of its
-time.  The object code is kept by content, on disk and in the process: the same text for
-the same target is compiled once, whatever its function is called.
+Each module is optimised by three passes only: SROA, InstCombine and SimplifyCFG give our
+kernels O3's speed at a tenth of its time.  Those that are written in the shape they shall
+have (``emitter.SHAPED``) do without InstCombine: that is a tenth of LLVM's time, and none of
+their speed.  The object code is kept by content, on disk and in the process: the same text
+for the same target is compiled once, whatever its function is called.
 
 A ``Compilation`` is the way to running code; ``optimised``, ``emit_assembly`` and
 ``emit_object`` show or export the stages, for any target LLVM knows.
@@ -24,6 +25,7 @@ import threading
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
+from symgrad.codegen.emitter import SHAPED
 from symgrad.codegen.target import Target
 from symgrad.ir.cache import Cache
 from symgrad.ir.errors import InternalError
@@ -69,10 +71,12 @@ class Compilation:
     def add(self, name: str, text: str) -> None:
         """Takes the text of a module that defines a function ``name``.
 
-        What is loaded already, or lies in the object cache, is not compiled again.
+        What is loaded already, was added before or lies in the object cache is not compiled.
         """
-        symbol = self.symbols[name] = symbol_of(name, text, self.target)
-        if symbol in self._loaded:
+        symbol = symbol_of(name, text, self.target)
+        is_known = symbol in self._loaded or symbol in self.symbols.values()
+        self.symbols[name] = symbol
+        if is_known:
             return
         with self._changed:
             heapq.heappush(self._waiting, (-len(text), symbol, _rename(name, symbol, text)))
@@ -253,8 +257,8 @@ def linked(texts: Sequence[str], entry: str) -> str:
 
 
 def _rename(name: str, new: str, text: str) -> str:
-    """``text`` with the function ``name`` called ``new``."""
-    return re.sub(rf"@{re.escape(name)}(?![\w.$-])", f"@{new}", text)
+    """``text`` with the function ``name`` called ``new``, and so its parts, ``name_part``."""
+    return re.sub(rf"@{re.escape(name)}(?![a-zA-Z0-9.$-])", f"@{new}", text)
 
 
 def version() -> str:
@@ -317,14 +321,15 @@ class _Tools(threading.local):
     """What each thread compiles with, by target: all of it works on one module at a time."""
 
     def __init__(self) -> None:
-        self.known: dict[Target, tuple[Any, Any, Any]] = {}
+        self.known: dict[Target, tuple[Any, dict[bool, Any], Any]] = {}
 
 
 _tools = _Tools()
 
 
-def _tools_for(target: Target) -> tuple[Any, Any, Any]:
-    """LLVM's target machine, the passes, and what builds their analyses."""
+def _tools_for(target: Target) -> tuple[Any, dict[bool, Any], Any]:
+    """LLVM's target machine, the passes for modules that are shaped and for others, and what
+    builds the passes' analyses."""
     if target not in _tools.known:
         import llvmlite.binding as llvm
 
@@ -332,11 +337,13 @@ def _tools_for(target: Target) -> tuple[Any, Any, Any]:
         machine = _llvm_target(target.triple).create_target_machine(
             cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
         )
-        passes = llvm.create_new_module_pass_manager()
-        passes.add_always_inliner_pass()
-        passes.add_sroa_pass()
-        passes.add_instruction_combine_pass()
-        passes.add_simplify_cfg_pass()
+        passes = {is_shaped: llvm.create_new_module_pass_manager() for is_shaped in (True, False)}
+        for is_shaped, manager in passes.items():
+            manager.add_always_inliner_pass()
+            manager.add_sroa_pass()
+            if not is_shaped:
+                manager.add_instruction_combine_pass()
+            manager.add_simplify_cfg_pass()
         builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(1))
         _tools.known[target] = machine, passes, builder
     return _tools.known[target]
@@ -359,7 +366,8 @@ def _optimise(text: str, target: Target) -> Any:
     several threads may work at once."""
     import llvmlite.binding as llvm
 
-    _, passes, builder = _tools_for(target)
+    _, managers, builder = _tools_for(target)
+    passes = managers[text.startswith(SHAPED)]
     module = llvm.parse_assembly(_header(target) + text, llvm.create_context())
     if "verify" in os.environ.get("SYMGRAD_DEBUG", "").split(","):
         module.verify()

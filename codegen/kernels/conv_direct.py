@@ -177,6 +177,7 @@ def _lines(
 
 def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
     """Emits the convolution kernel.  Raises ``ValueError`` where ``refusal`` says why."""
+    k.is_shaped = True
     if reason := spec.refusal():
         raise ValueError(f"convolution: {reason}")
     shape = Shape(spec, k.target)

@@ -218,6 +218,7 @@ def _emit_tile(k: Emitter, name: str, spec: WeightGradSpec, shape: _Shape, fresh
 
 def emit_weight_grad(k: Emitter, name: str, spec: WeightGradSpec) -> None:
     """Emits the kernel.  Raises ``ValueError`` where ``refusal`` says why."""
+    k.is_shaped = True
     if reason := spec.refusal():
         raise ValueError(f"weight gradient: {reason}")
     shape = _Shape(spec, k.target)
@@ -344,6 +345,7 @@ def sum_partials_scratch_bytes(spec: SumPartialsSpec, target: Target, threads: i
 
 def emit_sum_partials(k: Emitter, name: str, spec: SumPartialsSpec) -> None:
     """Emits the kernel that sums in a fixed order and writes the weights where they belong."""
+    k.is_shaped = True
     dw, scalar = spec.dw, spec.dw.scalar
     lanes = min(BLOCK, k.target.lanes(bytes_of(scalar)))
     vector = vec(scalar, lanes)

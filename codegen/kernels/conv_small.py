@@ -187,6 +187,7 @@ def cycles(spec: SmallConvSpec, target: Target, threads: int) -> float:
 
 def emit_small_conv(k: Emitter, name: str, spec: SmallConvSpec) -> None:
     """Emits the kernel.  Raises ``ValueError`` where ``refusal`` says why."""
+    k.is_shaped = True
     if reason := spec.refusal(k.target):
         raise ValueError(f"convolution of small images: {reason}")
     emit = _emit_to_input if spec.to_input else _emit_forward

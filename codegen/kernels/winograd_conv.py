@@ -103,6 +103,7 @@ class KernelSpec:
 
 def emit_filters(k: Emitter, name: str, spec: KernelSpec) -> None:
     """Emits the kernel that transforms all filters; arguments: weights, U, scratch."""
+    k.is_shaped = True
     conv, shape = spec.conv, Shape(spec.conv, spec.tiling, k.target)
     emit_filter(k, f"{name}_filter", shape, _filters_plane(shape))
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
@@ -152,6 +153,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
 
     With ``own`` filters the weights come in place of U.
     """
+    k.is_shaped = True
     conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
     scalar, x, y = shape.scalar, conv.x, conv.y
     v_plane, m_plane = shape.v_plane(tiling.block), shape.m_plane(y.blocks)
@@ -301,6 +303,7 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
 
     With ``own`` tiles x comes in place of V.
     """
+    k.is_shaped = True
     conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
     scalar, y, pitch = shape.scalar, conv.y, shape.group * BLOCK
     all_tiles = _all_tiles(shape).room

@@ -250,6 +250,7 @@ def _arguments(k: Emitter, args: Reg, epilogue: Epilogue | None, others: int) ->
 
 def emit_filters_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
     """Emits the kernel; arguments: V, Z, the epilogue's operands, dw, scratch."""
+    k.is_shaped = True
     grad, scalar = spec.grad, spec.grad.x.scalar
     plane = spec.sums_plane(1)
     v_plane = TransformSpec(grad.x_tiles, grad.tiles).plane
@@ -353,6 +354,7 @@ def _share_elements(spec: GradKernelSpec) -> int:
 
 def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
     """Emits the kernel that sums up shares; arguments: x, dy, the shares' sums, scratch."""
+    k.is_shaped = True
     grad, scalar = spec.grad, spec.grad.x.scalar
     v_plane, z_plane = _planes(spec)
     plane = spec.sums_plane(spec.groups * grad.in_blocks)
@@ -407,6 +409,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
 def emit_filters_back(k: Emitter, name: str, spec: GradKernelSpec) -> None:
     """Emits the kernel that adds shares and transforms them back; arguments: the shares'
     sums, the epilogue's operands, dw, scratch."""
+    k.is_shaped = True
     grad, scalar = spec.grad, spec.grad.x.scalar
     _emit_back(k, f"{name}_back", spec, spec.sums_plane(spec.groups * grad.in_blocks))
     emit_store_pair(k, f"{name}_store", grad.dw, grad.epilogue)

@@ -228,6 +228,7 @@ class TransformSpec:
 
 def emit_transforms(k: Emitter, name: str, spec: TransformSpec) -> None:
     """Emits the kernel; its tasks are channel blocks of tiles."""
+    k.is_shaped = True
     tiles, group = spec.tiles, spec.group
     scalar = tiles.tensor.scalar
     emit_transform(k, f"{name}_transform", tiles, spec.plane)

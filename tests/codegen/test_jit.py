@@ -49,13 +49,45 @@ def test_compiles_and_loads() -> None:
     assert cache.info()[0].entries == 17
 
 
-def test_the_same_text_is_the_same_code_whatever_its_name() -> None:
-    first = jit.compile_modules({"f": adds("f", 3), "g": adds("g", 3)}, Target.host())
-    # Only the entry point's name is free: the helper's name is part of the text.
-    assert first["f"] != first["g"]
-    f = "define i64 @f(i64 %x) {\n  ret i64 %x\n}"
-    same = jit.compile_modules({"f": f, "g": f.replace("@f", "@g")}, Target.host())
-    assert same["f"] == same["g"] == jit.compile_modules({"f": f}, Target.host())["f"]
+def test_the_same_text_is_the_same_code_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    emit = jit._emit
+    monkeypatch.setattr(jit, "_emit", lambda *args: made.append(args) or emit(*args))
+    modules = {"f": adds("f", 3), "g": adds("g", 3), "f_1": adds("f_1", 3), "h": adds("h", 4)}
+    loaded = jit.compile_modules(modules, Target.host())
+    assert loaded["f"] == loaded["g"] == loaded["f_1"] != loaded["h"]
+    assert len(made) == 2, "helpers are called after the function they are of"
+    assert (call(loaded["g"], 1), call(loaded["h"], 1)) == (4, 5)
+    assert jit.compile_modules({"x": adds("x", 3)}, Target.host())["x"] == loaded["f"]
+    # Whoever's name only begins with the function's is another.
+    text = adds("f", 3) + "declare void @f1()\n"
+    assert "@f1(" in jit._rename("f", "g", text) and "@g_helper(" in jit._rename("f", "g", text)
+
+
+def test_llvm_looks_for_no_better_instructions_in_shaped_code() -> None:
+    def twice(shaped: bool) -> str:
+        k = Emitter(Target.host())
+        k.is_shaped = shaped
+        with k.function("f", ("i64",), "i64") as (x,):
+            slot = k.alloca("i64")
+            k.store(k.op("i64", f"add i64 {k.op('i64', f'add i64 {x}, 1')}, 2"), slot)
+            k.line(f"ret i64 {k.load('i64', slot)}")
+        return k.module()
+
+    target = Target.host()
+    optimised = [jit.optimised(twice(shaped), target) for shaped in (False, True)]
+    assert [text.count(" add ") for text in optimised] == [1, 2]
+    assert not any("alloca" in text for text in optimised)
+    assert all(call(jit.compile_modules({"f": twice(s)}, target)["f"], 5) == 8 for s in (0, 1))
+
+
+def test_a_part_that_is_shaped_leaves_the_rest_to_llvm() -> None:
+    k = Emitter(Target.host())
+    with k.hidden() as prefix:
+        k.is_shaped = True
+        with k.function(prefix, ("i64",)):
+            pass
+    assert not k.is_shaped
 
 
 def test_a_second_process_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
