@@ -155,42 +155,45 @@ class Finish:
 
 @record
 class JoinSpec:
-    """Adds up what the threads have; arguments: their sums, the shift, the results.
+    """Adds up what the threads have; arguments: their sums, the shift, the results, and an
+    array of the numbers of channels and of elements.
 
-    Results are one vector of channels each: the sums of the tally, or with moments of
-    ``count`` elements those that ``wanted`` says, of x - shift and of its square.
+    Results are one vector of channels each: the sums of the tally, or with moments those
+    that ``wanted`` says, of x - shift and of its square.
     """
 
-    tally: TallySpec
+    rows: int
+    """Sums per channel."""
     dtype: str
-    count: int = 0
     wanted: tuple[str, ...] = ()
     """``deviation`` or ``square`` for each result."""
 
     @property
     def results(self) -> int:
         """Number of results."""
-        return len(self.wanted) or self.tally.rows
+        return len(self.wanted) or self.rows
 
 
 def emit_join(k: Emitter, name: str, spec: JoinSpec) -> None:
     """Emits the kernel; it must run on as many threads as the one before it."""
-    tally, scalar = spec.tally, MEMORY_TYPES[spec.dtype]
+    k.is_shaped = True
+    scalar = MEMORY_TYPES[spec.dtype]
     has_shift = bool(spec.wanted)
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
-        count = 1 + has_shift + spec.results
-        sums, *others = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(count)]
+        count = 2 + has_shift + spec.results
+        sums, *others, numbers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(count)]
         results = others[has_shift:]
-        low, high = k.slice(tally.channels, tid, nth)
+        channels, elements = (k.load("i64", k.gep(numbers, i, "i64")) for i in range(2))
+        low, high = k.slice(channels, tid, nth)
         for channel, lanes, mask in vector_loop(k, low, high, k.target.lanes(8)):
             type = vec("double", lanes)
-            totals = [k.alloca(type) for _ in range(tally.rows)]
+            totals = [k.alloca(type) for _ in range(spec.rows)]
             for total in totals:
                 k.store(k.zero(type), total)
             with k.loop(0, nth) as thread:
-                own = k.gep(sums, k.mul(thread, tally.elements), "double")
+                own = k.gep(sums, k.mul(k.mul(thread, channels), spec.rows), "double")
                 for row, total in enumerate(totals):
-                    at = k.gep(own, k.add(channel, row * tally.channels), "double")
+                    at = k.gep(own, k.add(channel, k.mul(channels, row)), "double")
                     more = load_lanes(k, at, "f64", 1, lanes, mask)
                     k.store(k.fadd(k.load(type, total), more), total)
             values = [k.load(type, total) for total in totals]
@@ -198,27 +201,35 @@ def emit_join(k: Emitter, name: str, spec: JoinSpec) -> None:
                 at = k.gep(others[0], channel, scalar)
                 shift = load_lanes(k, at, spec.dtype, 1, lanes, mask)
                 shift = k.cast("fpext", shift, type)
-                values = _about(k, spec, values, shift)
+                values = _about(k, spec, values, shift, elements)
             for value, result in zip(values, results, strict=True):
                 if spec.dtype != "f64":
                     value = k.cast("fptrunc", value, vec(scalar, lanes))  # noqa: PLW2901
                 store_lanes(k, value, k.gep(result, channel, scalar), spec.dtype, 1, mask)
 
 
-def _about(k: Emitter, spec: JoinSpec, sums: Sequence[Reg], shift: Reg) -> list[Reg]:
+def _about(
+    k: Emitter, spec: JoinSpec, sums: Sequence[Reg], shift: Reg, elements: Reg
+) -> list[Reg]:
     """The sums of ``x - shift`` and its square, from those of x and its square."""
     total, squares = sums
-    moved = k.fmul(shift, k.const(shift.type, float(spec.count)))
+    count = k.splat(k.cast("sitofp", elements, "double"), lanes_of(shift.type))
+    moved = k.fmul(shift, count)
     deviation = k.fsub(total, moved)
     # sum (x - s)^2 = sum x^2 - s (sum x + sum (x - s))
     square = k.fsub(squares, k.fmul(shift, k.fadd(total, deviation)))
     return [{"deviation": deviation, "square": square}[wanted] for wanted in spec.wanted]
 
 
-def lower_join(spec: JoinSpec) -> Lowering:
-    """The kernel with operands sums and, for moments, shift, and its results."""
-    buffers = tuple(range(1 + bool(spec.wanted) + spec.results))
-    return Lowering((Phase("join_sums", emit_join, spec, buffers),))
+def lower_join(
+    tally: TallySpec, dtype: str, elements: int = 0, wanted: tuple[str, ...] = ()
+) -> Lowering:
+    """The kernel with operands sums and, for moments of so many elements, shift, and its
+    results; one serves all numbers of channels."""
+    spec = JoinSpec(tally.rows, dtype, wanted)
+    buffers = tuple(range(1 + bool(wanted) + spec.results))
+    numbers = tally.channels, elements
+    return Lowering((Phase("join_sums", emit_join, spec, buffers, numbers=numbers),))
 
 
 def partial_sums(spec: TallySpec, rank: int, block: int) -> Access:

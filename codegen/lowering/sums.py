@@ -17,7 +17,6 @@ from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of
 from symgrad.codegen.kernels.lanes import load_lanes
 from symgrad.codegen.kernels.loop_nest import identity_body, region_key
 from symgrad.codegen.kernels.tally import (
-    JoinSpec,
     Tally,
     TallySpec,
     lower_join,
@@ -116,10 +115,9 @@ class AttachedSums:
         results = [scope.allocate(value) for value in self.op.results]
         count = prod(self.op.attrs["space"]) // self.spec.channels
         dtype = self.op.results[0].type.dtype.name
-        spec = JoinSpec(self.spec, dtype, count, self.wanted)
         sums = self.storages[-1]
         scope.run(
-            lower_join(spec), [sums, *shift], results,
+            lower_join(self.spec, dtype, count, self.wanted), [sums, *shift], results,
             bytes=float(sums.buffer.bytes), parallel=self.parallel,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from symgrad.codegen.kernels import Lowering, conv_direct, conv_direct_spec, win
 from symgrad.codegen.kernels.blocked import Blocked, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.conv_small import SmallConvSpec, lower_small_conv
-from symgrad.codegen.kernels.tally import JoinSpec, TallySpec, lower_join, partial_sums
+from symgrad.codegen.kernels.tally import TallySpec, lower_join, partial_sums
 from symgrad.codegen.kernels.winograd_conv import KernelSpec
 from symgrad.codegen.kernels.winograd_tiles import Tiling
 from symgrad.codegen.lower import lower
@@ -142,7 +142,7 @@ def test_kernels(case: Case, target_name: str) -> None:
             run_lowering(job.build(epilogue, target, threads), operands, threads, target)
             stored = from_blocked(result, out).astype(np.float64)
             totals = [np.full(channels, np.nan, dtype) for _ in range(2)]
-            join = lower_join(JoinSpec(spec, case.dtype))
+            join = lower_join(spec, case.dtype)
             run_lowering(join, [sums, *totals], threads, target)
             axes = (0, 2, 3)
             wanted = stored.sum(axes), (stored * third).sum(axes)
@@ -186,7 +186,7 @@ def test_moments_do_not_cancel(case: Case, target_name: str) -> None:
             shift = stored[0, :, 0, 0]
             count = stored[:, 0].size
             totals = [np.full(channels, np.nan, np.float32) for _ in range(2)]
-            join = lower_join(JoinSpec(spec, "f32", count, ("square", "deviation")))
+            join = lower_join(spec, "f32", count, ("square", "deviation"))
             run_lowering(join, [sums, shift.astype(np.float32), *totals], threads, target)
             square, deviation = (t.astype(np.float64) for t in totals)
             variance = square / count - (deviation / count) ** 2
