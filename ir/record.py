@@ -9,8 +9,8 @@ are ready functions, which know the fields of their class.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
 from typing import Any, NoReturn, TypeVar, dataclass_transform
 
 R = TypeVar("R")
@@ -42,13 +42,14 @@ def _values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     return lambda self: tuple(getattr(self, name) for name in names)
 
 
-def _constructor(cls: type, names: tuple[str, ...]) -> Callable[..., None]:
+def _constructor(cls: Any, names: tuple[str, ...]) -> Callable[..., None]:
     count, setters = len(names), [getattr(cls, name).__set__ for name in names]
     then = getattr(cls, "__post_init__", None)
+    every = [f for f in fields(cls) if f.init]
 
     def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
         if kwargs or len(args) != count:
-            args = _bound(cls, args, kwargs)
+            args = _bound(cls, every, args, kwargs)
         for set_slot, value in zip(setters, args, strict=True):
             set_slot(self, value)
         if then is not None:
@@ -57,9 +58,10 @@ def _constructor(cls: type, names: tuple[str, ...]) -> Callable[..., None]:
     return initialise
 
 
-def _bound(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The value of each field, by position, by name or by default."""
-    every = [f for f in fields(cls) if f.init]
+def _bound(
+    cls: Any, every: Sequence[Field[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, ...]:
+    """The value of ``every`` field, by position, by name or by default."""
     values = list(args)
     for f in every[len(args) :]:
         if f.name in kwargs:

@@ -189,9 +189,10 @@ def apply_2d(
     k: Emitter, matrix: Matrix, tile: Sequence[Vectors], across: Matrix | None = None
 ) -> list[list[Reg]]:
     """``M d N^T`` for a tile of registers, N being M unless given."""
-    columns = [apply(k, matrix, column) for column in zip(*tile, strict=True)]
+    down, right = _applied(matrix), _applied(across or matrix)
+    columns = [down(k, column) for column in zip(*tile, strict=True)]
     return [
-        [k.zero(_type_of(tile)) if x is None else x for x in apply(k, across or matrix, row)]
+        [k.zero(_type_of(tile)) if x is None else x for x in right(k, row)]
         for row in zip(*columns, strict=True)
     ]
 
@@ -200,45 +201,56 @@ def _type_of(tile: Sequence[Vectors]) -> str:
     return next(x.type for row in tile for x in row if x is not None)
 
 
-def apply(k: Emitter, matrix: Matrix, xs: Vectors) -> list[Reg | None]:
-    """``M x``.
+class _Applied:
+    """``M x`` for one matrix and many vectors.
 
     Points p and -p give rows (or columns) that differ in the sign of every second
     element; the even and the odd half of their sums are then computed once for both.
     """
-    columns = _mirrored(transposed(matrix))
-    if columns:
-        return _by_columns(k, matrix, xs, columns)
-    result: list[Reg | None] = [None] * len(matrix)
-    pairs = _mirrored(matrix)
-    for i, j in pairs:
-        row = matrix[i]
-        even = _sum(k, [(c, x) for c, x in zip(row[::2], xs[::2], strict=True)])
-        odds = [(c, x) for c, x in zip(row[1::2], xs[1::2], strict=True) if c and x is not None]
-        scale = odds[-1][0] if odds else Fraction(1)
-        odd = _sum(k, [(c / scale, x) for c, x in odds])
-        result[i], result[j] = _plus(k, even, scale, odd), _plus(k, even, -scale, odd)
-    paired = {i for pair in pairs for i in pair}
-    for i, row in enumerate(matrix):
-        if i not in paired:
-            result[i] = _sum(k, list(zip(row, xs, strict=True)))
-    return result
+
+    def __init__(self, matrix: Matrix) -> None:
+        self._rows = [[float(c) for c in row] for row in matrix]
+        self._columns = _mirrored(transposed(matrix))
+        pairs = [] if self._columns else _mirrored(matrix)
+        self._pairs = {pair: _relative(matrix[pair[0]][1::2]) for pair in pairs}
+
+    def __call__(self, k: Emitter, xs: Vectors) -> list[Reg | None]:
+        """The elements of ``M x``; ``None`` are zeros."""
+        return self._by_columns(k, xs) if self._columns else self._by_rows(k, xs)
+
+    def _by_rows(self, k: Emitter, xs: Vectors) -> list[Reg | None]:
+        """Rows that mirror each other from the same halves."""
+        result: dict[int, Reg | None] = {}
+        for (i, j), relative in self._pairs.items():
+            row, odds = self._rows[i], xs[1::2]
+            even = _sum(k, row[::2], xs[::2])
+            there = [at for at in relative if odds[at] is not None]
+            # Relative to the last, which then is no product.
+            odd = _sum(k, relative[there[-1]], odds) if there else None
+            scale = row[1::2][there[-1]] if there else 1.0
+            result[i], result[j] = _plus(k, even, scale, odd), _plus(k, even, -scale, odd)
+        for i, row in enumerate(self._rows):
+            if i not in result:
+                result[i] = _sum(k, row, xs)
+        return [result[i] for i in range(len(self._rows))]
+
+    def _by_columns(self, k: Emitter, xs: Vectors) -> list[Reg | None]:
+        """With sums and differences of the elements whose columns mirror each other."""
+        halves = []
+        for sign in (1, -1):
+            half = list(xs)
+            for i, j in self._columns:
+                half[i], half[j] = _plus(k, xs[i], sign, xs[j]), None
+            halves.append(half)
+        return [_sum(k, row, halves[number % 2]) for number, row in enumerate(self._rows)]
 
 
-def _by_columns(
-    k: Emitter, matrix: Matrix, xs: Vectors, pairs: Sequence[tuple[int, int]]
-) -> list[Reg | None]:
-    """``M x`` with sums and differences of the elements whose columns mirror each other."""
-    one = Fraction(1)
-    sums = {i: _plus(k, xs[i], one, xs[j]) for i, j in pairs}
-    differences = {i: _plus(k, xs[i], -one, xs[j]) for i, j in pairs}
-    seconds = {j for _, j in pairs}
-    result = []
-    for number, row in enumerate(matrix):
-        halves = differences if number % 2 else sums
-        terms = [(c, halves.get(i, xs[i])) for i, c in enumerate(row) if i not in seconds]
-        result.append(_sum(k, terms))
-    return result
+_applied = functools.cache(_Applied)
+
+
+def _relative(row: Sequence[Fraction]) -> dict[int, list[float]]:
+    """A row in units of each of its elements, by the element's place."""
+    return {at: [float(c / unit) for c in row] for at, unit in enumerate(row) if unit}
 
 
 def _mirrored(rows: Matrix) -> list[tuple[int, int]]:
@@ -251,32 +263,31 @@ def _mirrored(rows: Matrix) -> list[tuple[int, int]]:
     return found
 
 
-def _plus(k: Emitter, a: Reg | None, scale: Fraction, b: Reg | None) -> Reg | None:
+def _plus(k: Emitter, a: Reg | None, scale: float, b: Reg | None) -> Reg | None:
     """``a + scale * b``."""
     if b is None:
         return a
     if a is None:
-        return _sum(k, [(scale, b)])
+        return _sum(k, [scale], [b])
     if scale == 1:
         return k.fadd(a, b)
     if scale == -1:
         return k.fsub(a, b)
-    return k.fma(k.const(b.type, float(scale)), b, a)
+    return k.fma(k.const(b.type, scale), b, a)
 
 
-def _sum(k: Emitter, terms: Sequence[tuple[Fraction, Reg | None]]) -> Reg | None:
+def _sum(k: Emitter, scales: Sequence[float], xs: Vectors) -> Reg | None:
     """The sum of products with constants; those with 1 come first, as they need no product."""
-    left = [(c, x) for c, x in terms if c and x is not None]
+    left = [(c, x) for c, x in zip(scales, xs, strict=True) if c and x is not None]
     left.sort(key=lambda term: (term[0] != 1, abs(term[0]) != 1))
     if not left:
         return None
     (scale, first), *rest = left
-    assert first is not None
     total: Reg | None = first
     if scale == -1:
         total = k.fneg(first)
     elif scale != 1:
-        total = k.fmul(k.const(first.type, float(scale)), first)
+        total = k.fmul(k.const(first.type, scale), first)
     for c, x in rest:
         total = _plus(k, total, c, x)
     return total
