@@ -33,6 +33,7 @@ __all__ = [
     "current_trace",
     "emit",
     "is_traced",
+    "same_contents",
     "stage",
 ]
 
@@ -76,7 +77,7 @@ class Capture:
         An array that the function itself changed after using it was a scratch buffer:
         the copy made when it was used stands in for it.
         """
-        if not _same(self.array, self.snapshot):
+        if not same_contents(self.array, self.snapshot):
             self.array = self.snapshot
         self.snapshot = self.array
         return self.array
@@ -218,7 +219,7 @@ class Trace:
         if self.parent is not None:
             return self._lift_outer(Tracer(self.parent, self.parent.lift(array)))
         known = self._captured.get(id(array))
-        if known is None or not _same(array, known.snapshot):
+        if known is None or not same_contents(array, known.snapshot):
             name = f"captured{len(self.captures)}"
             known = Capture(array, self.builder.param(type_of_array(array), name))
             self._captured[id(array)] = known
@@ -289,8 +290,14 @@ _CONCRETE = {
 }
 
 
-def _same(a: Array, b: Array) -> bool:
-    return a is b or np.array_equal(a, b, equal_nan=dtype_of(a.dtype).is_inexact)
+def same_contents(a: Array, b: Array) -> bool:
+    """Whether two arrays have the same dtype and shape, and all elements the same bits."""
+    if a is b or a.dtype != b.dtype:
+        return a is b
+    if a.itemsize > 8:  # no integers are as wide
+        return np.array_equal(a, b, equal_nan=True)
+    bits = f"u{a.itemsize}"  # compared many times as fast as numbers, of which some are NaN
+    return np.array_equal(a.view(bits), b.view(bits))
 
 
 # -- building blocks for the front ends ----------------------------------------------------

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from symgrad.ir import Value, dtype_of
+from symgrad.ir import Value
 from symgrad.ir.opdef import Array
 from symgrad.tensors.layout import WHOLE
 from symgrad.tensors.record import RECORDER, materialise, recording
 from symgrad.tensors.recorded import Leaf, contents_of, ends_a_graph, references
 from symgrad.tracer import Tracer
+from symgrad.tracing import same_contents
 
 
 class _Loan:
@@ -83,7 +84,7 @@ class Handle(Tracer):
         if shared is None:
             return
         is_over = isinstance(self._shared, _Loan) and self._shared.lent is None
-        if not _same(shared, materialise([self._value])[0]):
+        if not same_contents(shared, materialise([self._value])[0]):
             self._value = unseen(self._value, Leaf(np.array(shared, order="C")))
             self.version += 1
         if is_over:
@@ -107,10 +108,6 @@ class Handle(Tracer):
         shared = self.outside()
         if shared is not None:
             shared[...] = materialise([self._value])[0]
-
-
-def _same(a: Array, b: Array) -> bool:
-    return np.array_equal(a, b, equal_nan=dtype_of(a.dtype).is_float)
 
 
 def cut_off(value: Value) -> Value:
