@@ -15,12 +15,12 @@ than a third of what 0, 1, -1, 2, -2 lose in F(4 x 4, 3 x 3).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import zip_longest
 from math import prod
 
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter, Int, Reg
 from symgrad.ir.record import record
 
 POINTS = {
@@ -195,6 +195,36 @@ def apply_2d(
         [k.zero(_type_of(tile)) if x is None else x for x in right(k, row)]
         for row in zip(*columns, strict=True)
     ]
+
+
+def apply_by_axes(
+    k: Emitter,
+    vector: str,
+    down: Matrix,
+    across: Matrix,
+    read: Callable[[int, Int], Reg],
+    write: Callable[[Int, int, Reg], None],
+) -> None:
+    """``D d A^T`` for a tile in memory, by a loop over columns and one over rows.
+
+    No more than a column or a row is in registers: a whole tile with what becomes of it is
+    more than a machine has.  ``read`` gives the element at (row, column), ``write`` takes one.
+    """
+    rows, columns = len(down), len(across[0])
+    room = k.alloca(vector, rows * columns)
+
+    def stored(value: Reg | None) -> Reg:
+        return k.zero(vector) if value is None else value
+
+    with k.loop(0, columns) as column:
+        elements = [read(r, column) for r in range(len(down[0]))]
+        for r, value in enumerate(_applied(down)(k, elements)):
+            k.store(stored(value), k.gep(room, k.add(column, r * columns), vector))
+    with k.loop(0, rows) as row:
+        first = k.gep(room, k.mul(row, columns), vector)
+        elements = [k.load(vector, k.gep(first, c, vector)) for c in range(columns)]
+        for c, value in enumerate(_applied(across)(k, elements)):
+            write(row, c, stored(value))
 
 
 def _type_of(tile: Sequence[Vectors]) -> str:

@@ -1,9 +1,10 @@
-"""Asks for the places where tiles' results will go, and what epilogues will read there.
+"""Asks for what transforms will read and where their results will go.
 
-Transforming tiles back touches many lines of memory and does little with each; products do
-much with what is in cache.  One after the other, each would wait for the other's resource, so
-the loop over products fetches what the transforms behind it need.  What the transforms before
-it read lies in rows, which the machine fetches by itself.
+Transforms touch many lines of memory and do little with each; products do much with what is in
+cache.  One after the other, each would wait for the other's resource, so the loop over products
+fetches what the transforms behind it need: the places of the tiles' results, what epilogues
+read there, and the next tiles' inputs.  These lie in rows, but in rows too short for the
+machine to fetch them by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from symgrad.codegen.access import MEMORY_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels.ahead import LINE
 from symgrad.codegen.kernels.winograd_regions import Cut, Region
-from symgrad.codegen.kernels.winograd_transform import for_regions
+from symgrad.codegen.kernels.winograd_tiles import dot
+from symgrad.codegen.kernels.winograd_transform import Tiles, for_regions
 
 
 def emit_ahead(k: Emitter, name: str, cut: Cut, accesses: Sequence[Access]) -> None:
@@ -30,6 +32,36 @@ def emit_ahead(k: Emitter, name: str, cut: Cut, accesses: Sequence[Access]) -> N
         for_regions(k, name, params, cut, emit)
 
 
+def emit_inputs_ahead(k: Emitter, name: str, tiles: Tiles) -> None:
+    """Emits ``void name(ptr x, i64 tile, i64 block)``, ``x`` the first pixel of the tensor.
+
+    Asks for 16 channels of a tile, but for what the tiles above it and before it read, too.
+    """
+    emit = partial(_emit_inputs, tiles=tiles)
+    for_regions(k, name, ["ptr", "i64", "i64"], tiles.cut, emit)
+
+
+def _emit_inputs(k: Emitter, name: str, region: Region, *, tiles: Tiles) -> None:
+    x, scalar = tiles.tensor, tiles.tensor.scalar
+    down, across = tiles.matrices(region.outputs)
+    rows, pixels = tiles.advance(region.outputs)
+    with k.function(name, ["ptr", "i64", "i64"], internal=True, attributes="noinline") as regs:
+        base, tile, block = regs
+        image, at = region.position(k, tile)
+        row, column = tiles.corner(k, at)
+        row, column = k.add(row, len(down[0]) - rows), k.add(column, len(across[0]) - pixels)
+        start = k.gep(base, dot(k, (image, block, row, column), x.strides), scalar)
+        with k.loop(0, rows) as r:
+            line = k.gep(start, k.mul(r, x.strides[2]), scalar)
+            _fetch(k, line, pixels * x.strides[3], scalar)
+
+
+def _fetch(k: Emitter, line: Reg, elements: int, scalar: str) -> None:
+    """Asks for so many elements in a row."""
+    for ahead in range(0, elements, LINE // bytes_of(scalar)):
+        k.prefetch(k.gep(line, ahead, scalar), locality=2)
+
+
 def _emit_region(
     k: Emitter, name: str, region: Region, *, params: Sequence[str], accesses: Sequence[Access]
 ) -> None:
@@ -41,9 +73,7 @@ def _emit_region(
             start = access.address(k, base, (image, block, row, column, 0))
             scalar, (down, across) = MEMORY_TYPES[access.dtype], access.strides[2:4]
             with k.loop(0, rows) as r:
-                line = k.gep(start, k.mul(r, down), scalar)
-                for ahead in range(0, pixels * across, LINE // bytes_of(scalar)):
-                    k.prefetch(k.gep(line, ahead, scalar), locality=2)
+                _fetch(k, k.gep(start, k.mul(r, down), scalar), pixels * across, scalar)
 
 
 def fetch_part(

@@ -21,12 +21,12 @@ from itertools import compress
 from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.ahead import is_far
+from symgrad.codegen.kernels.ahead import is_far, is_large
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.kernels.tally import open_tally
-from symgrad.codegen.kernels.winograd_ahead import emit_ahead, fetch_part
+from symgrad.codegen.kernels.winograd_ahead import emit_ahead, emit_inputs_ahead, fetch_part
 from symgrad.codegen.kernels.winograd_regions import axes
 from symgrad.codegen.kernels.winograd_schedule import filter_parts, schedule
 from symgrad.codegen.kernels.winograd_tiles import (
@@ -167,6 +167,9 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     sinks = shape.sinks
     far = [is_far(access, y, k.target) for access in sinks]
     emit_ahead(k, f"{name}_ahead", conv.cut, [*compress(sinks, far)])
+    x_is_far = is_large(x, k.target)
+    if x_is_far:
+        emit_inputs_ahead(k, f"{name}_next", conv.x_tiles)
 
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
         pointers = [k.load("ptr", k.gep(args, i, "ptr")) for i in range(3 + len(sinks))]
@@ -205,6 +208,8 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
             first = k.mul(at, tiling.tiles)
             end = k.min(k.mul(high, tiling.tiles), conv.tiles)
             count = k.min(k.sub(end, first), tiling.block)
+            next_ = k.add(first, count)
+            following = next_, k.min(k.sub(end, next_), tiling.block)
             with k.loop(0, x.blocks) as block, k.loop(0, count) as tile:
                 to = k.gep(v, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), block]
@@ -213,6 +218,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                 ahead = [*compress((*operands, y_base), far)]
                 part = point, conv.points
                 fetch_part(k, f"{name}_ahead", ahead, y.blocks, (first, count), part)
+                fetch_part(k, f"{name}_next", [x_base] * x_is_far, x.blocks, following, part)
                 products(point, first, count)
             with k.loop(0, y.blocks) as block, k.loop(0, count) as tile:
                 from_ = k.gep(m, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)

@@ -18,10 +18,12 @@ from dataclasses import replace
 from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
+from symgrad.codegen.kernels.ahead import is_large
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, identity_body, lower_loop
 from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
 from symgrad.codegen.kernels.winograd import apply_2d, transposed
+from symgrad.codegen.kernels.winograd_ahead import emit_inputs_ahead, fetch_part
 from symgrad.codegen.kernels.winograd_regions import Axis, Cut
 from symgrad.codegen.kernels.winograd_transform import (
     PAD,
@@ -360,6 +362,10 @@ def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
     plane = spec.sums_plane(spec.groups * grad.in_blocks)
     emit_transform(k, f"{name}_input", grad.x_tiles, v_plane)
     emit_transform(k, f"{name}_cotangent", grad.dy_tiles, z_plane)
+    both = {"input": grad.x_tiles, "cotangent": grad.dy_tiles}
+    far = [label for label, tiles in both.items() if is_large(tiles.tensor, k.target)]
+    for label in far:
+        emit_inputs_ahead(k, f"{name}_{label}_ahead", both[label])
     _emit_product(k, f"{name}_product", spec)
     with k.function(name, ["ptr", "i64", "i64"]) as (args, tid, nth):
         x, dy, totals, scratch = (k.load("ptr", k.gep(args, i, "ptr")) for i in range(4))
@@ -367,6 +373,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
         v = k.gep(scratch, k.mul(tid, _share_elements(spec)), scalar)
         z = k.gep(v, grad.points * v_plane, scalar)
         stage = k.gep(z, grad.points * z_plane, scalar)
+        bases = {"input": x, "cotangent": dy}
 
         def transform(first: Int, count: Int) -> None:
             with k.loop(0, grad.x.blocks) as block, k.loop(0, count) as tile:
@@ -381,6 +388,17 @@ def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
                 to = k.gep(z, k.add(at, k.mul(part, BLOCK)), scalar)
                 k.call(f"{name}_cotangent", "void", [dy, number, block, to, stage])
 
+        def products(sums: Reg, point: Int, needed: tuple[Int, Int], fresh: Int) -> None:
+            with k.loop(0, spec.groups) as group, k.loop(0, grad.in_blocks) as in_block:
+                conv_group = k.udiv(k.mul(group, spec.group), grad.out_blocks)
+                x_block = k.add(k.mul(conv_group, grad.in_blocks), in_block)
+                v_at = k.add(k.mul(point, v_plane), k.mul(x_block, spec.block * BLOCK))
+                z_at = k.add(k.mul(point, z_plane), k.mul(group, spec.block * spec.pitch))
+                pairs = k.add(k.mul(group, grad.in_blocks), in_block)
+                at = k.add(k.mul(point, plane), k.mul(pairs, BLOCK * spec.pitch))
+                factors = k.gep(v, v_at, scalar), k.gep(z, z_at, scalar)
+                _products(k, name, spec, (*factors, k.gep(sums, at, scalar)), needed, fresh)
+
         with k.loop(*k.slice(spec.shares, tid, nth)) as share:
             sums = k.gep(totals, k.mul(share, spec.share), scalar)
             low, high = k.slice(grad.tiles, share, spec.shares)
@@ -388,22 +406,16 @@ def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
                 count = k.min(k.sub(high, first), spec.block)
                 fresh = k.cast("zext", k.icmp("eq", first, low), "i64")
                 transform(first, count)
-                with (
-                    k.loop(0, grad.points) as point,
-                    k.loop(0, spec.groups) as group,
-                    k.loop(0, grad.in_blocks) as in_block,
-                ):
-                    conv_group = k.udiv(k.mul(group, spec.group), grad.out_blocks)
-                    x_block = k.add(k.mul(conv_group, grad.in_blocks), in_block)
-                    v_at = k.add(k.mul(point, v_plane), k.mul(x_block, spec.block * BLOCK))
-                    z_at = k.add(k.mul(point, z_plane), k.mul(group, spec.block * spec.pitch))
-                    pairs = k.add(k.mul(group, grad.in_blocks), in_block)
-                    at = k.add(k.mul(point, plane), k.mul(pairs, BLOCK * spec.pitch))
-                    bases = (k.gep(v, v_at, scalar), k.gep(z, z_at, scalar))
-                    bases3 = (*bases, k.gep(sums, at, scalar))
+                next_ = k.add(first, count)
+                following = next_, k.min(k.sub(high, next_), spec.block)
+                with k.loop(0, grad.points) as point:
+                    for label in far:
+                        ahead, blocks = f"{name}_{label}_ahead", both[label].tensor.blocks
+                        part = point, grad.points
+                        fetch_part(k, ahead, [bases[label]], blocks, following, part)
                     ends = [k.sub(end, first) for end in grad.cut.range(k, point)]
                     needed = k.max(ends[0], 0), k.min(ends[1], count)
-                    _products(k, name, spec, bases3, needed, fresh)
+                    products(sums, point, needed, fresh)
 
 
 def emit_filters_back(k: Emitter, name: str, spec: GradKernelSpec) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
-from symgrad.codegen.kernels.winograd import Matrix, apply_2d, transposed
+from symgrad.codegen.kernels.winograd import Matrix, apply_by_axes, transposed
 from symgrad.codegen.kernels.winograd_regions import Cut, Region
 from symgrad.ir.record import record
 
@@ -170,16 +170,17 @@ def _emit_tile(k: Emitter, name: str, tiles: Tiles, region: Region, plane: int) 
         k.function(name, params, internal=True, attributes="noinline") as (tile, row, v),
         k.loop(0, BLOCK, lanes) as lane,
     ):
-        first = k.gep(tile, lane, scalar)
-        rows = [k.gep(first, k.mul(row, r), scalar) for r in range(len(down[0]))]
-        values = [
-            [k.load(vector, k.gep(start, c * pixel, scalar)) for c in range(len(across[0]))]
-            for start in rows
-        ]
-        to, pitch = k.gep(v, lane, scalar), tiles.cut.size[1]
-        for r, elements in enumerate(apply_2d(k, down, values, across)):
-            for c, value in enumerate(elements):
-                k.store(value, k.gep(to, (r * pitch + c) * plane, scalar))
+        first, to = k.gep(tile, lane, scalar), k.gep(v, lane, scalar)
+
+        def read(r: int, c: Int) -> Reg:
+            at = k.add(k.mul(row, r), k.mul(c, pixel))
+            return k.load(vector, k.gep(first, at, scalar))
+
+        def write(r: Int, c: int, value: Reg) -> None:
+            at = k.add(k.mul(r, tiles.cut.size[1] * plane), c * plane)
+            k.store(value, k.gep(to, at, scalar))
+
+        apply_by_axes(k, vector, down, across, read, write)
 
 
 def vector_of(k: Emitter, scalar: str) -> tuple[str, int]:

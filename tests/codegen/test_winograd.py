@@ -88,6 +88,10 @@ def own(form: Callable[..., Lowering]) -> Callable[..., Lowering]:
     return lambda spec, *args: form(replace(spec, own=True), *args)
 
 
+FAR = replace(Target.host(), l1d=1 << 8, l2=1 << 10)
+NEAR = replace(Target.host(), l1d=1 << 20, l2=1 << 22)
+"""Machines whose caches hold none and all of the tensors here."""
+
 FORMS: dict[str, Callable[..., Lowering]] = {
     "tiles": lower_tiles_first, "own filters": own(lower_tiles_first),
     "filters": lower_filters_first, "own tiles": own(lower_filters_first),
@@ -220,10 +224,11 @@ def test_convolution_and_gradient(case: Case, size: int, target_name: str) -> No
 @pytest.mark.parametrize("halo", [0, 1, 3])
 @pytest.mark.parametrize(("stride", "grad"), [(1, False), (2, False), (2, True)])
 def test_every_tiling(form: str, tiling: Tiling, halo: int, stride: int, grad: bool) -> None:
-    """Partial blocks of tiles and of input channels, and halos of any width."""
+    """Partial blocks of tiles and of input channels, and halos of any width, where tensors are
+    so large that they are asked for ahead."""
     plane = 6 * stride, 9 * stride
     channels = (64, 48) if grad else (48, 64)
-    case, target = Case(3, *channels, plane, stride=(stride, stride)), Target.host()
+    case, target = Case(3, *channels, plane, stride=(stride, stride)), FAR
     spec, x, w, expected = build(case, 6, grad=grad)
     around = ((halo, halo), (halo, halo))
     spec = replace(spec, x=Blocked.dense("f32", spec.x.shape, around))
@@ -283,21 +288,38 @@ def test_results_are_asked_for_before_they_are_stored(
     """A store in place of each prefetch shows what is asked for: all of y, and no more, in
     the kernels of threads whose own cache would not hold it."""
     case = Case(1, 32, 32, (18, 14), stride=(2, 2)) if grad else Case(1, 32, 32, (9, 7))
-    target = replace(Target.host(), l2=1 << 10)
     spec, x, w, _ = build(case, 6, grad=grad)
-
-    def mark(k: Emitter, ptr: Reg, *, locality: int = 3) -> None:
-        if locality == 2:
-            k.store(k.const("float", 7.0), ptr)
-
     monkeypatch.setattr(Emitter, "prefetch", mark)
+    monkeypatch.setattr("symgrad.codegen.kernels.winograd_conv.is_large", lambda *_: False)
     monkeypatch.setattr("symgrad.codegen.kernels.winograd_conv.emit_output", _emit_nothing)
-    lowering = lower_tiles_first(KernelSpec(spec, Tiling(4, 1, 8, 0)), target, 2)
-    marked = run(spec, lowering, x, [w], 2, target)
+    lowering = lower_tiles_first(KernelSpec(spec, Tiling(4, 1, 8, 0)), FAR, 2)
+    marked = run(spec, lowering, x, [w], 2, FAR)
     np.testing.assert_array_equal(marked[:, ::16], np.full_like(marked[:, ::16], 7.0))
     assert np.count_nonzero(marked) == marked.size // 16
-    lowering = lower_tiles_first(KernelSpec(spec, Tiling(4, 1, 8, 0)), Target.host(), 2)
-    assert not run(spec, lowering, x, [w], 2, Target.host()).any()
+    lowering = lower_tiles_first(KernelSpec(spec, Tiling(4, 1, 8, 0)), NEAR, 2)
+    assert not run(spec, lowering, x, [w], 2, NEAR).any()
+
+
+def mark(k: Emitter, ptr: Reg, *, locality: int = 3) -> None:
+    """What takes the place of ``Emitter.prefetch``."""
+    if locality == 2:
+        k.store(k.const("float", 7.0), ptr)
+
+
+def test_the_next_tiles_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, of the input: of four rows of tiles the last two are the next block, and what
+    the tiles above and before them read is there."""
+    case = Case(1, 32, 32, (18, 18), padding=(0, 0))
+    spec, x, w, _ = build(case, 6, grad=False)
+    monkeypatch.setattr(Emitter, "prefetch", mark)
+    monkeypatch.setattr("symgrad.codegen.kernels.winograd_conv.is_far", lambda *_: False)
+    for target in (FAR, NEAR):
+        lowering = lower_tiles_first(KernelSpec(spec, Tiling(4, 1, 8, 0)), target, 1)
+        blocked, out = to_blocked(spec.x, x), np.zeros(spec.y.buffer_shape, np.float32)
+        run_lowering(lowering, [blocked, w, out], 1, target)
+        expected = np.zeros(x.shape, bool)
+        expected[:, ::16, 10:, 2:] = target is FAR
+        np.testing.assert_array_equal(from_blocked(spec.x, blocked) == 7.0, expected)
 
 
 def _emit_nothing(k: Emitter, name: str, shape: Shape, m_plane: int) -> None:

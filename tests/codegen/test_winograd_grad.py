@@ -31,7 +31,16 @@ from tests.codegen.test_conv_direct import (
     reference,
     to_blocked,
 )
-from tests.codegen.test_winograd import CASES, FEW, FILTERED, SIZES, STRIDED, check, whole_vectors
+from tests.codegen.test_winograd import (
+    CASES,
+    FAR,
+    FEW,
+    FILTERED,
+    SIZES,
+    STRIDED,
+    check,
+    whole_vectors,
+)
 
 
 def build(case: Case, size: int) -> tuple[WinogradGradSpec, list[Array], Array]:
@@ -68,8 +77,9 @@ def test_gradient(case: Case, size: int, target_name: str) -> None:
 @pytest.mark.parametrize("blocks", [(0, 1), (1, 1), (4, 3), (64, 5)])
 @pytest.mark.parametrize("tile", [(2, 1, 1), (8, 2, 2), (4, 4, 4), (16, 1, 1)])
 def test_every_tiling(tile: tuple[int, int, int], blocks: tuple[int, int]) -> None:
-    """Partial blocks and shares of tiles, any register tile, more and fewer threads."""
-    case, target = Case(3, 48, 64, (6, 9)), Target.host()
+    """Partial blocks and shares of tiles, any register tile, more and fewer threads, where
+    tensors are so large that they are asked for ahead."""
+    case, target = Case(3, 48, 64, (6, 9)), FAR
     spec, operands, dw = build(case, 6)
     kernel = GradKernelSpec(spec, *tile, *blocks)
     lower = lower_tiles_first if blocks[0] else lower_filters_first
