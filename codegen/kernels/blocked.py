@@ -231,3 +231,11 @@ def reach(k: Emitter, first: Int, span: int, step: int, count: int, size: int) -
     low = k.udiv(k.max(k.sub(step - 1, last), 0), step)
     high = k.min(k.udiv(k.max(k.sub(size + step - 1, first), 0), step), count)
     return low, k.max(k.sub(high, low), 0)
+
+
+def offset_of(k: Emitter, point: Sequence[Int], strides: Sequence[int]) -> Int:
+    """The element at a point, from the first one on."""
+    total: Int = 0
+    for position, stride in zip(point, strides, strict=True):
+        total = k.add(total, k.mul(position, stride))
+    return total

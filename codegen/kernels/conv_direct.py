@@ -21,7 +21,7 @@ from symgrad.codegen.access import MEMORY_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.ahead import LINE, is_far
-from symgrad.codegen.kernels.blocked import BLOCK, reach
+from symgrad.codegen.kernels.blocked import BLOCK, offset_of, reach
 from symgrad.codegen.kernels.conv_direct_spec import (
     PREFETCH_BYTES,
     ConvSpec,
@@ -252,7 +252,7 @@ def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
                     call = [
                         k.gep(x_base, k.add(x_image, x_at), scalar),
                         k.gep(weights, k.mul(tap, x.block * BLOCK), scalar),
-                        k.gep(y_base, dot(k, origin, (*y.strides, 1)), y.scalar),
+                        k.gep(y_base, offset_of(k, origin, (*y.strides, 1)), y.scalar),
                         k.as_reg(rows),
                         k.as_reg(taps),
                         k.as_reg(part.taps[1] * x.block * BLOCK),
@@ -303,14 +303,6 @@ def emit_conv(k: Emitter, name: str, spec: ConvSpec) -> None:
                 with k.loop(*tasks) as task:
                     row, lanes = k.divmod(task, shape.slices)
                     compute(row, panel, lanes, weights_at(panel, 0))
-
-
-def dot(k: Emitter, point: Sequence[Int], strides: Sequence[int]) -> Int:
-    """The element at a point."""
-    total: Int = 0
-    for position, stride in zip(point, strides, strict=True):
-        total = k.add(total, k.mul(position, stride))
-    return total
 
 
 def _pack_panel(

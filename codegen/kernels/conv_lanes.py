@@ -22,8 +22,7 @@ from math import gcd, prod
 
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.blocked import BLOCK, Weights, lane_group, reach
-from symgrad.codegen.kernels.conv_direct import dot
+from symgrad.codegen.kernels.blocked import BLOCK, Weights, lane_group, offset_of, reach
 from symgrad.codegen.kernels.conv_direct_spec import ConvSpec, Part, segments
 from symgrad.codegen.kernels.conv_pack import (
     PACKING,
@@ -342,7 +341,7 @@ def emit_conv_lanes(k: Emitter, name: str, spec: LanesSpec) -> None:
             row_step = taps[part.taps[1]] - taps[0] if len(taps) > part.taps[1] else 0
             row = spec.group * BLOCK * row_step
             first = k.add(spec.group * BLOCK * (taps[0] if taps else 0), k.mul(top, row))
-            x_row = dot(k, (image, block, h_in, part.first[1]), x.strides)
+            x_row = offset_of(k, (image, block, h_in, part.first[1]), x.strides)
             for begin, number, width in segments(part.size[1], tile.columns):
                 with k.loop(0, number) as index, k.loop(0, BLOCK, slices.lanes) as lane:
                     column = k.add(k.mul(index, width), begin)
@@ -352,7 +351,7 @@ def emit_conv_lanes(k: Emitter, name: str, spec: LanesSpec) -> None:
                     call = [
                         k.gep(x_base, k.add(x_at, slices.source(k, lane)), scalar),
                         k.gep(weights, k.add(first, lane), scalar),
-                        k.gep(y_base, dot(k, origin, (*y.strides, 1)), y.scalar),
+                        k.gep(y_base, offset_of(k, origin, (*y.strides, 1)), y.scalar),
                         k.as_reg(rows),
                         k.as_reg(row),
                     ]

@@ -15,8 +15,8 @@ from functools import partial
 from symgrad.codegen.access import MEMORY_TYPES, Access
 from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
 from symgrad.codegen.kernels.ahead import LINE
+from symgrad.codegen.kernels.blocked import offset_of
 from symgrad.codegen.kernels.winograd_regions import Cut, Region
-from symgrad.codegen.kernels.winograd_tiles import dot
 from symgrad.codegen.kernels.winograd_transform import Tiles, for_regions
 
 
@@ -50,7 +50,7 @@ def _emit_inputs(k: Emitter, name: str, region: Region, *, tiles: Tiles) -> None
         image, at = region.position(k, tile)
         row, column = tiles.corner(k, at)
         row, column = k.add(row, len(down[0]) - rows), k.add(column, len(across[0]) - pixels)
-        start = k.gep(base, dot(k, (image, block, row, column), x.strides), scalar)
+        start = k.gep(base, offset_of(k, (image, block, row, column), x.strides), scalar)
         with k.loop(0, rows) as r:
             line = k.gep(start, k.mul(r, x.strides[2]), scalar)
             _fetch(k, line, pixels * x.strides[3], scalar)

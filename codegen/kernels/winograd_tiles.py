@@ -20,8 +20,8 @@ from functools import cached_property, partial
 from itertools import product
 
 from symgrad.codegen.access import Access, Epilogue
-from symgrad.codegen.emitter import Emitter, Int, bytes_of, vec
-from symgrad.codegen.kernels.blocked import BLOCK, Blocked
+from symgrad.codegen.emitter import Emitter, bytes_of, vec
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, offset_of
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair, weight_block
 from symgrad.codegen.kernels.tally import Finish
 from symgrad.codegen.kernels.winograd import apply_2d
@@ -277,7 +277,7 @@ def _emit_output(
         result = apply_2d(k, down, values, across)
         image, (row, column) = region.position(k, tile)
         origin = (image, block, row, column, lane)
-        place = k.gep(base, dot(k, origin, (*y.strides, 1)), y.scalar)
+        place = k.gep(base, offset_of(k, origin, (*y.strides, 1)), y.scalar)
         # The epilogue's accesses count from the tile.
         moved = [
             replace(access, offset=0).address(k, operand, origin)
@@ -288,11 +288,3 @@ def _emit_output(
             value = finish(result[r][c], (0, 0, r, c, 0))
             k.store(value, k.gep(place, r * y.strides[2] + c * y.strides[3], y.scalar))
         finish.close((0, 0, 0, 0, 0))
-
-
-def dot(k: Emitter, point: Sequence[Int], strides: Sequence[int]) -> Int:
-    """The offset of a point."""
-    total: Int = 0
-    for at, stride in zip(point, strides, strict=True):
-        total = k.add(total, k.mul(at, stride))
-    return total

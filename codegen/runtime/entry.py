@@ -22,7 +22,16 @@ from symgrad.codegen.runtime import cpython
 from symgrad.codegen.runtime.calltable import BLOCK, LEAF, SLOT, TUPLE, Interface
 from symgrad.codegen.runtime.cpython import NULL, get, python
 from symgrad.codegen.runtime.native import field
-from symgrad.codegen.runtime.serve import FALSE, TRUE, emit_accept, guarded, truth, variable
+from symgrad.codegen.runtime.serve import (
+    FALSE,
+    TRUE,
+    emit_accept,
+    guarded,
+    new_array,
+    new_scalar,
+    truth,
+    variable,
+)
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
@@ -189,21 +198,11 @@ class _Entry:
         k, block = self.k, self.block
         for i, shape in enumerate(self.face.results):
             slot = self._slot(len(self.face.params) + i)
-            if shape:
-                descr, make = SLOT.get(k, "descr", slot), BLOCK.get(k, "new_array", block)
-                python(k, "Py_IncRef", descr)  # the new array takes it over
-                kind, dims = BLOCK.get(k, "array_type", block), SLOT.get(k, "dims", slot)
-                what = f"ptr {kind}, ptr {descr}, i32 {len(shape)}, ptr {dims}"
-                new = k.op("ptr", f"call ptr {make}({what}, ptr null, ptr null, i32 0, ptr null)")
-            else:
-                allocate, kind = (SLOT.get(k, f"scalar_{x}", slot) for x in ("alloc", "type"))
-                new = k.op("ptr", f"call ptr {allocate}(ptr {kind}, i64 0)")
+            new = new_array(k, block, slot, len(shape)) if shape else new_scalar(k, slot)
             require(truth(k, new))
             k.store(new, made[i])
-            k.store(
-                get(k, "ptr", new, cpython.DATA) if shape else field(k, new, cpython.SCALAR),
-                places[i],
-            )
+            data = get(k, "ptr", new, cpython.DATA) if shape else field(k, new, cpython.SCALAR)
+            k.store(data, places[i])
 
     def _hand_over(self, out: Reg, made: Sequence[Reg], answer: Reg) -> None:
         """Puts what is returned into ``answer``; null with an error."""

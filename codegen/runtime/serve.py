@@ -249,6 +249,21 @@ def _emit_collect(k: Emitter) -> None:
 # -- results -------------------------------------------------------------------------------
 
 
+def new_array(k: Emitter, block: Reg, slot: Reg, ndim: Int) -> Reg:
+    """A new array of a slot's dtype and shape; null with an error."""
+    make, descr = BLOCK.get(k, "new_array", block), SLOT.get(k, "descr", slot)
+    python(k, "Py_IncRef", descr)  # the new array takes it over
+    kind, dims = BLOCK.get(k, "array_type", block), SLOT.get(k, "dims", slot)
+    what = f"ptr {kind}, ptr {descr}, i32 {ndim}, ptr {dims}"
+    return k.op("ptr", f"call ptr {make}({what}, ptr null, ptr null, i32 0, ptr null)")
+
+
+def new_scalar(k: Emitter, slot: Reg) -> Reg:
+    """A new scalar of a slot's dtype, which has a writeable one; null with an error."""
+    allocate, kind = (SLOT.get(k, f"scalar_{x}", slot) for x in ("alloc", "type"))
+    return k.op("ptr", f"call ptr {allocate}(ptr {kind}, i64 0)")
+
+
 def _emit_create(k: Emitter) -> None:
     """``create(block, slot, made, room)``: where the data of a new result shall go.
 
@@ -267,17 +282,11 @@ def _emit_create(k: Emitter) -> None:
         ndim = SLOT.get(k, "ndim", slot)
         with k.if_else(truth(k, ndim)) as (array, scalar):
             with array:
-                make, descr = BLOCK.get(k, "new_array", block), SLOT.get(k, "descr", slot)
-                python(k, "Py_IncRef", descr)  # the new array takes it over
-                kind, dims = BLOCK.get(k, "array_type", block), SLOT.get(k, "dims", slot)
-                what = f"ptr {kind}, ptr {descr}, i32 {ndim}, ptr {dims}"
-                new = k.op("ptr", f"call ptr {make}({what}, ptr null, ptr null, i32 0, ptr null)")
+                new = new_array(k, block, slot, ndim)
                 settle(new, lambda: get(k, "ptr", new, cpython.DATA))
-            with scalar:
-                allocate, kind = (SLOT.get(k, f"scalar_{x}", slot) for x in ("alloc", "type"))
-                with k.if_(truth(k, allocate)):
-                    one = k.op("ptr", f"call ptr {allocate}(ptr {kind}, i64 0)")
-                    settle(one, lambda: field(k, one, cpython.SCALAR))
+            with scalar, k.if_(truth(k, SLOT.get(k, "scalar_alloc", slot))):
+                one = new_scalar(k, slot)
+                settle(one, lambda: field(k, one, cpython.SCALAR))
         k.line(f"ret ptr {k.load('ptr', address)}")
 
 
