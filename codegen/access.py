@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Int, Reg
 from symgrad.ir.record import record
 
 if TYPE_CHECKING:

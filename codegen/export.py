@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.image import Layout
 from symgrad.codegen.jit import emit_object, linked
 from symgrad.codegen.lower import Lowered, lower
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime.program import ARENA
 from symgrad.codegen.target import Target
 from symgrad.ir.errors import UsageError

@@ -8,8 +8,8 @@ early, a few at a time while they compute.
 from __future__ import annotations
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels.blocked import Blocked
+from symgrad.codegen.registers import bytes_of
 from symgrad.codegen.target import Target
 
 LINE = 64

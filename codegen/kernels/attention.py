@@ -15,14 +15,15 @@ from contextlib import AbstractContextManager, contextmanager
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
+from symgrad.codegen.conversions import convert
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.gemm_emit import tiles
 from symgrad.codegen.kernels.gemm_schedule import outer_tile_shape
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes, transpose
 from symgrad.codegen.kernels.matrix import Matrix, Source, permuted
 from symgrad.codegen.kernels.microkernel import Accumulators, Feed, outer_tile, pieces
 from symgrad.codegen.kernels.pack import pack_transposed, packed_dtype, round_up
-from symgrad.codegen.scalar import convert
+from symgrad.codegen.registers import Int, Reg, bytes_of, scalar_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
@@ -182,15 +183,11 @@ class Scores:
 
     # -- products -------------------------------------------------------------------------
 
-    def each_tile(
-        self, low: Int, high: Int
-    ) -> Iterator[tuple[AbstractContextManager[Int], int]]:
+    def each_tile(self, low: Int, high: Int) -> Iterator[tuple[AbstractContextManager[Int], int]]:
         """Loops over tiles of keys, and how many keys they have."""
         return tiles(self.k, (low, high), self.heads.keys, self.cut.rows)
 
-    def feature_tiles(
-        self, features: int
-    ) -> Iterator[tuple[AbstractContextManager[Int], int]]:
+    def feature_tiles(self, features: int) -> Iterator[tuple[AbstractContextManager[Int], int]]:
         """Loops over tiles of so many features, and how many they have."""
         whole = 0, ceil(features / self.cut.rows)
         return tiles(self.k, whole, features, self.cut.rows)

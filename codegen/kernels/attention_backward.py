@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.attention import (
     Blocking,
@@ -34,6 +34,7 @@ from symgrad.codegen.kernels.microkernel import (
     pieces,
 )
 from symgrad.codegen.kernels.pack import round_up
+from symgrad.codegen.registers import Int, Reg
 from symgrad.codegen.scalar import emit_op
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
@@ -151,9 +152,7 @@ class _Backward:
             )
         )  # fmt: skip
         self.state = Accumulators(k, 2, [s.vector] * s.cut.vectors)
-        self.pitches = tuple(
-            round_up(n, s.cut.lanes) for n in (spec.heads.depth, spec.heads.width)
-        )
+        self.pitches = tuple(round_up(n, s.cut.lanes) for n in (spec.heads.depth, spec.heads.width))
 
     def emit(self, tid: Reg, nth: Reg) -> None:
         """Ranges in turn: causal ones take longer the later they come."""

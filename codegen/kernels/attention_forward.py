@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.attention import (
     Blocking,
@@ -18,6 +18,7 @@ from symgrad.codegen.kernels.attention import (
 from symgrad.codegen.kernels.lanes import store_lanes
 from symgrad.codegen.kernels.microkernel import Accumulators, Feed
 from symgrad.codegen.kernels.pack import round_up
+from symgrad.codegen.registers import Int, Reg
 from symgrad.codegen.scalar import emit_op
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record

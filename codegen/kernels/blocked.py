@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, row_major
-from symgrad.codegen.emitter import Emitter, Int
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Int
 from symgrad.codegen.tiling import Tiling
 from symgrad.ir.record import record
 

@@ -11,7 +11,8 @@ import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Int, Reg
 from symgrad.codegen.runtime.threads import emit_inner_gate, meet_inside
 from symgrad.ir.record import record
 

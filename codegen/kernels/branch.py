@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.body import (
     Carry,
     Place,
@@ -12,6 +12,7 @@ from symgrad.codegen.kernels.body import (
     crew,
     emit_steps,
 )
+from symgrad.codegen.registers import Reg
 from symgrad.ir.record import record
 
 

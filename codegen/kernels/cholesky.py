@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.kernels.triangle import (
@@ -25,6 +25,7 @@ from symgrad.codegen.kernels.triangle import (
     solve_rows,
     tile_for,
 )
+from symgrad.codegen.registers import Int, Reg, bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

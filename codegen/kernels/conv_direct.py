@@ -18,7 +18,7 @@ from itertools import product
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.ahead import LINE, is_far
 from symgrad.codegen.kernels.blocked import BLOCK, offset_of, reach
@@ -31,6 +31,7 @@ from symgrad.codegen.kernels.conv_direct_spec import (
 )
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair
 from symgrad.codegen.kernels.tally import Finish, open_tally
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 from symgrad.codegen.target import Target
 
 

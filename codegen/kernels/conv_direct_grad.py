@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from symgrad.codegen.access import Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, reach
 from symgrad.codegen.kernels.conv_pack import PACKING, weight_block
 from symgrad.codegen.kernels.weight_store import emit_store_pair, operand_streams
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

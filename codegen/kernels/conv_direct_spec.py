@@ -12,10 +12,10 @@ from dataclasses import replace
 from math import gcd, prod
 
 from symgrad.codegen.access import Epilogue
-from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels.ahead import is_large
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_pack import PACKING, PackWeightsSpec
+from symgrad.codegen.registers import bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import gcd, prod
 
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Weights, lane_group, offset_of, reach
 from symgrad.codegen.kernels.conv_direct_spec import ConvSpec, Part, segments
@@ -32,6 +32,7 @@ from symgrad.codegen.kernels.conv_pack import (
     weight_block,
 )
 from symgrad.codegen.kernels.tally import Finish, open_tally
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, lane_group, reach
 from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec, lower_in_parts
@@ -21,6 +21,7 @@ from symgrad.codegen.kernels.conv_direct_spec import segments
 from symgrad.codegen.kernels.conv_lanes import UNROLLED, Slices
 from symgrad.codegen.kernels.conv_pack import PACKING
 from symgrad.codegen.kernels.weight_store import emit_store_pair
+from symgrad.codegen.registers import Int, Reg, bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.blocked import BLOCK, Weights
+from symgrad.codegen.registers import Int, Reg, bytes_of, lanes_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

@@ -28,11 +28,12 @@ from itertools import product
 from math import prod
 
 from symgrad.codegen.access import Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS, sum_lanes
 from symgrad.codegen.kernels.tally import Finish, open_tally
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

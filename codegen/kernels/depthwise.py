@@ -15,7 +15,8 @@ from dataclasses import replace
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.conversions import convert
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm_result import split_index
 from symgrad.codegen.kernels.implicit_gemm import Convolution
@@ -27,7 +28,8 @@ from symgrad.codegen.kernels.microkernel import (
     sum_lanes,
 )
 from symgrad.codegen.kernels.pack import packed_dtype
-from symgrad.codegen.scalar import convert, emit_op
+from symgrad.codegen.registers import Int, Reg, bytes_of
+from symgrad.codegen.scalar import emit_op
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

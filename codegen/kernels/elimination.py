@@ -14,7 +14,7 @@ from __future__ import annotations
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.kernels.triangle import (
@@ -29,6 +29,7 @@ from symgrad.codegen.kernels.triangle import (
     substitute,
     tile_for,
 )
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 from symgrad.codegen.scalar import emit_op
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record

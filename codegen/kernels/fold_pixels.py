@@ -8,10 +8,11 @@ in square tiles, and memory sees whole vectors only.
 from __future__ import annotations
 
 from symgrad.codegen.access import Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
 from symgrad.codegen.kernels.lanes import transpose
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from math import ceil, isqrt, prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm_emit import emit_combine, emit_gemm
 from symgrad.codegen.kernels.gemm_pairs import in_pairs
@@ -21,6 +20,7 @@ from symgrad.codegen.kernels.gemm_plan import Plan
 from symgrad.codegen.kernels.gemm_schedule import DEEPEST, on_tiles, vectors_beside
 from symgrad.codegen.kernels.gemm_spec import GemmSpec, partial_sums, runs_down, transposed
 from symgrad.codegen.kernels.microkernel import LATENCY_PRODUCTS
+from symgrad.codegen.registers import bytes_of
 from symgrad.codegen.target import Target
 
 __all__ = [

@@ -9,7 +9,7 @@ from itertools import product
 from math import ceil, prod
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.gemm_plan import Plan
 from symgrad.codegen.kernels.gemm_result import Result
 from symgrad.codegen.kernels.gemm_schedule import TILES
@@ -34,6 +34,7 @@ from symgrad.codegen.kernels.pack import (
     vectors,
 )
 from symgrad.codegen.kernels.tile_unit import SIDE
+from symgrad.codegen.registers import Int, Reg
 from symgrad.codegen.scalar import emit_op
 from symgrad.ir.record import record
 

@@ -12,10 +12,11 @@ from dataclasses import replace
 from math import ceil, prod
 
 from symgrad.codegen.access import Access
-from symgrad.codegen.emitter import Emitter, Reg, lanes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Phase
 from symgrad.codegen.kernels.gemm_spec import GemmSpec
 from symgrad.codegen.kernels.loop_nest import LoopSpec, Output, lower_loop
+from symgrad.codegen.registers import Reg, lanes_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.graph import Region
 from symgrad.ir.record import record

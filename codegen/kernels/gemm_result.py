@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of
+from symgrad.codegen.conversions import convert
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.gemm_plan import Plan
 from symgrad.codegen.kernels.lanes import columns_of, load_lanes, store_lanes
 from symgrad.codegen.kernels.matrix import Source
 from symgrad.codegen.kernels.microkernel import Errands, Piece
 from symgrad.codegen.kernels.pack import CACHE_LINE
-from symgrad.codegen.scalar import convert, emit_op
+from symgrad.codegen.registers import Int, Reg, bytes_of, lanes_of
+from symgrad.codegen.scalar import emit_op
 
 
 class Result:

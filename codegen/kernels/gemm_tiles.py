@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil
 
-from symgrad.codegen.emitter import Emitter, Int, Reg, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.microkernel import Feed
 from symgrad.codegen.kernels.tile_unit import ACROSS, ROW_BYTES, SIDE, tiles_of
+from symgrad.codegen.registers import Int, Reg, vec
 
 PAIR_BYTES = 4
 _SUMS = vec("float", SIDE)

@@ -18,11 +18,12 @@ from itertools import product
 from math import ceil, gcd, prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.matrix import PaddedAccess, Window
 from symgrad.codegen.kernels.tally import Tally
+from symgrad.codegen.registers import Int, Reg, bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

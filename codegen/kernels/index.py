@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.conversions import convert, from_memory
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes, vector_loop
 from symgrad.codegen.kernels.loop_nest import (
@@ -27,7 +28,8 @@ from symgrad.codegen.kernels.loop_nest import (
 )
 from symgrad.codegen.kernels.loop_schedule import Dim, merged
 from symgrad.codegen.kernels.movement import copy_spec
-from symgrad.codegen.scalar import convert, emit_op, from_memory
+from symgrad.codegen.registers import Int, Reg
+from symgrad.codegen.scalar import emit_op
 from symgrad.ir.record import record
 
 if TYPE_CHECKING:

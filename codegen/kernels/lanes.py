@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of, mangle, scalar_of, vec
-from symgrad.codegen.scalar import from_memory, to_memory
+from symgrad.codegen.conversions import from_memory, to_memory
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Int, Reg, bytes_of, lanes_of, mangle, scalar_of, vec
 
 
 def load_lanes(

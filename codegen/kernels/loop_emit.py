@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
-from symgrad.codegen import scalar, vecmath
+from symgrad.codegen import conversions, scalar, vecmath
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.lanes import (
     gather_lanes,
     load_lanes,
@@ -28,6 +28,7 @@ from symgrad.codegen.kernels.loop_levels import Levels, moved_by
 from symgrad.codegen.kernels.loop_schedule import schedule
 from symgrad.codegen.kernels.loop_spec import LoopSpec
 from symgrad.codegen.kernels.reduce import Accumulator, accumulator_dtype
+from symgrad.codegen.registers import Int, Reg, lanes_of
 from symgrad.ir.record import record
 
 if TYPE_CHECKING:
@@ -301,7 +302,7 @@ class _Nest:
     def _value(self, value: Value, row: Row, state: _State) -> Reg:
         if id(value) in self.levels.constants:
             number = self.levels.constants[id(value)]
-            return scalar.constant(self.k, value.type.dtype.name, number, state.lanes)
+            return conversions.constant(self.k, value.type.dtype.name, number, state.lanes)
         return state.env[self._key(value, row)]
 
     def _load(self, access: int, row: Row, state: _State) -> None:
@@ -334,7 +335,7 @@ class _Nest:
         irregular: Reg | None = None
         for n, limit, stride in moved_by(self.accesses[access]):
             dtype = params[n].type.dtype.name
-            index = scalar.convert(k, self._value(params[n], row, state), dtype, "i64")
+            index = conversions.convert(k, self._value(params[n], row, state), dtype, "i64")
             if state.lanes > 1 and plan.vector not in self.levels.depends(params[n]):
                 index = k.extract(index, 0)
             low = k.intrinsic("smax", index, k.zero(index.type))
@@ -390,7 +391,7 @@ class _Nest:
                     continue
                 dtype = self.dtypes[access]
                 reg = self._value(value, row, state)
-                reg = scalar.convert(self.k, reg, value.type.dtype.name, dtype)
+                reg = conversions.convert(self.k, reg, value.type.dtype.name, dtype)
                 if self._is_tiled(access, state):
                     assert self.plan.tile is not None
                     tiles.setdefault((access, _with(row, self.plan.tile, 0)), []).append(reg)
@@ -449,7 +450,7 @@ class _Nest:
             accumulator.take(a, way, mask, factor=b)
         else:
             reg = self._value(value, row, state)
-            reg = scalar.convert(self.k, reg, value.type.dtype.name, accumulator.dtype)
+            reg = conversions.convert(self.k, reg, value.type.dtype.name, accumulator.dtype)
             accumulator.take(reg, way, mask)
 
     def finish(self, state: _State) -> None:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, row_major
-from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.loop_emit import emit_loop, emit_nest
 from symgrad.codegen.kernels.loop_schedule import Schedule, schedule
@@ -24,6 +23,7 @@ from symgrad.codegen.kernels.loop_spec import (
     region_key,
 )
 from symgrad.codegen.kernels.reduce import accumulator_dtype
+from symgrad.codegen.registers import bytes_of
 
 if TYPE_CHECKING:
     from symgrad.codegen.target import Target

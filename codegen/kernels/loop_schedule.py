@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import REGISTER_TYPES, Access
-from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels.loop_spec import Indirect, LoopSpec
+from symgrad.codegen.registers import bytes_of
 from symgrad.codegen.vecmath import FUNCTIONS
 from symgrad.ir.record import record
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of, scalar_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.lanes import gather_lanes, load_lanes
+from symgrad.codegen.registers import Int, Reg, lanes_of, scalar_of, vec
 from symgrad.ir.record import record
 
 

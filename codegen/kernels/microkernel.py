@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of, scalar_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.gemm_pairs import multiply_add_pairs
 from symgrad.codegen.kernels.matrix import load_run
 from symgrad.codegen.kernels.pack import packed_dtype, summed_dtype, vectors
+from symgrad.codegen.registers import Int, Reg, lanes_of, scalar_of, vec
 from symgrad.codegen.scalar import emit_op
 from symgrad.ir.record import record
 

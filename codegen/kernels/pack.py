@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import ceil
 
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.conversions import to_memory
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.lanes import transpose
 from symgrad.codegen.kernels.matrix import Source
-from symgrad.codegen.scalar import to_memory
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 
 CACHE_LINE = 64
 """Bytes of memory that are fetched together."""

@@ -21,9 +21,10 @@ from math import inf, prod
 from operator import mul
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.blocked import reach
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 from symgrad.codegen.scalar import emit_op
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
@@ -281,9 +282,7 @@ def _do(
     if not edges:
         work(_Window(k, spec, vector, bases, outer, position, lane, is_inside=True))
         return
-    tests = [
-        k.icmp("ult", k.sub(k.as_reg(at), inside.start), len(inside)) for at, inside in edges
-    ]
+    tests = [k.icmp("ult", k.sub(k.as_reg(at), inside.start), len(inside)) for at, inside in edges]
     all_inside = functools.reduce(lambda a, b: k.bits("and", a, b), tests)
     with k.if_else(all_inside) as branches:
         for branch, is_inside in zip(branches, (True, False), strict=True):

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from symgrad.codegen.access import REGISTER_TYPES
-from symgrad.codegen.emitter import Emitter, Reg, lanes_of, vec
-from symgrad.codegen.scalar import constant, emit_op
+from symgrad.codegen.conversions import constant
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg, lanes_of, vec
+from symgrad.codegen.scalar import emit_op
 
 COMBINE: Mapping[str, str] = {
     "sum": "add",

@@ -12,7 +12,7 @@ into a register stays in one: then the kernels that see it become parts of the l
 
 from __future__ import annotations
 
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.body import (
     Carry,
     Crew,
@@ -24,6 +24,7 @@ from symgrad.codegen.kernels.body import (
     crew,
     emit_steps,
 )
+from symgrad.codegen.registers import Int, Reg
 from symgrad.ir.record import record
 
 

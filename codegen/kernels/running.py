@@ -13,12 +13,14 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of, vec
+from symgrad.codegen.conversions import constant
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes, vector_loop
 from symgrad.codegen.kernels.loop_schedule import SERIAL_WORK, Dim, merged
 from symgrad.codegen.kernels.reduce import across_lanes, combine, identity
-from symgrad.codegen.scalar import constant, emit_op
+from symgrad.codegen.registers import Int, Reg, bytes_of, lanes_of, vec
+from symgrad.codegen.scalar import emit_op
 from symgrad.ir.record import record
 
 if TYPE_CHECKING:

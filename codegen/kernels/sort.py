@@ -12,10 +12,12 @@ import math
 from contextlib import ExitStack
 
 from symgrad.codegen.access import MEMORY_TYPES, REGISTER_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.conversions import from_memory
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.loop_schedule import SERIAL_WORK
-from symgrad.codegen.scalar import emit_op, from_memory
+from symgrad.codegen.registers import Int, Reg
+from symgrad.codegen.scalar import emit_op
 from symgrad.ir.record import record
 
 

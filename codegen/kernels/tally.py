@@ -18,9 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from symgrad.codegen.access import MEMORY_TYPES, Access, Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, lanes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes, vector_loop
+from symgrad.codegen.registers import Int, Reg, bytes_of, lanes_of, vec
 from symgrad.ir.record import record
 
 ROWS: Mapping[str, int] = {"sum": 1, "moments": 2}
@@ -142,9 +143,7 @@ class Finish:
         """What is stored at a point for an accumulator."""
         if self._epilogue is None:
             return accumulator
-        return self._epilogue.emit(
-            self._k, accumulator, self._bases, point, None, self._tally
-        )
+        return self._epilogue.emit(self._k, accumulator, self._bases, point, None, self._tally)
 
     def close(self, point: Sequence[Int]) -> None:
         """After the last accumulator; ``point`` is any of those of these channels."""
@@ -208,9 +207,7 @@ def emit_join(k: Emitter, name: str, spec: JoinSpec) -> None:
                 store_lanes(k, value, k.gep(result, channel, scalar), spec.dtype, 1, mask)
 
 
-def _about(
-    k: Emitter, spec: JoinSpec, sums: Sequence[Reg], shift: Reg, elements: Reg
-) -> list[Reg]:
+def _about(k: Emitter, spec: JoinSpec, sums: Sequence[Reg], shift: Reg, elements: Reg) -> list[Reg]:
     """The sums of ``x - shift`` and its square, from those of x and its square."""
     total, squares = sums
     count = k.splat(k.cast("sitofp", elements, "double"), lanes_of(shift.type))

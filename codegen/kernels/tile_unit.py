@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from symgrad.codegen.emitter import Emitter, Reg, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.gemm_pairs import multiply_add_pairs
+from symgrad.codegen.registers import Reg, vec
 
 SIDE = 16
 """Rows of a tile, pairs of the contraction, columns of sums."""

@@ -18,10 +18,11 @@ from dataclasses import replace
 from math import prod
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
 from symgrad.codegen.kernels.pack import round_up
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
@@ -176,9 +177,7 @@ def solve_rows(
         solved.append(row)
         for below in range(i + 1, len(left)):
             c = factor(below, i)
-            left[below] = [
-                k.fma(c, k.fneg(v), s) for v, s in zip(row, left[below], strict=True)
-            ]
+            left[below] = [k.fma(c, k.fneg(v), s) for v, s in zip(row, left[below], strict=True)]
     return solved
 
 

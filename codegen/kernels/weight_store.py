@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from symgrad.codegen.access import Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.blocked import BLOCK, Weights
 from symgrad.codegen.kernels.conv_pack import emit_scatter, weight_block
+from symgrad.codegen.registers import Int, Reg, bytes_of, vec
 
 
 def emit_store_pair(k: Emitter, name: str, weights: Weights, epilogue: Epilogue | None) -> None:
@@ -77,9 +78,7 @@ def _emit_tap(
             k.store(value, k.gep(target, at, scalar))
 
 
-def _moved(
-    k: Emitter, epilogue: Epilogue, bases: Sequence[Reg], point: Sequence[Int]
-) -> list[Reg]:
+def _moved(k: Emitter, epilogue: Epilogue, bases: Sequence[Reg], point: Sequence[Int]) -> list[Reg]:
     """The operands' bases at a point; the epilogue itself adds their offsets."""
     return [
         replace(access, offset=0).address(k, base, point)

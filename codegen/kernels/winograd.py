@@ -20,7 +20,8 @@ from fractions import Fraction
 from itertools import zip_longest
 from math import prod
 
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Int, Reg
 from symgrad.ir.record import record
 
 POINTS = {
@@ -57,9 +58,7 @@ class Matrices:
 
 
 @functools.cache
-def matrices(
-    outputs: int, taps: int, part: int | None = None, stride: int = 1
-) -> Matrices:
+def matrices(outputs: int, taps: int, part: int | None = None, stride: int = 1) -> Matrices:
     """The matrices of F(outputs, taps), or for a ``part`` of the outputs.
 
     A part of the outputs takes the first of the points, with the filter as it is transformed

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from symgrad.codegen.access import MEMORY_TYPES, Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.ahead import LINE
 from symgrad.codegen.kernels.blocked import offset_of
 from symgrad.codegen.kernels.winograd_regions import Cut, Region
 from symgrad.codegen.kernels.winograd_transform import Tiles, for_regions
+from symgrad.codegen.registers import Int, Reg, bytes_of
 
 
 def emit_ahead(k: Emitter, name: str, cut: Cut, accesses: Sequence[Access]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from itertools import compress
 
 from symgrad.codegen.access import Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.ahead import is_far, is_large
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
@@ -42,6 +42,7 @@ from symgrad.codegen.kernels.winograd_transform import (
     emit_transform,
     emit_transforms,
 )
+from symgrad.codegen.registers import Int, Reg, bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

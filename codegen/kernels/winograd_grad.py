@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from symgrad.codegen.access import Access, Epilogue
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
 from symgrad.codegen.kernels.ahead import is_large
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights
@@ -35,6 +35,7 @@ from symgrad.codegen.kernels.winograd_transform import (
     store_tile,
     vector_of,
 )
+from symgrad.codegen.registers import Int, Reg, bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
@@ -453,9 +454,7 @@ def lower_tiles_first(
     bare = replace(spec, grad=replace(grad, epilogue=None))
     scratch = threads * _share_elements(spec) * size
     phases = [
-        Phase(
-            "winograd_sums", emit_tiles_first, bare, (0, 1, totals), scratch, weight=weights[0]
-        )
+        Phase("winograd_sums", emit_tiles_first, bare, (0, 1, totals), scratch, weight=weights[0])
     ]
     temporaries = [spec.shares * spec.share * size]
     pairs = grad.dy.blocks * grad.in_blocks

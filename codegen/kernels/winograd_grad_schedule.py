@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable, Iterator
 from math import ceil
 
-from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import Lowering
 from symgrad.codegen.kernels.blocked import BLOCK
 from symgrad.codegen.kernels.conv_pack import PACKING
@@ -20,6 +19,7 @@ from symgrad.codegen.kernels.winograd_grad import (
     lower_tiles_first,
 )
 from symgrad.codegen.kernels.winograd_schedule import TRANSFORM
+from symgrad.codegen.registers import bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
@@ -112,9 +112,7 @@ def _stores(kernel: GradKernelSpec, target: Target, pairs: float) -> float:
     return pairs * dw.matrix * (packed + size * target.cycles_per_byte(dw.elements * size))
 
 
-def _filters_first(
-    kernel: GradKernelSpec, target: Target, threads: int
-) -> tuple[float, float]:
+def _filters_first(kernel: GradKernelSpec, target: Target, threads: int) -> tuple[float, float]:
     grad, cut, size = kernel.grad, kernel.grad.cut, bytes_of(kernel.grad.x.scalar)
     blocks = grad.x.blocks + grad.dy.blocks
     area = cut.points * blocks * cut.tiles * BLOCK * size

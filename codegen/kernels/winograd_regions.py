@@ -18,9 +18,10 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 from math import prod
 
-from symgrad.codegen.emitter import Emitter, Int
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.blocked import Pair
 from symgrad.codegen.kernels.winograd import Matrices, gradient_matrices, matrices
+from symgrad.codegen.registers import Int
 from symgrad.ir.record import record
 
 

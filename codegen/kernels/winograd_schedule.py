@@ -10,10 +10,10 @@ import functools
 from collections.abc import Iterator
 from math import ceil
 
-from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels.blocked import BLOCK
 from symgrad.codegen.kernels.conv_pack import PACKING
 from symgrad.codegen.kernels.winograd_tiles import Shape, Tiling, WinogradSpec
+from symgrad.codegen.registers import bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 

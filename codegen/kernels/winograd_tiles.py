@@ -20,7 +20,7 @@ from functools import cached_property, partial
 from itertools import product
 
 from symgrad.codegen.access import Access, Epilogue
-from symgrad.codegen.emitter import Emitter, bytes_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, offset_of
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair, weight_block
 from symgrad.codegen.kernels.tally import Finish
@@ -33,6 +33,7 @@ from symgrad.codegen.kernels.winograd_transform import (
     load_tile,
     store_tile,
 )
+from symgrad.codegen.registers import bytes_of, vec
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
 
@@ -190,9 +191,7 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
             store_tile(k, transformed, to, u_plane, scalar)
 
 
-def emit_product(
-    k: Emitter, name: str, shape: Shape, v_block: int, m_block: int
-) -> None:
+def emit_product(k: Emitter, name: str, shape: Shape, v_block: int, m_block: int) -> None:
     """Emits ``void name(ptr v, ptr u, ptr m, i64 blocks, i64 fresh)``.
 
     Multiplies a register tile of V with filters over some input blocks, and adds it to M

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from symgrad.codegen.emitter import Emitter, Int, Reg, bytes_of, scalar_of, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair
 from symgrad.codegen.kernels.winograd import Matrix, apply_by_axes, transposed
 from symgrad.codegen.kernels.winograd_regions import Cut, Region
+from symgrad.codegen.registers import Int, Reg, bytes_of, scalar_of, vec
 from symgrad.ir.record import record
 
 PAD = BLOCK
@@ -70,9 +71,7 @@ def emit_transform(k: Emitter, name: str, tiles: Tiles, plane: int) -> None:
 EmitRegion = Callable[[Emitter, str, Region], None]
 
 
-def for_regions(
-    k: Emitter, name: str, params: Sequence[str], cut: Cut, emit: EmitRegion
-) -> None:
+def for_regions(k: Emitter, name: str, params: Sequence[str], cut: Cut, emit: EmitRegion) -> None:
     """Emits a function for tiles of every kind from one for each region.
 
     The tile's number is the second parameter of all of them.
@@ -149,9 +148,7 @@ def _stage_tile(
     with k.loop(0, size[0] * size[1] * pixel, lanes) as at:
         k.store(k.zero(vector), k.gep(stage, at, scalar))
     first = [k.max(k.sub(0, c), 0) for c in corner]
-    last = [
-        k.min(k.sub(n, c), s) for n, c, s in zip(x.shape[2:], corner, size, strict=True)
-    ]
+    last = [k.min(k.sub(n, c), s) for n, c, s in zip(x.shape[2:], corner, size, strict=True)]
     with k.loop(first[0], last[0]) as r, k.loop(first[1], last[1]) as c:
         down, across = k.add(corner[0], r), k.add(corner[1], c)
         from_ = k.gep(plane, k.add(k.mul(down, row), k.mul(across, pixel)), scalar)
@@ -202,9 +199,7 @@ def load_tile(
     ]
 
 
-def store_tile(
-    k: Emitter, tile: Sequence[Sequence[Reg]], to: Reg, plane: int, scalar: str
-) -> None:
+def store_tile(k: Emitter, tile: Sequence[Sequence[Reg]], to: Reg, plane: int, scalar: str) -> None:
     """Stores a tile's elements in order, ``plane`` apart."""
     for number, value in enumerate(x for row in tile for x in row):
         k.store(value, k.gep(to, number * plane, scalar))

@@ -18,13 +18,13 @@ from math import prod
 from typing import Any
 
 from symgrad.codegen.access import Access, row_major
-from symgrad.codegen.emitter import bytes_of
 from symgrad.codegen.kernels import fold_pixels
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
 from symgrad.codegen.kernels.fold_pixels import FoldSpec, lower_fold
 from symgrad.codegen.layout import channels
 from symgrad.codegen.lowering.conv_fit import Piece, copy_piece
 from symgrad.codegen.lowering.scope import Scope
+from symgrad.codegen.registers import bytes_of
 from symgrad.codegen.storage import Buffer, Storage
 from symgrad.codegen.target import Target
 from symgrad.ir.builder import Builder
@@ -190,9 +190,7 @@ class Fold:
     def _pixels(self, access: Access) -> FoldSpec:
         """What one kernel does where a plain value's rows are contiguous."""
         down, across = self.axes
-        return FoldSpec(
-            access, self.channels, (down.used, across.used), down.stride, self.source
-        )
+        return FoldSpec(access, self.channels, (down.used, across.used), down.stride, self.source)
 
     def folded_weights(self, scope: Scope, source: Storage) -> Storage:
         """The folded form of weights, with zeros for taps added."""
@@ -266,9 +264,7 @@ def fold(op: Op) -> Fold | None:
     if set(attrs["stride"]) != {stride} or stride == 1 or stride**2 * inputs > BLOCK:
         return None
     x, other = op.operands
-    y, kernel = (
-        (op.result, other.shape[2:]) if op.name == "conv" else (other, attrs["kernel"])
-    )
+    y, kernel = (op.result, other.shape[2:]) if op.name == "conv" else (other, attrs["kernel"])
     down, across = (
         Axis(n, m, k, low, stride)
         for n, m, k, (low, _) in zip(

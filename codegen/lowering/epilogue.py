@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.lanes import load_lanes, store_lanes
 from symgrad.codegen.kernels.loop_nest import identity_body, region_key
 from symgrad.codegen.kernels.tally import Tally, TallySpec
 from symgrad.codegen.layout import Layouts, refusal
 from symgrad.codegen.lowering.sums import AttachedSums, RegionSums, find_sums
+from symgrad.codegen.registers import Int, Reg, lanes_of
 from symgrad.codegen.scalar import emit_region
 from symgrad.codegen.storage import Buffer, Storage, over_space
 from symgrad.codegen.tiling import Tiling

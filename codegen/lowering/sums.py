@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from symgrad.codegen.access import Access
-from symgrad.codegen.emitter import Emitter, Int, Reg, lanes_of
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.lanes import load_lanes
 from symgrad.codegen.kernels.loop_nest import identity_body, region_key
 from symgrad.codegen.kernels.tally import (
@@ -22,6 +22,7 @@ from symgrad.codegen.kernels.tally import (
     lower_join,
     tally_bytes,
 )
+from symgrad.codegen.registers import Int, Reg, lanes_of
 from symgrad.codegen.scalar import emit_region
 from symgrad.codegen.storage import Buffer, Storage, over_space
 from symgrad.codegen.tiling import Tiling

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime import cpython, native, vectorcall
 from symgrad.codegen.runtime.source import Source
 from symgrad.ir.record import record

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime.native import field
 
 # PyObject, PyVarObject and PyDictObject, PyListObject, PyFloatObject and NumPy's scalars,

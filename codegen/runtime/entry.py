@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import compile_modules
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime import cpython
 from symgrad.codegen.runtime.calltable import BLOCK, LEAF, SLOT, TUPLE, Interface
 from symgrad.codegen.runtime.cpython import NULL, get, python
@@ -57,9 +58,7 @@ class Face:
     """For each kernel call the pointers to fill in: their number, slot and offset in bytes."""
 
 
-def face_of(
-    interface: Interface, kernels: Sequence[Sequence[tuple[int, int, int]]]
-) -> Face | None:
+def face_of(interface: Interface, kernels: Sequence[Sequence[tuple[int, int, int]]]) -> Face | None:
     """The face of a program that may have an entry; ``None`` for others.
 
     It reads nothing but its arguments by position and returns its results as they are.

@@ -22,8 +22,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import CompileError
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime import cpython, vectorcall
 from symgrad.codegen.runtime.calltable import (
     BLOCK,

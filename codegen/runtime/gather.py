@@ -6,7 +6,8 @@ type that the program was made for, and hold as much; then the same places hold 
 
 from __future__ import annotations
 
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime import cpython
 from symgrad.codegen.runtime.calltable import ARGUMENT, BLOCK, DICT, ITEM, LIST
 from symgrad.codegen.runtime.cpython import NULL, get, python

@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import load_objects, objects_of
+from symgrad.codegen.registers import Int, Reg
 from symgrad.codegen.target import Target, huge_page_bytes
 
 if TYPE_CHECKING:  # numpy.typing takes milliseconds to import

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime import fastcall
 from symgrad.codegen.runtime import threads as team_words
 from symgrad.codegen.runtime.calltable import Interface, Table, call_table

@@ -16,8 +16,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from symgrad.codegen.emitter import Emitter, Reg, vec
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import available_cpus, compile_modules, version
+from symgrad.codegen.registers import Reg, vec
 from symgrad.codegen.runtime.program import NativeProgram, Step
 from symgrad.codegen.target import Target
 from symgrad.ir.cache import Cache

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Int, Reg
 from symgrad.codegen.runtime import cpython
 from symgrad.codegen.runtime.calltable import (
     ARRAY,
@@ -492,5 +493,3 @@ def release(k: Emitter, things: Reg, count: Int) -> None:
     """Gives references back."""
     with k.loop(0, count) as i:
         python(k, "Py_DecRef", k.load("ptr", k.gep(things, i, "ptr")))  # null is fine
-
-

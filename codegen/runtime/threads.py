@@ -19,8 +19,9 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import available_cpus
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime.native import (
     LINE,
     aligned_bytes,

@@ -16,7 +16,8 @@ import functools
 import platform
 import sys
 
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime.native import (
     LINE,
     atomic_add,

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from symgrad.codegen.emitter import Emitter, Reg, mangle
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg, mangle
 from symgrad.codegen.vecmath import (
     error_function,
     exponential,

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from symgrad.codegen.emitter import Emitter, Reg, bytes_of, lanes_of, scalar_of, vec
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg, bytes_of, lanes_of, scalar_of, vec
 from symgrad.ir.record import record
 
 INTEGER = {"float": "i32", "double": "i64"}

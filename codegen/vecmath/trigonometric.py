@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from symgrad.codegen.emitter import Emitter, Reg, lanes_of, mangle
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg, lanes_of, mangle
 from symgrad.codegen.vecmath.lanes import (
     INF,
     Lanes,
@@ -319,9 +320,7 @@ def _sine_and_cosine(x: Lanes, scalar: str) -> tuple[Lanes, Lanes]:
     )
 
 
-def _quarter(
-    x: Lanes, scalar: str
-) -> tuple[Lanes, tuple[Lanes, Lanes], tuple[Lanes, Lanes]]:
+def _quarter(x: Lanes, scalar: str) -> tuple[Lanes, tuple[Lanes, Lanes], tuple[Lanes, Lanes]]:
     """The quadrant of an f64 ``x >= 0``, and the sine and cosine of what remains, each as a
     number and what is to be added to it."""
     n, r, tail = Turns(1, 0).reduce(x, short=scalar == "float")

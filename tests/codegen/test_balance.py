@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Phase
 from symgrad.codegen.kernels.gemm_schedule import Problem, schedule
 from symgrad.codegen.kernels.matrix import Matrix
 from symgrad.codegen.lower import lower
+from symgrad.codegen.registers import Int, Reg
 from symgrad.codegen.target import Target
 from symgrad.ir import Func
 from symgrad.ir.passes import optimize

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.emitter import Emitter, Int, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.blocked import Blocked, Pair, Weights
 from symgrad.codegen.kernels.conv_direct import conv_scratch_bytes, emit_conv, lower_conv
 from symgrad.codegen.kernels.conv_direct_grad import WeightGradSpec, lower_weight_grad
@@ -27,6 +27,7 @@ from symgrad.codegen.kernels.conv_pack import (
     emit_pack_weights,
     pack_scratch_bytes,
 )
+from symgrad.codegen.registers import Int, Reg
 from symgrad.codegen.target import Target
 
 from tests.codegen.harness import TARGETS, Array, run_kernel, run_lowering, target_named

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.gemm_schedule import (
@@ -25,6 +25,7 @@ from symgrad.codegen.kernels.matrix import Matrix, PaddedAccess, Source, Window
 from symgrad.codegen.kernels.pack import prefetch_share
 from symgrad.codegen.lower import kernel_text
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.target import Target
 
 from tests.codegen.harness import TARGETS, Array, run_kernel, run_lowering, target_named

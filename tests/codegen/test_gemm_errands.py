@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from symgrad.codegen.emitter import Emitter, Int
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.microkernel import Accumulators, Errands, Feed, outer_tile, pieces
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
+from symgrad.codegen.registers import Int
 from symgrad.codegen.target import Target
 
 from tests.codegen.harness import run_kernel, run_lowering

@@ -13,9 +13,10 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import symgrad.ir.ops  # noqa: F401  (declares the operations)
-from symgrad.codegen import scalar
+from symgrad.codegen import conversions, scalar
 from symgrad.codegen.access import MEMORY_TYPES
-from symgrad.codegen.emitter import Emitter, vec
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import vec
 from symgrad.codegen.target import Target
 from symgrad.ir.opdef import REGISTRY
 
@@ -41,12 +42,12 @@ def compile_op(
     pointers = ["ptr"] * (len(dtypes) + 1)
     with k.function("f", [*pointers, "i64"]) as (*bases, out, count), k.loop(0, count, lanes) as i:
         args = [
-            scalar.from_memory(
+            conversions.from_memory(
                 k, k.load(vec(MEMORY_TYPES[d], lanes), k.gep(base, i, MEMORY_TYPES[d])), d
             )
             for base, d in zip(bases, dtypes, strict=True)
         ]
-        value = scalar.to_memory(k, emit(k, *args), result)
+        value = conversions.to_memory(k, emit(k, *args), result)
         k.store(value, k.gep(out, i, MEMORY_TYPES[result]))
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -253,7 +254,7 @@ def test_f64_to_f16_rounds_once() -> None:
     gap = np.spacing(halves.astype(np.float16)).astype(np.float64)
     values = halves + gap / 2 + rng.choice([-1, 0, 1], 4000) * 2.0**-40 * gap
     run = compile_op(
-        lambda k, x: scalar.convert(k, x, "f64", "f16"), ["f64"], "f16", 8, Target.host()
+        lambda k, x: conversions.convert(k, x, "f64", "f16"), ["f64"], "f16", 8, Target.host()
     )
     np.testing.assert_array_equal(run(values), values.astype(np.float16))
 
@@ -323,12 +324,12 @@ def test_every_elementwise_op_compiles_without_library_calls(name: str) -> None:
         arity, lanes = len(op.operand_names), (1, 8)[number % 2]
         with k.function(f"f{number}", ["ptr"] * (arity + 1)) as (*bases, out):
             operands = [
-                scalar.from_memory(k, k.load(vec(MEMORY_TYPES[dtype], lanes), base), dtype)
+                conversions.from_memory(k, k.load(vec(MEMORY_TYPES[dtype], lanes), base), dtype)
                 for base in bases
             ]
             value = scalar.emit_op(k, op.name, operands, [dtype] * arity)
             result = "bool" if value.type.endswith(("i1", "i1>")) else dtype
-            k.store(scalar.to_memory(k, value, result), out)
+            k.store(conversions.to_memory(k, value, result), out)
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=1, reloc="pic", codemodel="small"
     )

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from symgrad.codegen import jit
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime import threads
 from symgrad.codegen.runtime.native import load_entries
 from symgrad.codegen.runtime.program import ARENA, NativeProgram, Step

@@ -18,7 +18,8 @@ import mpmath as mp
 import numpy as np
 import pytest
 from symgrad.codegen import vecmath
-from symgrad.codegen.emitter import Emitter, Reg, vec
+from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.registers import Reg, vec
 from symgrad.codegen.target import Target
 
 import symgrad as sg

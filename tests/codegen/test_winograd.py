@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.emitter import Emitter, Reg
+from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels import Lowering
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked
@@ -27,6 +27,7 @@ from symgrad.codegen.kernels.winograd_regions import Axis, Cut, axes
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.kernels.winograd_tiles import Shape, Tiling, WinogradSpec
 from symgrad.codegen.lower import kernel_text
+from symgrad.codegen.registers import Reg
 from symgrad.codegen.target import Target
 
 from tests.codegen.harness import TARGETS, Array, run_lowering, target_named
@@ -271,9 +272,7 @@ def test_epilogue(form: str, target_name: str) -> None:
         bias = rng.standard_normal(spec.y.shape[1]).astype(np.float32)
         residual = rng.standard_normal(spec.y.shape).astype(np.float32)
         other = Blocked.dense("f32", spec.y.shape, ((0, 1), (2, 0)))
-        spec = replace(
-            spec, epilogue=BiasAddRelu((Access("f32", (0, 16, 0, 0, 1)), other.access))
-        )
+        spec = replace(spec, epilogue=BiasAddRelu((Access("f32", (0, 16, 0, 0, 1)), other.access)))
         best = schedule(spec, target, 2)
         lowering = FORMS[form](KernelSpec(spec, replace(best.tiling, depth=2)), target, 2)
         operands = [w, bias, to_blocked(other, residual)]
