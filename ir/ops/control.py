@@ -73,8 +73,9 @@ def _scan_adjoint(
     began with, and pulls the cotangents back through it.  State of that loop: the cotangents of
     the state, and the sums of those of ``consts``.
 
-    What the steps gave is not computed again, nor what served that alone: a body says what is
-    worth keeping by giving it, and where no derivative is taken, what nobody reads costs nothing.
+    What the steps gave is not computed again, nor what served that alone: a body may keep
+    something by giving it, and where no derivative is taken, what nobody reads costs nothing.
+    The pass ``leave_residuals`` has the loop leave more where that is cheaper.
     """
     if isinstance(result, Value):
         ct, result = (ct,), (result,)
@@ -122,7 +123,7 @@ def _scan_adjoint(
             *by_each.values(),
         ]
     gave = {found[carries + i]: result[carries + i] for i in range(gives)}
-    region, recalled = _recalling(builder.region(params, yields), gave)
+    region, recalled = recalling(builder.region(params, yields), gave)
     made = insertion.builder.emit(
         "scan",
         *fixed,
@@ -139,7 +140,7 @@ def _scan_adjoint(
     return tuple(found_cts)
 
 
-def _recalling(
+def recalling(
     region: Region, gave: Mapping[Value, Value]
 ) -> tuple[Region, list[Value]]:
     """A body that takes values it would compute from arrays ``[length, ...]`` that have them.

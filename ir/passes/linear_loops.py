@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from symgrad.ir.builder import Builder
-from symgrad.ir.graph import Func, Op, Region, Value, insertion
+from symgrad.ir.graph import Op, Region, Value, insertion
 from symgrad.ir.ops.elementwise import add, and_, logical_not, or_, scale, select, where
 from symgrad.ir.ops.reduce import reduce_sum
 from symgrad.ir.ops.shape import broadcast_to
@@ -62,7 +62,7 @@ All are arrays over time; ``None`` is zero.
 
 def spread_out(
     builder: Builder, region: Region, operands: Sequence[Value], wanted: Sequence[bool],
-    attrs: Mapping[str, Any], optimise: Callable[[Func], Func],
+    attrs: Mapping[str, Any], optimise: Callable[[Region], Region],
 ) -> list[Value | None] | None:  # fmt: skip
     """The results of a ``scan`` over numbers whose state is linear in itself, made as above.
 
@@ -73,7 +73,7 @@ def spread_out(
     length, consts, carries = attrs["length"], attrs["consts"], attrs["carries"]
     first, kept = consts + carries, len(region.results)
     before, after = region.params[consts:first], region.results[:carries]
-    if length not in STEPS or not _is_scalar_work(region):
+    if length not in STEPS or not is_scalar_work(region):
         return None
     sums = _sums(region, before, wanted[kept:])
     state = [i for i in range(carries) if i not in sums]
@@ -114,7 +114,7 @@ def spread_out(
         return results
 
 
-def _is_scalar_work(region: Region) -> bool:
+def is_scalar_work(region: Region) -> bool:
     """Whether a region has nothing but numbers, and ops that are the same on arrays of them."""
     values = [*region.params, *(v for op in region.ops for v in op.results)]
     ops = all(op.name == "constant" or op.opdef.elementwise for op in region.ops)
@@ -149,7 +149,7 @@ def _sums(
 
 def _recurrence(
     types: Sequence[TensorType], rows: Sequence[Row], vanishes: bool,
-    optimise: Callable[[Func], Func],
+    optimise: Callable[[Region], Region],
 ) -> Region:  # fmt: skip
     """The step that is left, from the state and the coefficients of the rows to the next state.
 
@@ -172,8 +172,7 @@ def _recurrence(
                 term = c if s is None else scale(s, c) if vanishes else s * c
                 terms.append(where(counts[0], term, 0.0) if counts else term)
             after.append(functools.reduce(add, terms) if terms else builder.constant(0, type))
-    body = optimise(Func("body", tuple(params), builder.ops_behind(after), tuple(after)))
-    return Region(body.params, body.ops, body.results)
+    return optimise(builder.region(params, after))
 
 
 class _Steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from symgrad.ir.passes.canonicalize import canonicalize
 from symgrad.ir.passes.expand import expand
 from symgrad.ir.passes.fixed_factors import turn_fixed_factors
 from symgrad.ir.passes.linear_loops import spread_out
-from symgrad.ir.passes.summed_products import sum_products_at_once
+from symgrad.ir.passes.residuals import leave_residuals
+from symgrad.ir.passes.summed_products import Loop, sum_products_at_once
 from symgrad.ir.rewrite import region_params
 
 _BODIES = ("scan", "when", "while_loop")
@@ -24,9 +26,24 @@ def has_loops(func: Func) -> bool:
 
 
 def rebuild_loops(func: Func, optimise: Callable[[Func], Func]) -> Func:
-    """The function with each loop pruned and its body optimised, as a function of its own."""
+    """The function with each loop pruned and its body optimised, as a function of its own.
+
+    In between loops come to leave for their derivatives what is best for both: what is not
+    needed then is pruned again.
+    """
     if not has_loops(func):
         return func
+
+    def optimised(region: Region) -> Region:
+        return _as_region(optimise(_as_func(region)))
+
+    func = leave_residuals(_pruned(func, _as_it_is, lambda region: region))
+    return _pruned(func, functools.partial(_loop, optimised), optimised)
+
+
+def _pruned(func: Func, loop: Loop, body: Callable[[Region], Region]) -> Func:
+    """The function with its loops pruned and emitted by ``loop``, and each ``body`` of a branch
+    rebuilt."""
     uses = {id(v) for op in func.ops for v in op.operands} | {id(v) for v in func.results}
     builder = Builder(locations=False)
     new: dict[int, Value] = {}
@@ -37,11 +54,10 @@ def rebuild_loops(func: Func, optimise: Callable[[Func], Func]) -> Func:
         operands = [new[id(v)] for v in op.operands]
         with builder.at(op.loc):
             if op.name == "scan":
-                new.update(_rebuilt(builder, op, operands, uses, optimise))
+                new.update(_without_unused(builder, op, operands, uses, loop))
                 continue
             if op.name in _BODIES:
-                region = _as_region(optimise(_as_func(op.regions[0])))
-                made = builder.emit(op.name, *operands, regions=(region,), **op.attrs)
+                made = builder.emit(op.name, *operands, regions=(body(op.regions[0]),), **op.attrs)
             else:
                 made = builder.copy(op, operands)
         values = made if isinstance(made, tuple) else (made,)
@@ -57,10 +73,9 @@ def _as_region(body: Func) -> Region:
     return Region(body.params, body.ops, body.results)
 
 
-def _rebuilt(
-    builder: Builder, op: Op, operands: list[Value], uses: set[int],
-    optimise: Callable[[Func], Func],
-) -> dict[int, Value]:  # fmt: skip
+def _without_unused(
+    builder: Builder, op: Op, operands: list[Value], uses: set[int], loop: Loop
+) -> dict[int, Value]:
     """A loop without what nobody uses and state that no step changes, by its old results."""
     (region,), attrs = op.regions, op.attrs
     consts, carries = attrs["consts"], attrs["carries"]
@@ -91,7 +106,7 @@ def _rebuilt(
     old = [*kept_state, *(carries + j for j in steps), *(carries + gives + i for i in kept_state)]
     attrs = {**attrs, "consts": len(outer), "carries": len(kept_state)}
     wanted, inputs = [used[i] for i in old], [operands[i] for i in kept]
-    values = _loop(builder, cut, inputs, wanted, attrs, optimise) if old else ()
+    values = loop(builder, cut, inputs, wanted, attrs) if old else ()
     made = {id(op.results[i]): v for i, v in zip(old, values, strict=True) if v is not None}
     for i in fixed:
         made[id(op.results[i])] = operands[consts + i]
@@ -104,27 +119,30 @@ def _rebuilt(
     return made
 
 
-def _loop(
+def _as_it_is(
     builder: Builder, body: Region, operands: list[Value], wanted: list[bool],
-    attrs: dict[str, Any], optimise: Callable[[Func], Func],
+    attrs: dict[str, Any],
+) -> Sequence[Value | None]:  # fmt: skip
+    made = builder.emit("scan", *operands, regions=(body,), **attrs)
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _loop(
+    optimised: Callable[[Region], Region], builder: Builder, body: Region, operands: list[Value],
+    wanted: list[bool], attrs: dict[str, Any],
 ) -> Sequence[Value | None]:  # fmt: skip
     """A loop's results, where they are ``wanted``: all steps at once as far as that can be."""
     normal = _as_region(canonicalize(expand(_as_func(body))))
-    values = spread_out(builder, normal, operands, wanted, attrs, optimise)
+    values = spread_out(builder, normal, operands, wanted, attrs, optimised)
     if values is not None:
         return values
     values = sum_products_at_once(
-        builder, normal, operands, wanted, attrs,
-        lambda body, operands, wanted, attrs: _loop(
-            builder, body, operands, wanted, attrs, optimise
-        ),
-    )  # fmt: skip
+        builder, normal, operands, wanted, attrs, functools.partial(_loop, optimised)
+    )
     if values is not None:
         return values
     body, operands = turn_fixed_factors(builder, normal, operands, attrs["consts"])
-    region = _as_region(optimise(_as_func(body)))
-    made = builder.emit("scan", *operands, regions=(region,), **attrs)
-    return made if isinstance(made, tuple) else (made,)
+    return _as_it_is(builder, optimised(body), operands, wanted, attrs)
 
 
 def _needed(region: Region, results: list[Value]) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from symgrad.ir.graph import Op, Region
@@ -22,6 +23,11 @@ CYCLES: dict[str, float] = {
 
 TRANSCENDENTAL = frozenset(name for name, cycles in CYCLES.items() if cycles >= 10) - {"rsqrt"}
 
+PAIRS = {"sin": "cos", "cos": "sin"}
+"""Functions by those of the same number that are computed along with them ..."""
+BESIDE = 5.0
+"""... in so many cycles more."""
+
 _PARTS = {"sigmoid": 6, "scale": 3, "logaddexp": 6}
 """Ops that stand for several: sigmoid is abs, neg, exp, add, select and a division."""
 
@@ -29,6 +35,17 @@ _PARTS = {"sigmoid": 6, "scale": 3, "logaddexp": 6}
 def cost(region: Region) -> float:
     """Cycles per vector of points."""
     return sum(CYCLES.get(op.name, 1.0) for op in region.ops)
+
+
+def cycles(op: Op) -> float:
+    """Cycles per vector of what an op makes, which may be tensors of any size."""
+    if op.opdef.elementwise:
+        return CYCLES.get(op.name, 1.0)
+    if op.name == "dot_general":
+        shape = op.operands[0].shape
+        return float(math.prod(shape[i] for i in op.attrs["lhs_contract"]))
+    read, made = (sum(v.type.size for v in values) for values in (op.operands, op.results))
+    return max(1.0, read / max(made, 1))
 
 
 def count(ops: Iterable[Op]) -> int:

@@ -26,7 +26,7 @@ from symgrad.ir.rewrite import region_params
 _MOVEMENT = ("transpose", "reshape")
 """What may be done to a product before it is added: the same is done to the sum of products."""
 
-Loop = Callable[[Region, list[Value], list[bool], dict[str, Any]], Sequence[Value | None]]
+Loop = Callable[[Builder, Region, list[Value], list[bool], dict[str, Any]], Sequence[Value | None]]
 """Emits a ``scan`` by body, operands, which results are wanted, and attributes."""
 
 
@@ -70,7 +70,7 @@ def sum_products_at_once(
               for j, v in enumerate(gives)]  # fmt: skip
     asked += [wanted[kept + i] for i in state]
     left = {**attrs, "carries": len(state)}
-    values = loop(body, [operands[i] for i in chosen], asked, left)
+    values = loop(builder, body, [operands[i] for i in chosen], asked, left)
 
     results: list[Value | None] = [None] * len(wanted)
     for place, i in enumerate(state):
