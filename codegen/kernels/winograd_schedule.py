@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from math import ceil
 
 from symgrad.codegen.kernels.blocked import BLOCK
 from symgrad.codegen.kernels.conv_pack import PACKING
-from symgrad.codegen.kernels.winograd_tiles import Shape, Tiling, WinogradSpec
+from symgrad.codegen.kernels.winograd_tiles import Tiling, WinogradSpec
 from symgrad.codegen.registers import bytes_of
 from symgrad.codegen.target import Target
 from symgrad.ir.record import record
@@ -41,27 +43,34 @@ class Schedule:
         return sum(self.phases)
 
 
-@functools.lru_cache(maxsize=4096)
 def schedule(spec: WinogradSpec, target: Target, threads: int) -> Schedule:
     """The tiling of least estimated time; a pure function of its arguments."""
-    found = (
-        Schedule(tiles_first, tiling, cost(spec, tiling, target, threads, own=own), own)
-        for tiles_first, cost in ((True, tiles_first_cost), (False, filters_first_cost))
-        for own in (False, True)
-        # Filters that are the same in most runs are kept.
-        if not (tiles_first and own and spec.invariant_weights)
-        for tiling in _tilings(spec, target, threads, tiles_first)
-    )
+    return _schedule(replace(spec, epilogue=None), target, threads)  # it costs the same in all
+
+
+@functools.lru_cache(maxsize=4096)
+def _schedule(spec: WinogradSpec, target: Target, threads: int) -> Schedule:
+    costs = _Costs(spec, target, threads)
+    found = []
+    for tiles_first, (first, own), second in (
+        (True, costs.filters(), costs.tiles_first),
+        (False, costs.inputs(), costs.filters_first),
+    ):
+        tilings = _tilings(spec, target, threads, tiles_first)
+        best = min(tilings, key=lambda tiling: second(*tiling))
+        found.append(Schedule(tiles_first, Tiling(*best), (first, second(*best)), own))
     return min(found, key=lambda s: s.cycles)
 
 
 def _tilings(
     spec: WinogradSpec, target: Target, threads: int, tiles_first: bool
-) -> Iterator[Tiling]:
-    """Register tiles that fit, each with some numbers of tiles and input blocks at a time."""
+) -> Iterator[tuple[int, int, int, int]]:
+    """Register tiles that fit, each with some numbers of tiles and input blocks at a time:
+    the fields of a ``Tiling``."""
     lanes = min(BLOCK, target.lanes(bytes_of(spec.x.scalar)))
     registers = target.vector_registers - (1 if target.has_fma else 2)
     share = ceil(spec.tiles / threads) if tiles_first else spec.tiles
+    depths = (0,) if tiles_first else sorted({min(depth, spec.in_blocks) for depth in (4, 8)})
     for vectors in (1, 2, 4):
         span = vectors * lanes
         if (span % BLOCK and BLOCK % span) or spec.out_blocks % max(1, span // BLOCK):
@@ -69,93 +78,121 @@ def _tilings(
         most = (registers - 1 - vectors) // vectors
         few = {n for n in (1, 2, 4, 6, 8, 12) if n < most}
         for tiles in sorted(few | {most}):
-            for wanted in (8, 16, 32, 64, 128):
-                block = tiles * max(1, ceil(min(wanted, share) / tiles))
-                if tiles_first:
-                    yield Tiling(tiles, vectors, block, 0)
-                else:
-                    for depth in (4, 8):
-                        yield Tiling(tiles, vectors, block, min(depth, spec.in_blocks))
-                if block >= share:
-                    break
+            # The first number of whole register tiles that takes all of the share is enough.
+            blocks = {tiles * ceil(min(wanted, share) / tiles) for wanted in (8, 16, 32, 64, 128)}
+            for block, depth in product(sorted(blocks), depths):
+                yield tiles, vectors, block, depth
 
 
-def _products(
-    spec: WinogradSpec, shape: Shape, target: Target, tiles: int, chunks: int, filters: float
-) -> float:
-    """All products of ``tiles`` tiles with one group's filters, which come at ``filters``
-    bytes a cycle, in ``chunks`` of input blocks."""
-    tiling, ports = shape.tiling, target.vector_ports
-    calls = ceil(tiles / tiling.tiles) * shape.slices
-    pairs = tiling.tiles * tiling.vectors
-    step = 0.3 + max(
-        pairs / ports,
-        (tiling.tiles + tiling.vectors) / ports,
-        4,
-    )
-    stream = shape.group * BLOCK * bytes_of(shape.scalar) / filters
-    per_channel = max(calls * step, stream)
-    # The first chunk's products are stored, those of the others added.
-    moves = calls * (20 * chunks + (3 * chunks - 2) * pairs / ports)
-    channels = spec.in_blocks * spec.inputs
-    return shape.cut.needed * shape.cut.points * (channels * per_channel + moves)
+class _Costs:
+    """What the tilings of one convolution cost.
 
+    There are hundreds of them: what they have in common is worked out once.
+    """
 
-def _transforms(spec: WinogradSpec, shape: Shape, target: Target, count: float) -> float:
-    """Transforms of ``count`` channel blocks of a tile (or rows of block pairs)."""
-    return count * (BLOCK // shape.lanes) * shape.cut.points * TRANSFORM / target.vector_ports
+    def __init__(self, spec: WinogradSpec, target: Target, threads: int) -> None:
+        cut, weights = spec.cut, spec.weights.source
+        self.target, self.threads, self.ports = target, threads, target.vector_ports
+        self.invariant_weights = spec.invariant_weights
+        self.size = bytes_of(spec.x.scalar)
+        self.lanes = min(BLOCK, target.lanes(self.size))
+        self.tiles, self.points, self.needed = cut.tiles, cut.points, cut.needed
+        self.groups, self.in_blocks = spec.groups, spec.in_blocks
+        self.x_blocks, self.y_blocks = spec.x.blocks, spec.y.blocks
+        self.pairs = spec.y.blocks * spec.in_blocks
+        """Block pairs of the weights."""
+        self.channels = spec.in_blocks * spec.inputs
+        read = self.size * target.cycles_per_byte(weights.elements * self.size)
+        packed = 0.0 if spec.weights.is_ready else PACKING
+        self.filter = weights.matrix * (read + packed) + self._transforms(spec.inputs)
+        """Reading, packing and transforming a block pair."""
 
+    def filters(self) -> tuple[float, bool]:
+        """The first kernel where tiles come first; whether that is part of the second."""
+        u_bytes = self.pairs * BLOCK * BLOCK * self.points * self.size
+        parts = filter_parts(self.pairs, self.threads)
+        busiest = ceil(self.pairs * parts / self.threads) / parts
+        shared = self.filter * busiest + self._shared(u_bytes, self.threads)
+        if self.invariant_weights:  # which are kept in most runs, and read by each thread
+            return shared / RUNS + self.target.cycles_per_byte(u_bytes) * u_bytes, False
+        own = self.filter * self.pairs + self._own(u_bytes)
+        return min((shared, False), (own, True))
 
-def _filters(spec: WinogradSpec, shape: Shape, target: Target, pairs: int) -> float:
-    """Reading, packing and transforming the weights of so many block pairs."""
-    weights, size = spec.weights.source, bytes_of(shape.scalar)
-    read = size * target.cycles_per_byte(weights.elements * size)
-    packed = 0.0 if spec.weights.is_ready else PACKING
-    transform = _transforms(spec, shape, target, spec.inputs)
-    return pairs * (weights.matrix * (read + packed) + transform)
+    def inputs(self) -> tuple[float, bool]:
+        """The first kernel where filters come first; whether that is part of the second."""
+        v_bytes = self.points * self.x_blocks * self.tiles * BLOCK * self.size
+        transforms = self._transforms(self.needed * self.tiles * self.x_blocks)
+        shared = transforms / self.threads + self._shared(v_bytes, self.threads)
+        return min((shared, False), (transforms + self._own(v_bytes), True))
 
+    def tiles_first(self, tiles: int, vectors: int, block: int, depth: int) -> float:
+        """The kernel that takes blocks of tiles all the way."""
+        cycles_per_byte, blocks = self.target.cycles_per_byte, self.x_blocks + self.y_blocks
+        u_bytes = self.pairs * BLOCK * BLOCK * self.points * self.size
+        area = self.points * blocks * block * BLOCK * self.size
+        share = ceil(ceil(self.tiles / tiles) / self.threads) * tiles
+        stream, groups = 1 / cycles_per_byte(u_bytes + area), self.y_blocks // self._group(vectors)
+        rounds = ceil(share / block)
+        last = share - (rounds - 1) * block
+        one, rest = (
+            groups * self._products(tiles, vectors, count, 1, stream) for count in (block, last)
+        )
+        products = sum([one] * (rounds - 1)) + rest
+        moved = share * area / block * cycles_per_byte(area)
+        return products + self._transforms(share * blocks * self.needed) + moved
 
-def _shared(bytes: int, target: Target, threads: int) -> float:
-    """A thread's share of writing so many bytes that all threads read: each line pushes out
-    another, and comes from the core that has read it, which is no nearer than L3."""
-    footprint = 2 * bytes if threads == 1 else max(2 * bytes, target.l2)
-    return 2 * bytes * target.cycles_per_byte(footprint) / threads
+    def filters_first(self, tiles: int, vectors: int, block: int, depth: int) -> float:
+        """The kernel that takes groups of output channels all the way."""
+        cycles_per_byte, group = self.target.cycles_per_byte, self._group(vectors)
+        shares = ceil(self.tiles / block)
+        tasks = ceil(self.y_blocks // group * shares / self.threads)
+        share = min(block, self.tiles)
+        v_bytes = self.points * self.x_blocks * self.tiles * BLOCK * self.size
+        m_bytes = self.points * group * share * BLOCK * self.size
+        u_bytes = self.points * group * depth * BLOCK * BLOCK * self.size
+        v_part = v_bytes * share // self.tiles // self.groups
+        pairs = self.in_blocks * group
+        written = pairs * BLOCK * BLOCK * self.points * self.size
+        filters = pairs * self.filter + written * cycles_per_byte(u_bytes) / 2
+        chunks = ceil(self.in_blocks / depth)
+        # M is read and written once a chunk of input blocks, filters with every register tile.
+        products = self._products(tiles, vectors, share, chunks, 1 / cycles_per_byte(u_bytes))
+        products += (2 * chunks - 1) * m_bytes * cycles_per_byte(u_bytes + m_bytes) / 2
+        products += v_part * cycles_per_byte(v_bytes + u_bytes + m_bytes) / 2
+        outputs = self._transforms(self.needed * share * group)
+        return tasks * (filters + products + outputs)
 
+    def _group(self, vectors: int) -> int:
+        """Output channel blocks whose filters lie side by side."""
+        return max(1, vectors * self.lanes // BLOCK)
 
-def _own(bytes: int, target: Target) -> float:
-    """A thread's writing of as much for itself: where L2 cannot keep it, lines come and go."""
-    if bytes < target.l2:
-        return bytes * target.cycles_per_byte(bytes)
-    return _shared(bytes, target, 1)
+    def _transforms(self, count: float) -> float:
+        """Transforms of ``count`` channel blocks of a tile (or rows of block pairs)."""
+        return count * (BLOCK // self.lanes) * self.points * TRANSFORM / self.ports
 
+    def _products(self, tiles: int, vectors: int, count: int, chunks: int, stream: float) -> float:
+        """All products of ``count`` tiles with one group's filters, which come at ``stream``
+        bytes a cycle, in ``chunks`` of input blocks."""
+        width = self._group(vectors) * BLOCK
+        calls, pairs = ceil(count / tiles) * width // (vectors * self.lanes), tiles * vectors
+        step = 0.3 + max(pairs / self.ports, (tiles + vectors) / self.ports, 4)
+        per_channel = max(calls * step, width * self.size / stream)
+        # The first chunk's products are stored, those of the others added.
+        moves = calls * (20 * chunks + (3 * chunks - 2) * pairs / self.ports)
+        return self.needed * self.points * (self.channels * per_channel + moves)
 
-def tiles_first_cost(
-    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int, *, own: bool = False
-) -> tuple[float, float]:
-    """Cycles of the form that takes blocks of tiles all the way: filters, tiles."""
-    shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
-    blocks, weight_pairs = spec.x.blocks + spec.y.blocks, spec.y.blocks * spec.in_blocks
-    u_bytes = weight_pairs * BLOCK * BLOCK * shape.cut.points * size
-    area = shape.cut.points * blocks * tiling.block * BLOCK * size
-    share = ceil(ceil(shape.cut.tiles / tiling.tiles) / threads) * tiling.tiles
-    rounds = ceil(share / tiling.block)
-    beyond = target.cycles_per_byte(u_bytes) * u_bytes / threads
-    if own:
-        filters = _filters(spec, shape, target, weight_pairs) + _own(u_bytes, target)
-    else:
-        parts = filter_parts(weight_pairs, threads)
-        busiest = ceil(weight_pairs * parts / threads) / parts
-        filters = _filters(spec, shape, target, 1) * busiest + _shared(u_bytes, target, threads)
-    if spec.invariant_weights:
-        filters = filters / RUNS + beyond * threads  # read by each thread
-    stream = 1 / target.cycles_per_byte(u_bytes + area)
-    products = sum(
-        shape.groups * _products(spec, shape, target, tiles, 1, stream)
-        for tiles in [tiling.block] * (rounds - 1) + [share - (rounds - 1) * tiling.block]
-    )
-    moved = share * area / tiling.block * target.cycles_per_byte(area)
-    transforms = _transforms(spec, shape, target, share * blocks * shape.cut.needed)
-    return filters, products + transforms + moved
+    def _shared(self, bytes: int, threads: int) -> float:
+        """A thread's share of writing so many bytes that all threads read: each line pushes
+        out another, and comes from the core that has read it, which is no nearer than L3."""
+        footprint = 2 * bytes if threads == 1 else max(2 * bytes, self.target.l2)
+        return 2 * bytes * self.target.cycles_per_byte(footprint) / threads
+
+    def _own(self, bytes: int) -> float:
+        """A thread's writing of as much for itself: where L2 cannot keep it, lines come and
+        go."""
+        if bytes < self.target.l2:
+            return bytes * self.target.cycles_per_byte(bytes)
+        return self._shared(bytes, 1)
 
 
 def filter_parts(pairs: int, threads: int) -> int:
@@ -163,35 +200,3 @@ def filter_parts(pairs: int, threads: int) -> int:
     return next(
         (n for n in (1, 2, 4, 8) if -(-pairs * n // threads) * threads <= 1.1 * pairs * n), 8
     )
-
-
-def filters_first_cost(
-    spec: WinogradSpec, tiling: Tiling, target: Target, threads: int, *, own: bool = False
-) -> tuple[float, float]:
-    """Cycles of the form that takes groups of output channels all the way: inputs, groups."""
-    shape, size = Shape(spec, tiling, target), bytes_of(spec.x.scalar)
-    shares = ceil(shape.cut.tiles / tiling.block)
-    tasks = ceil(shape.groups * shares / threads)
-    tiles = min(tiling.block, shape.cut.tiles)
-    v_bytes = shape.cut.points * spec.x.blocks * shape.cut.tiles * BLOCK * size
-    m_bytes = shape.cut.points * shape.group * tiles * BLOCK * size
-    u_bytes = shape.cut.points * shape.group * tiling.depth * BLOCK * BLOCK * size
-    v_part = v_bytes * tiles // shape.cut.tiles // spec.groups
-    needed = shape.cut.needed
-    inputs = _transforms(spec, shape, target, needed * shape.cut.tiles * spec.x.blocks)
-    if own:
-        inputs += _own(v_bytes, target)
-    else:
-        inputs = inputs / threads + _shared(v_bytes, target, threads)
-    pairs = spec.in_blocks * shape.group
-    filters = _filters(spec, shape, target, pairs)
-    written = pairs * BLOCK * BLOCK * shape.cut.points * size
-    filters += written * target.cycles_per_byte(u_bytes) / 2
-    chunks = ceil(spec.in_blocks / tiling.depth)
-    # M is read and written once a chunk of input blocks, filters with every register tile.
-    stream = 1 / target.cycles_per_byte(u_bytes)
-    products = _products(spec, shape, target, tiles, chunks, stream)
-    products += (2 * chunks - 1) * m_bytes * target.cycles_per_byte(u_bytes + m_bytes) / 2
-    products += v_part * target.cycles_per_byte(v_bytes + u_bytes + m_bytes) / 2
-    outputs = _transforms(spec, shape, target, needed * tiles * shape.group)
-    return inputs, tasks * (filters + products + outputs)
