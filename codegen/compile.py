@@ -12,7 +12,7 @@ from symgrad.codegen.image import Image, Layout, PrologueImage
 from symgrad.codegen.jit import Compilation, load_compiled
 from symgrad.codegen.precision import get_conv_precision
 from symgrad.codegen.runtime import threadpool
-from symgrad.codegen.runtime.ahead import load_ahead, load_calls_ahead
+from symgrad.codegen.runtime.ahead import load_ahead
 from symgrad.codegen.runtime.memory import give_back
 from symgrad.codegen.runtime.resident import STATELESS, State
 from symgrad.codegen.runtime.threads import get_num_threads
@@ -61,9 +61,7 @@ def compile_func(
 
     def built() -> Executable:
         with Compilation(machine) as compilation:  # beside the lowering
-            executable = _build(lowered(compilation.add), compilation)
-        load_calls_ahead()
-        return executable
+            return _build(lowered(compilation.add), compilation)
 
     load_ahead()
     threadpool.register()

@@ -11,6 +11,7 @@ import numpy as np
 from symgrad.codegen import profile
 from symgrad.codegen.image import Image
 from symgrad.codegen.memory_report import memory_of
+from symgrad.codegen.runtime.ahead import load_calls_ahead
 from symgrad.codegen.runtime.calltable import Interface, Table
 from symgrad.codegen.runtime.memory import SMALL, allocator, give_back
 from symgrad.codegen.runtime.native import aligned_bytes
@@ -200,6 +201,7 @@ class Executable:
     def _first_call(self, *_: Any) -> Any:
         """In place of the direct call, which the first call does not wait for."""
         self._direct = self._second_call
+        load_calls_ahead()
         return NotImplemented
 
     def _second_call(self, *arguments: Any) -> Any:

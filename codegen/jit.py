@@ -258,7 +258,12 @@ def linked(texts: Sequence[str], entry: str) -> str:
 
 def _rename(name: str, new: str, text: str) -> str:
     """``text`` with the function ``name`` called ``new``, and so its parts, ``name_part``."""
-    return re.sub(rf"@{re.escape(name)}(?![a-zA-Z0-9.$-])", f"@{new}", text)
+    before, *others = text.split(f"@{name}")  # a pattern of its own for each name would take longer
+    return before + "".join([f"@{name if _goes_on(x) else new}{x}" for x in others])
+
+
+_goes_on = re.compile("[a-zA-Z0-9.$-]").match
+"""Whether text behind a name is a part of it, so that it is the name of something else."""
 
 
 def version() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from pathlib import Path
+import os
 from typing import Any
 
 import symgrad.codegen
@@ -50,7 +50,10 @@ def compiler() -> str:
     content = hashlib.sha256(version().encode())
     for package in (symgrad.ir, symgrad.codegen):
         for root in package.__path__:
-            for path in sorted(Path(root).rglob("*.py")):
-                content.update(path.relative_to(root).as_posix().encode())
-                content.update(path.read_bytes())
+            for folder, folders, names in os.walk(root):  # a third of the time of rglob
+                folders.sort()
+                for name in sorted(name for name in names if name.endswith(".py")):
+                    content.update(f"{folder[len(root) :]}/{name}".encode())
+                    with open(f"{folder}/{name}", "rb", buffering=0) as file:
+                        content.update(file.read())
     return content.hexdigest()

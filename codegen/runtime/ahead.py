@@ -1,8 +1,8 @@
 """Begins to load what all programs need, on threads of its own, while Python does other things.
 
 While the first program is traced and lowered that is LLVM, and the driver that runs programs.
-Behind it come the entries of native calls, which its second run is the first to ask for.  On
-a machine that never ran a program both must be compiled.
+Behind its first run come the entries of native calls, which its second run is the first to ask
+for.  On a machine that never ran a program both must be compiled.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import contextlib
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from symgrad.codegen.jit import available_cpus
 
+FIRST_RUN = 0.02
+"""Seconds for which the first run shall not have to share the interpreter."""
 _importing = threading.Lock()
 """The child of a fork must not inherit modules halfway through their import."""
 if hasattr(os, "register_at_fork"):
@@ -32,19 +35,21 @@ def load_ahead() -> None:
 
 @functools.cache
 def load_calls_ahead() -> None:
-    """Begins to load native calls."""
-    _beside(_load_calls)
+    """Begins to load native calls, for a run that is about to begin: when it may be over."""
+    _beside(_load_calls, after=FIRST_RUN)
 
 
-def _beside(load: Callable[[], object]) -> None:
-    """Runs ``load`` on a thread, if there is a CPU for it.
+def _beside(load: Callable[[], object], after: float = 0.0) -> None:
+    """Runs ``load`` on a thread in so many seconds, if there is a CPU for it.
 
     Who needs what it loads waits for it, or loads it, and raises again what fails here.
     """
 
     def run() -> None:
-        with contextlib.suppress(Exception):
-            load()
+        time.sleep(after)
+        if threading.main_thread().is_alive():  # or the process is about to end
+            with contextlib.suppress(Exception):
+                load()
 
     if available_cpus() > 1:
         threading.Thread(target=run, name="symgrad runtime").start()

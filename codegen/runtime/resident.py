@@ -22,12 +22,14 @@ passed by its pointer, one of another form is converted, and so is an array, at 
 from __future__ import annotations
 
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from symgrad.codegen.runtime.memory import empty
+from symgrad.codegen.runtime.memory import SMALL, empty
+from symgrad.codegen.runtime.threads import get_num_threads
 from symgrad.codegen.tiling import Tiling
 from symgrad.ir.errors import UsageError
 from symgrad.ir.graph import Func, Value
@@ -92,7 +94,7 @@ class TiledForm(Form):
     def prepare(self, array: Array) -> Array:
         """The array's elements, permuted."""
         memory = empty((self.size,), self.type.dtype.numpy)
-        memory.reshape(self.tiling.extents)[...] = self.tiling.view(array)
+        _copy(self.tiling.view(array), memory.reshape(self.tiling.extents))
         return memory
 
     def _details(self) -> Any:
@@ -105,8 +107,28 @@ class TiledForm(Form):
     def restore(self, memory: Array) -> Array:
         """The inverse permutation."""
         array = empty(self.type.shape, self.type.dtype.numpy)
-        self.tiling.view(array)[...] = memory.reshape(self.tiling.extents)
+        _copy(memory.reshape(self.tiling.extents), self.tiling.view(array))
         return array
+
+
+def _copy(source: Array, target: Array) -> None:
+    """Copies between arrays of the same shape; of large ones each thread takes a part.
+
+    The system has more work with pages that are written for the first time than NumPy has
+    with copying, and does it for several threads at once.
+    """
+    if target.nbytes < SMALL:
+        target[...] = source
+        return
+    count = min(get_num_threads(), len(target))
+    bounds = [len(target) * i // count for i in range(1, count)]
+    first, *others = zip(np.split(target, bounds), np.split(source, bounds), strict=True)
+    threads = [threading.Thread(target=np.copyto, args=parts) for parts in others]
+    for thread in threads:
+        thread.start()
+    np.copyto(*first)
+    for thread in threads:
+        thread.join()
 
 
 class Resident:

@@ -12,6 +12,7 @@ from symgrad.codegen.compile import Executable, compile_func
 from symgrad.codegen.kernels.blocked import weight_tiling
 from symgrad.codegen.lowering.scope import Scope
 from symgrad.codegen.runtime.resident import Form, Resident, State, TiledForm
+from symgrad.codegen.runtime.threads import get_num_threads, set_num_threads
 from symgrad.ir import Builder, Func, TensorType
 from symgrad.ir.adjoint import value_and_grad
 from symgrad.ir.builder import inline
@@ -340,3 +341,20 @@ def test_wrong_arguments() -> None:
     other = resident_step(chain([(32, 16, 3, 1)])).prepare(arguments_of(chain([(32, 16, 3, 1)])))
     with pytest.raises(UsageError, match=r"got f32\[16,32,3,3\] among"):
         run([other[0], *arguments[1:]])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, 9])
+def test_threads_share_the_copying_of_large_state(threads: int) -> None:
+    """Also where there are more of them than parts, and where these do not divide evenly."""
+    shape = (112, 592, 3, 3)
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    form, before = TiledForm(TensorType(f32, shape), weight_tiling(shape)), get_num_threads()
+    set_num_threads(threads)
+    try:
+        memory = form.prepare(x)
+        again = form.restore(memory)
+    finally:
+        set_num_threads(before)
+    blocks = x.reshape(7, 16, 37, 16, 3, 3).transpose(0, 2, 4, 5, 3, 1)
+    np.testing.assert_array_equal(memory, blocks.ravel())
+    np.testing.assert_array_equal(again, x)
