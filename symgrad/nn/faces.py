@@ -15,6 +15,7 @@ from symgrad.numpy.core import traced
 from symgrad.tensors import Tensor
 from symgrad.tensors.apply import INPUTS, apply, write
 from symgrad.tensors.halves import common_half, rounded
+from symgrad.tensors.methods import in_place_node
 from symgrad.tensors.plans import remembered
 from symgrad.tensors.recorded import Unknown, array_of, contents_of
 from symgrad.tracer import Tracer
@@ -134,6 +135,7 @@ def _written(x: Any, result: Any) -> Any:
     if isinstance(x, Tensor):
         if result._node is not None:
             result._node.saved = ()
+            result._node = in_place_node(result._node)
         return write(x, result)
     if isinstance(x, Tracer):
         x.assign(result, "inplace")

@@ -16,7 +16,7 @@ import numpy as np
 from symgrad.nn import pure
 from symgrad.nn.hooks import BackwardHooks, Hook, ModuleHooks, RemovableHandle, register
 from symgrad.nn.members import BUFFERS, MODULES, PARAMETERS
-from symgrad.nn.parameter import Parameter
+from symgrad.nn.parameter import Buffer, Parameter
 from symgrad.nn.state import StateDict
 from symgrad.tensors import Tensor
 from symgrad.tracer import Tracer
@@ -177,6 +177,9 @@ class Module(StateDict):
         elif isinstance(value, Module):
             self._make_room(name, "module", MODULES)
             self._modules[name] = value
+        elif isinstance(value, Buffer):
+            self._make_room(name, "buffer", BUFFERS)
+            self.register_buffer(name, value, value.persistent)
         elif (kind := self.__dict__.get("_members", _NONE).get(name)) is None:
             object.__setattr__(self, name, value)
         elif value is None or (kind == BUFFERS and isinstance(value, Tensor)):

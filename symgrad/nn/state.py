@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from symgrad.nn.members import BUFFERS, MODULES, PARAMETERS, HasMembers
-from symgrad.nn.parameter import Parameter
+from symgrad.nn.parameter import Parameter, is_lazy
 from symgrad.tensors import Tensor, dtypes
 
 S = TypeVar("S", bound="StateDict")
@@ -95,6 +95,10 @@ class StateDict(HasMembers):
             for name, old in self._of_kind(kind):
                 if prefix + name in given:
                     new = given[prefix + name]
+                    if is_lazy(old):
+                        if is_lazy(new):
+                            continue
+                        old.materialize(new.shape)
                     array = new._array() if isinstance(new, Tensor) else new
                     old._set_array(np.array(array, None if assign else old._dtype, order="C"))
         for name, module in self._of_kind(MODULES):
@@ -173,6 +177,8 @@ def _misfit(name: str, own: Any, given: Any) -> str:
             f'While copying the parameter named "{name}", expected torch.Tensor or Tensor-like '
             f"object from checkpoint but received {type(given)}"
         )
+    if is_lazy(own):
+        return ""
     if tuple(given.shape) != tuple(own.shape):
         return (
             f"size mismatch for {name}: copying a param with shape {_size(given)} from "

@@ -32,7 +32,7 @@ from symgrad.tensors.forgotten import Hinting
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.indexing import getitem, setitem
 from symgrad.tensors.interchange import numpy, shared_array, to_dlpack
-from symgrad.tensors.nodes import Saved, make_node, storage_version
+from symgrad.tensors.nodes import Node, Saved, make_node, storage_version
 from symgrad.tensors.state import is_grad_enabled, set_grad_enabled
 from symgrad.tensors.traced import takes_traced
 
@@ -63,9 +63,18 @@ _OWN_NODES = {
     "PolygammaBackward0": "PolygammaBackward1", "TBackward0": "TBackward1",
     "TransposeBackward0": "TransposeBackward1", "UnsqueezeBackward0": "UnsqueezeBackward1",
     "SqueezeBackward0": "SqueezeBackward3", "SqueezeBackward1": "SqueezeBackward4",
-    "SqueezeBackward2": "SqueezeBackward5",
+    "SqueezeBackward2": "SqueezeBackward5", "CeluBackward0": "CeluBackward1",
+    "EluBackward0": "EluBackward1", "LeakyReluBackward0": "LeakyReluBackward1",
+    "RreluWithNoiseBackward0": "RreluWithNoiseBackward1",
+    "ThresholdBackward0": "ThresholdBackward1",
 }  # fmt: skip
 """Nodes of in-place operations that are numbered otherwise."""
+
+
+def in_place_node(node: Node) -> Node:
+    """The node of an operation whose result is written into its operand."""
+    other = _OWN_NODES.get(node.name())
+    return node if other is None else make_node(other, node.parents, saves=node.saves)
 
 
 def in_place(target: Tensor, result: Tensor, name: str = "") -> Tensor:
@@ -76,8 +85,8 @@ def in_place(target: Tensor, result: Tensor, name: str = "") -> Tensor:
             f"{target.dtype.scalar_name}"
         )
     node, new = result._node, result.to(target.dtype)
-    if new._node is not None and (other := _OWN_NODES.get(new._node.name())):
-        new._node = make_node(other, new._node.parents, saves=new._node.saves)
+    if new._node is not None:
+        new._node = in_place_node(new._node)
     write(target, new, name)
     if node is not None and node.saved:
         node.saved = tuple(_kept(s, target, result) for s in node.saved if _is_kept(s, target))

@@ -152,7 +152,10 @@ def test_layers(dtype: str) -> None:
     for case in module_cases():
         if not case.shapes or (dtype == "bfloat16" and KINKED in case.expression):
             continue
-        expected = trained(torch, case, getattr(torch, dtype))
+        try:
+            expected = trained(torch, case, getattr(torch, dtype))
+        except NotImplementedError:  # PyTorch has no kernel for the type
+            continue
         actual = trained(sg, case, getattr(sg, dtype))
         ulps = DEEP_ULPS if any(name in case.expression for name in DEEP) else ROUGH_ULPS
         for name, wanted in expected.items():

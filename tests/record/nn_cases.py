@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +18,11 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import nn_more_cases as more
 import references as R
+from nn_case import Array, Case, few_bits, spell
 
-Array = np.ndarray[Any, Any]
 BUFFERS = ("running_mean", "running_var")
-
-
-@dataclass
-class Case:
-    """A call to record; inputs given as shapes are drawn, arrays are taken as they are."""
-
-    op: str
-    name: str
-    inputs: dict[str, Any]
-    attrs: dict[str, Any] = field(default_factory=dict)
-
-    def arrays(self) -> dict[str, Array]:
-        return {k: self._array(k, v) for k, v in self.inputs.items()}
-
-    def _array(self, name: str, value: Any) -> Array:
-        if isinstance(value, np.ndarray):
-            return value
-        low = 0.5 if name == "running_var" else -2.0
-        return few_bits(R.draw(f"{self.op}/{self.name}/{name}", value, low, 2.0))
-
-
-def few_bits(x: Array) -> Array:
-    """Multiples of 1/1024: exact in float32, and the file compresses well."""
-    return np.round(x.astype(np.float64) * 1024) / 1024
-
-
-def spell(options: dict[str, Any]) -> str:
-    """A case's name from what differs in it: ``stride2-padding1x0``."""
-    parts = [k + "x".join(map(str, np.atleast_1d(v))) for k, v in options.items()]
-    return "-".join(parts) or "default"
 
 
 # ------------------------------------------------------------------------- the cases --
@@ -356,7 +326,7 @@ def record(case: Case) -> tuple[dict[str, Array], str]:
         for k, v in tensors.items()
         if v.is_floating_point() and k not in BUFFERS and not is_fixed(case.op, k)
     }
-    missing = dict.fromkeys(BUFFERS) if case.op == "batch_norm" else {}
+    missing = dict.fromkeys(BUFFERS) if case.op in ("batch_norm", "instance_norm") else {}
     output = getattr(F, case.op)(**{**missing, **tensors}, **case.attrs)
     cotangent = few_bits(R.draw(f"{case.op}/{case.name}/cotangent", tuple(output.shape)))
     gradients = torch.autograd.grad(output, list(learned.values()), torch.tensor(cotangent))
@@ -370,7 +340,7 @@ def record(case: Case) -> tuple[dict[str, Array], str]:
 
 def is_fixed(op: str, name: str) -> bool:
     """Targets and class weights of a loss, which are data."""
-    weighted = op.startswith(("cross_entropy", "nll_loss", "binary_cross_entropy"))
+    weighted = op.endswith("_loss") or op.startswith(("cross_entropy", "binary_cross_entropy"))
     return name in ("target", "attn_mask") or (name.endswith("weight") and weighted)
 
 
@@ -379,7 +349,7 @@ def main() -> None:
     arrays: dict[str, Array] = {}
     for case in itertools.chain(
         convolutions(), linear(), norms(), pools(), losses(), activations(), attention(),
-        rearrangements(),
+        rearrangements(), more.all_cases(),
     ):  # fmt: skip
         if case.name in index.setdefault(case.op, {}):
             raise ValueError(f"{case.op} {case.name} is recorded twice")

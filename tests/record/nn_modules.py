@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import references as R
 
-IMAGE, LINE, ROWS = (2, 4, 6, 5), (2, 4, 7), (3, 5)
+IMAGE, LINE, ROWS, VOLUME = (2, 4, 6, 5), (2, 4, 7), (3, 5), (1, 2, 3, 4, 3)
 NUMBERS, LABELS = {"integers": [[0, 5], [2, 2]]}, {"integers": [0, 4, 2]}
 ENCODER = "nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0"
 DECODER = "nn.TransformerDecoderLayer(4, 2, 6, dropout=0.0"
@@ -107,6 +108,35 @@ CASES: list[tuple[str, list[Any]]] = [
     ("nn.RNNCell(3, 4)", [(2, 3)]), ("nn.RNNCell(3, 4, False, 'relu')", [(2, 3), (2, 4)]),
     ("nn.GRUCell(3, 4)", [(2, 3), (2, 4)]), ("nn.GRUCell(3, 4, bias=False)", [(3,)]),
     ("nn.LSTMCell(3, 4)", [(2, 3)]), ("nn.LSTMCell(3, 4, bias=False)", [(3,)]),
+    ("nn.RReLU().eval()", [ROWS]), ("nn.Softmax2d()", [IMAGE]),
+    ("nn.EmbeddingBag(6, 3, mode='sum', padding_idx=2)", [NUMBERS]),
+    ("nn.EmbeddingBag(6, 3, scale_grad_by_freq=True)", []),
+    ("nn.Embedding(6, 3, max_norm=2.0, norm_type=1, sparse=True)", []),
+    ("nn.Unfold((2, 3), padding=1)", [IMAGE]), ("nn.Fold((4, 5), (2, 1))", [(2, 4, 15)]),
+    ("nn.PixelUnshuffle(2)", [(2, 3, 4, 6)]), ("nn.ChannelShuffle(2)", [IMAGE]),
+    ("nn.CircularPad1d(2)", [LINE]), ("nn.CircularPad3d(1)", [VOLUME]),
+    ("nn.ConstantPad3d(1, 2.5)", [VOLUME]), ("nn.ZeroPad3d((1, 0, 0, 2, 1, 1))", [VOLUME]),
+    ("nn.ReflectionPad3d(1)", [VOLUME]), ("nn.ReplicationPad3d(1)", [VOLUME]),
+    ("nn.UpsamplingNearest2d(scale_factor=2)", [IMAGE]), ("nn.UpsamplingBilinear2d(7)", [IMAGE]),
+    ("nn.Upsample(scale_factor=1.5, mode='bicubic')", [IMAGE]),
+    ("nn.AdaptiveAvgPool3d((2, 3, None))", [VOLUME]), ("nn.AdaptiveMaxPool3d(2)", [VOLUME]),
+    ("nn.AdaptiveMaxPool2d(2, return_indices=True)", []), ("nn.LPPool1d(2, 3)", [LINE]),
+    ("nn.LPPool2d(2, (3, 2), stride=1)", [IMAGE]), ("nn.LPPool3d(2, 2)", [VOLUME]),
+    ("nn.MaxPool2d(2, return_indices=True)", []), ("nn.MaxUnpool1d(2)", []),
+    ("nn.MaxUnpool2d((2, 3), stride=2)", []), ("nn.MaxUnpool3d(3, 2, 1)", []),
+    ("nn.LocalResponseNorm(3)", [IMAGE]),
+    ("nn.InstanceNorm2d(4, track_running_stats=True)", [IMAGE]),
+    ("nn.InstanceNorm1d(4, affine=True, track_running_stats=True).eval()", [LINE]),
+    ("nn.FeatureAlphaDropout().eval()", [IMAGE]), ("nn.CTCLoss(zero_infinity=True)", []),
+    ("nn.MultiMarginLoss(margin=0.5)", [ROWS, LABELS]), ("nn.MultiLabelSoftMarginLoss()", []),
+    ("nn.MultiLabelMarginLoss()", [ROWS, {"integers": [[0, 3, -1, 1, 2]] * 3}]),
+    ("nn.TripletMarginWithDistanceLoss(swap=True)", [ROWS, ROWS, ROWS]),
+    *[(f"nn.Lazy{name}", []) for name in (
+        "Linear(3)", "Conv1d(4, 3)", "Conv2d(4, 3, groups=2)", "Conv3d(4, 3)",
+        "ConvTranspose1d(4, 3)", "ConvTranspose2d(4, 3)", "ConvTranspose3d(4, 3)",
+        "BatchNorm1d()", "BatchNorm2d()", "BatchNorm3d()", "InstanceNorm1d()",
+        "InstanceNorm2d()", "InstanceNorm3d()",
+    )],
 ]  # fmt: skip
 
 
@@ -114,7 +144,9 @@ def record(expression: str, shapes: list[Any]) -> tuple[dict[str, Any], dict[str
     """What is told about a module, and its arrays."""
     module = eval(expression, {"nn": nn, "OrderedDict": OrderedDict}).double()
     about = {"shapes": shapes, "repr": repr(module)}
-    about["state"] = [(k, list(v.shape)) for k, v in module.state_dict().items()]
+    about["state"] = [
+        (k, None if is_lazy(v) else list(v.shape)) for k, v in module.state_dict().items()
+    ]
     arrays: dict[str, Any] = {}
     if not shapes:
         return about, arrays

@@ -96,14 +96,27 @@ def alpha_dropout(
     input: Array, p: float = 0.5, training: bool = False, inplace: bool = False
 ) -> Array:
     """Sets elements to SELU's negative limit, keeping mean 0 and variance 1."""
+    return _alpha_dropped("alpha_dropout", input, p, training, inplace, 0)
+
+
+def feature_alpha_dropout(
+    input: Array, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Array:
+    """``alpha_dropout`` of whole channels of ``[N, C, *spatial]``."""
+    return _alpha_dropped("feature_alpha_dropout", input, p, training, inplace, input.ndim - 2)
+
+
+def _alpha_dropped(
+    name: str, input: Array, p: float, training: bool, inplace: bool, whole: int
+) -> Array:
     if not 0 <= p <= 1:
         raise UsageError(f"dropout probability has to be between 0 and 1, but got {p}")
     if not training or p == 0:
         return input
     if p == 1:
-        return _dropped("alpha_dropout", input, p, training, inplace, 0)
+        return _dropped(name, input, p, training, inplace, whole)
     low = -1.7580993408473766  # -alpha scale of SELU
-    survivors = _dropped("alpha_dropout", input * 0 + 1, p, training, False, 0) * (1 - p)
+    survivors = _dropped(name, input * 0 + 1, p, training, False, whole) * (1 - p)
     a = ((1 - p) * (1 + p * low * low)) ** -0.5
     result = (input * survivors + low * (1 - survivors)) * a - a * low * p
     if not inplace:

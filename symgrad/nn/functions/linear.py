@@ -1,4 +1,4 @@
-"""Linear maps, and looking up rows: torch's ``linear``, ``bilinear``, ``embedding``."""
+"""Linear maps: torch's ``linear`` and ``bilinear``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 import symgrad.numpy as snp
-from symgrad.ir.errors import DTypeError, UsageError
-from symgrad.nn.faces import FitError, for_tensors, kind_of, known_array
-from symgrad.tensors import Tensor
+from symgrad.ir.errors import DTypeError
+from symgrad.nn.faces import FitError, for_tensors
 from symgrad.tensors.dtypes import named
 from symgrad.tracing import emit
 
@@ -55,52 +54,3 @@ def bilinear(input1: Array, input2: Array, weight: Array, bias: Array | None = N
     half = emit("dot_general", input1, weight, lhs_contract=(input1.ndim - 1,), rhs_contract=(1,))
     y = snp.sum(half * snp.expand_dims(input2, -2), axis=-1)
     return y if bias is None else y + bias
-
-
-@for_tensors("EmbeddingBackward0", wide=False)
-def _embedding(input: Array, weight: Array, padding_idx: int | None) -> Array:
-    if padding_idx is not None:  # its row gets no gradient
-        row = snp.arange(weight.shape[0]).reshape(-1, 1) == padding_idx
-        weight = snp.where(row, emit("stop_gradient", weight), weight)
-    return emit("gather", weight, input, axes=(0,))
-
-
-def embedding(input: Array, weight: Array, padding_idx: int | None = None) -> Array:
-    """The rows of ``weight`` that ``input`` numbers; that of ``padding_idx`` gets no gradient.
-
-    Numbers are checked where they are known; an unknown one out of bounds is clipped.
-    """
-    if kind_of(input) not in "iu":
-        kind = input.type() if isinstance(input, Tensor) else input.dtype
-        raise _DTypeError(
-            "Expected tensor for argument #1 'indices' to have one of the following scalar types: "
-            f"Long, Int; but got {kind} instead (while checking arguments for embedding)"
-        )
-    rows = weight.shape[0]
-    if padding_idx is not None:
-        if not -rows <= padding_idx < rows:
-            raise UsageError("padding_idx must be within num_embeddings")
-        padding_idx %= rows
-    known = known_array(input)
-    if known is not None and known.size and (known.min() < 0 or known.max() >= rows):
-        raise IndexError("index out of range in self")
-    return _embedding(input, weight, padding_idx)
-
-
-def one_hot(tensor: Array, num_classes: int = -1) -> Array:
-    """1 at the place each class number says, else 0, along a new last axis."""
-    if num_classes == -1:
-        known = tensor._array() if isinstance(tensor, Tensor) else tensor
-        num_classes = int(snp.max(known)) + 1
-    known = known_array(tensor)
-    if known is not None and known.size and not (known < num_classes).all():
-        raise FitError("Class values must be smaller than num_classes.")
-    if known is not None and known.size and not (known >= 0).all():
-        raise FitError("Class values must be non-negative.")
-    return _one_hot(tensor, num_classes)
-
-
-@for_tensors("")
-def _one_hot(tensor: Array, num_classes: int) -> Array:
-    hit = snp.expand_dims(tensor, -1) == snp.arange(num_classes)
-    return snp.astype(hit, tensor.dtype)

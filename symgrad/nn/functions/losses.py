@@ -21,7 +21,7 @@ from symgrad.tracing import emit
 Array = Any
 
 
-def _reduced(losses: Array, reduction: str, count: Array | float | None = None) -> Array:
+def reduced(losses: Array, reduction: str, count: Array | float | None = None) -> Array:
     """The losses, their sum, or that divided by ``count``, the number of losses unless given."""
     if reduction == "none":
         return losses
@@ -32,7 +32,7 @@ def _reduced(losses: Array, reduction: str, count: Array | float | None = None) 
     raise UsageError(f"{reduction} is not a valid value for reduction")
 
 
-def _ends_in(last: str, **others: str) -> Callable[[dict[str, Any]], str]:
+def ends_in(last: str, **others: str) -> Callable[[dict[str, Any]], str]:
     """The name of a loss that torch composes: of the reduction, or of what comes before.
 
     ``others`` are the names where an option is on.
@@ -104,7 +104,7 @@ def _negative_likelihood(
     if label_smoothing:
         spread = -snp.sum(weighted, axis=axis)
         losses = (1 - label_smoothing) * losses + (label_smoothing / classes) * spread
-    return _reduced(snp.where(kept, losses, 0), reduction, snp.sum(each))
+    return reduced(snp.where(kept, losses, 0), reduction, snp.sum(each))
 
 
 def _likelihood_name(given: dict[str, Any]) -> str:
@@ -131,7 +131,7 @@ def _cross_entropy_of_odds(
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]
     scaled = log_p if weight is None else log_p * _by_class(weight, log_p)
-    return _reduced(-snp.sum(target * scaled, axis=axis), reduction)
+    return reduced(-snp.sum(target * scaled, axis=axis), reduction)
 
 
 def cross_entropy(
@@ -193,34 +193,64 @@ def _alike(input: Array, target: Array) -> tuple[Array, Array]:
     return input, target
 
 
-@for_tensors("MseLossBackward0")
-def _mse(input: Array, target: Array, reduction: str) -> Array:
-    return _reduced(snp.square(input - target), reduction)
+def _or_weighted(
+    plain: Callable[[dict[str, Any]], str], mean: str = "DivBackward0"
+) -> Callable[[dict[str, Any]], str]:
+    """The name of a loss that torch composes if its elements have weights."""
+    weighted = {"mean": mean, "sum": "SumBackward0", "none": "MulBackward0"}
+
+    def name(given: dict[str, Any]) -> str:
+        return plain(given) if given["weight"] is None else weighted[given["reduction"]]
+
+    return name
 
 
-def mse_loss(input: Array, target: Array, *, reduction: str = "mean") -> Array:
+def _weighted(losses: Array, weight: Array | None, reduction: str) -> Array:
+    """Losses times their weights, by whose sum ``mean`` divides."""
+    if weight is None:
+        return reduced(losses, reduction)
+    return reduced(losses * weight, reduction, snp.sum(weight))
+
+
+def _check_weights(weight: Array | None, input: Array) -> None:
+    if weight is not None and tuple(weight.shape) != tuple(input.shape):
+        raise ShapeError("Weights and input must have the same size.")
+
+
+@for_tensors(_or_weighted(lambda given: "MseLossBackward0"))
+def _mse(input: Array, target: Array, reduction: str, weight: Array | None) -> Array:
+    return _weighted(snp.square(input - target), weight, reduction)
+
+
+def mse_loss(
+    input: Array, target: Array, *, reduction: str = "mean", weight: Array | None = None
+) -> Array:
     """Squared difference."""
     input, target = _alike(input, target)
-    return _mse(input, target, reduction)
+    _check_weights(weight, input)
+    return _mse(input, target, reduction, weight)
 
 
-@for_tensors(_ends_in("AbsBackward0"))
-def _l1(input: Array, target: Array, reduction: str) -> Array:
-    return _reduced(snp.abs(input - target), reduction)
+@for_tensors(_or_weighted(ends_in("AbsBackward0")))
+def _l1(input: Array, target: Array, reduction: str, weight: Array | None) -> Array:
+    return _weighted(snp.abs(input - target), weight, reduction)
 
 
-def l1_loss(input: Array, target: Array, *, reduction: str = "mean") -> Array:
+def l1_loss(
+    input: Array, target: Array, *, reduction: str = "mean", weight: Array | None = None
+) -> Array:
     """Absolute difference."""
     input, target = _alike(input, target)
-    return _l1(input, target, reduction)
+    _check_weights(weight, input)
+    return _l1(input, target, reduction, weight)
 
 
 @for_tensors("SmoothL1LossBackward0")
 def _smooth_l1(input: Array, target: Array, reduction: str, beta: float) -> Array:
     size = snp.abs(input - target)
     if beta == 0:
-        return _reduced(size, reduction)
-    return _reduced(
+        return reduced(size, reduction)
+    return reduced(
         snp.where(size < beta, size * size * (0.5 / beta), size - 0.5 * beta), reduction
     )
 
@@ -235,19 +265,25 @@ def smooth_l1_loss(
     return _smooth_l1(input, target, reduction, beta)
 
 
-@for_tensors("HuberLossBackward0")
-def _huber(input: Array, target: Array, reduction: str, delta: float) -> Array:
+@for_tensors(_or_weighted(lambda given: "HuberLossBackward0", "MeanBackward0"))
+def _huber(
+    input: Array, target: Array, reduction: str, delta: float, weight: Array | None
+) -> Array:
     size = snp.abs(input - target)
     losses = snp.where(size <= delta, 0.5 * size * size, delta * (size - 0.5 * delta))
-    return _reduced(losses, reduction)
+    return reduced(losses if weight is None else losses * weight, reduction)
 
 
-def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0) -> Array:
+def huber_loss(
+    input: Array, target: Array, reduction: str = "mean", delta: float = 1.0,
+    weight: Array | None = None,
+) -> Array:  # fmt: skip
     """Half the squared difference up to ``delta``, linear beyond.  P. Huber (1964)."""
     input, target = _alike(input, target)
+    _check_weights(weight, input)
     if delta <= 0:
         raise UsageError("huber_loss does not support non-positive values for delta.")
-    return _huber(input, target, reduction, delta)
+    return _huber(input, target, reduction, delta, weight)
 
 
 # -- probabilities -------------------------------------------------------------------------
@@ -258,7 +294,7 @@ def _binary(input: Array, target: Array, weight: Array | None, reduction: str) -
     # torch keeps the logarithms above -100, and with them the derivative finite.
     log_p, log_q = snp.maximum(snp.log(input), -100), snp.maximum(snp.log1p(-input), -100)
     losses = (target - 1) * log_q - target * log_p
-    return _reduced(losses if weight is None else losses * weight, reduction)
+    return reduced(losses if weight is None else losses * weight, reduction)
 
 
 def binary_cross_entropy(
@@ -286,7 +322,7 @@ def _binary_with_logits(
     if pos_weight is not None:
         rest = rest * ((pos_weight - 1) * target + 1)
     losses = (1 - target) * input + rest
-    return _reduced(losses if weight is None else losses * weight, reduction)
+    return reduced(losses if weight is None else losses * weight, reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -305,7 +341,7 @@ def binary_cross_entropy_with_logits(
 def _divergence_name(given: dict[str, Any]) -> str:
     if given["reduction"] == "batchmean":
         return "DivBackward0"
-    return _ends_in("SubBackward0", log_target="MulBackward0")(given)
+    return ends_in("SubBackward0", log_target="MulBackward0")(given)
 
 
 @for_tensors(_divergence_name)
@@ -317,7 +353,7 @@ def _divergence(input: Array, target: Array, reduction: str, log_target: bool) -
         losses = target * logs - target * input
     if reduction == "batchmean":
         return snp.sum(losses) / max(1, input.shape[0] if input.ndim else 1)
-    return _reduced(losses, reduction)
+    return reduced(losses, reduction)
 
 
 def kl_div(
@@ -338,7 +374,7 @@ def kl_div(
     return _divergence(input, target, reduction, log_target)
 
 
-@for_tensors(_ends_in("SubBackward0", full="AddBackward0"))
+@for_tensors(ends_in("SubBackward0", full="AddBackward0"))
 def poisson_nll_loss(
     input: Array, target: Array, log_input: bool = True, full: bool = False, *,
     eps: float = 1e-8, reduction: str = "mean",
@@ -357,16 +393,16 @@ def poisson_nll_loss(
         t = snp.where(large, target, target * 0 + 1)
         stirling = t * snp.log(t) - t + 0.5 * snp.log(2 * math.pi * t)
         losses = losses + snp.where(large, stirling, target * 0)
-    return _reduced(losses, reduction)
+    return reduced(losses, reduction)
 
 
-@for_tensors(_ends_in("MulBackward0", full="AddBackward0"))
+@for_tensors(ends_in("MulBackward0", full="AddBackward0"))
 def _gaussian(
     input: Array, target: Array, var: Array, full: bool, eps: float, reduction: str
 ) -> Array:
     clamped = var + emit("stop_gradient", snp.maximum(var, eps) - var)
     losses = 0.5 * (snp.log(clamped) + snp.square(input - target) / clamped)
-    return _reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
+    return reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
 
 
 def gaussian_nll_loss(
@@ -386,88 +422,3 @@ def gaussian_nll_loss(
     if known is not None and (known < 0).any():
         raise UsageError("var has negative entry/entries")
     return _gaussian(input, target, var, full, eps, reduction)
-
-
-# -- comparisons ---------------------------------------------------------------------------
-
-
-@for_tensors(_ends_in("ClampMinBackward0"))
-def margin_ranking_loss(
-    input1: Array, input2: Array, target: Array, margin: float = 0, *, reduction: str = "mean"
-) -> Array:
-    """``max(0, margin - target (input1 - input2))`` for targets 1 and -1."""
-    return _reduced(_clipped(margin - target * (input1 - input2)), reduction)
-
-
-def _clipped(x: Array) -> Array:
-    """``max(x, 0)`` with torch's slope 1 at 0."""
-    return snp.where(x >= 0, x, x * 0)
-
-
-@for_tensors(_ends_in("AddBackward0"))
-def hinge_embedding_loss(
-    input: Array, target: Array, margin: float = 1.0, *, reduction: str = "mean"
-) -> Array:
-    """The input where the target is 1, ``max(0, margin - input)`` where it is -1."""
-    zero = input * 0
-    apart = snp.where(target == 1, zero, _clipped(margin - input))
-    return _reduced(apart + snp.where(target == -1, zero, input), reduction)
-
-
-@for_tensors("SoftMarginLossBackward0")
-def soft_margin_loss(input: Array, target: Array, *, reduction: str = "mean") -> Array:
-    """``log(1 + exp(-target input))`` for targets 1 and -1."""
-    z = -target * input
-    return _reduced(snp.logaddexp(z, z * 0), reduction)
-
-
-@for_tensors(_ends_in("AddBackward0"))
-def cosine_embedding_loss(
-    input1: Array, input2: Array, target: Array, margin: float = 0, *, reduction: str = "mean"
-) -> Array:
-    """1 less the cosine where the target is 1; where it is -1, the cosine above ``margin``."""
-    small = 1e-12
-    product = snp.sum(input1 * input2, axis=-1)
-    squares = [snp.sum(x * x, axis=-1) + small for x in (input1, input2)]
-    cosine = product / snp.sqrt(squares[0] * squares[1])
-    zero = cosine * 0
-    alike = snp.where(target == 1, 1 - cosine, zero)
-    return _reduced(alike + snp.where(target == -1, _clipped(cosine - margin), zero), reduction)
-
-
-def _distance(x: Array, y: Array, p: float, eps: float) -> Array:
-    return snp.linalg.vector_norm(x - y + eps, ord=p, axis=-1)
-
-
-@for_tensors(_ends_in("ClampMinBackward0"))
-def triplet_margin_loss(
-    anchor: Array, positive: Array, negative: Array, margin: float = 1.0, p: float = 2,
-    eps: float = 1e-6, swap: bool = False, *, reduction: str = "mean",
-) -> Array:  # fmt: skip
-    """``max(0, margin + d(anchor, positive) - d(anchor, negative))`` in the ``p``-norm.
-
-    With ``swap`` the negative may be nearer to the positive instead.  V. Balntas et al.,
-    "Learning local feature descriptors with triplets" (2016).
-    """
-    near, far = _distance(anchor, positive, p, eps), _distance(anchor, negative, p, eps)
-    if swap:
-        far = snp.minimum(far, _distance(positive, negative, p, eps))
-    return _reduced(_clipped(margin + near - far), reduction)
-
-
-@for_tensors("SumBackward1")
-def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
-    """The cosine of the angle between vectors along an axis, each norm kept above ``eps``."""
-    norms = [
-        snp.maximum(snp.linalg.vector_norm(x, axis=dim, keepdims=True), eps) for x in (x1, x2)
-    ]
-    return snp.sum((x1 / norms[0]) * (x2 / norms[1]), axis=dim)
-
-
-@for_tensors("NormBackward1")
-def pairwise_distance(
-    x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
-) -> Array:
-    """The ``p``-norm of the difference along the last axis, ``eps`` added to each element."""
-    distance = _distance(x1, x2, p, eps)
-    return snp.expand_dims(distance, -1) if keepdim else distance

@@ -112,12 +112,17 @@ def batch_norm(
     y, mean, variance = updating_batch(
         input, running_mean, running_var, weight, bias, momentum, eps
     )
-    for old, new in ((running_mean, mean), (running_var, variance)):
+    _store("batch_norm", (running_mean, mean), (running_var, variance))
+    return y
+
+
+def _store(name: str, *pairs: tuple[Array | None, Array | None]) -> None:
+    """Gives running statistics that did not take over their new values these."""
+    for old, new in pairs:
         if isinstance(old, Tracer):
-            old.assign(new, "batch_norm")
+            old.assign(new, name)
         elif old is not None and old is not new:
             old[...] = new
-    return y
 
 
 def _standardized(x: Array, axes: tuple[int, ...], eps: float) -> Array:
@@ -189,25 +194,65 @@ def _affine(y: Array, weight: Array | None, bias: Array | None) -> Array:
     return y if bias is None else y + snp.reshape(bias, over_channels)
 
 
+def _normalized_instances(
+    input: Array, running_mean: Array | None, running_var: Array | None, weight: Array | None,
+    bias: Array | None, momentum: float, eps: float,
+) -> tuple[Array, Array | None, Array | None]:  # fmt: skip
+    """As ``_normalized_batch``, by the statistics of each example, whose means the running
+    ones move towards."""
+    axes, count = tuple(range(2, input.ndim)), math.prod(input.shape[2:])
+    if count <= 1:
+        raise ShapeError(
+            "Expected more than 1 spatial element when training, got input size "
+            f"torch.Size({list(input.shape)})"
+        )
+    y = _affine(_standardized(input, axes, eps), weight, bias)
+    if running_mean is None or running_var is None:
+        return y, None, None
+    mean, variance = (snp.mean(x, axis=0) for x in emit("moments", input, axes=axes))
+    unbiased = variance * (count / (count - 1))
+    new_mean = (1 - momentum) * running_mean + momentum * mean
+    return y, new_mean, (1 - momentum) * running_var + momentum * unbiased
+
+
+normalized_instances = for_tensors("ViewBackward0", saves=_READ)(_normalized_instances)
+"""``_normalized_instances`` as a pure function."""
+updating_instances = for_tensors(
+    "ViewBackward0", saves=_READ, state=("running_mean", "running_var")
+)(_normalized_instances)
+"""``_normalized_instances`` whose running statistics, if they are tensors, take over the new."""
+
+
 @for_tensors("ViewBackward0")
+def _instances_by_running_statistics(
+    input: Array, mean: Array, variance: Array, weight: Array | None, bias: Array | None, eps: float
+) -> Array:
+    return _normalized(input, mean, variance, weight, bias, eps)
+
+
 def instance_norm(
-    input: Array, running_mean: None = None, running_var: None = None,
+    input: Array, running_mean: Array | None = None, running_var: Array | None = None,
     weight: Array | None = None, bias: Array | None = None, use_input_stats: bool = True,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Array:  # fmt: skip
     """Normalises each channel of each example by its own mean and variance.
 
-    Running statistics are not supported.  D. Ulyanov et al., "Instance normalization" (2016).
+    The running statistics, if given, are then updated in place; without ``use_input_stats``
+    it is them that count.  D. Ulyanov et al., "Instance normalization" (2016).
     """
-    if running_mean is not None or running_var is not None or not use_input_stats:
-        raise UsageError("instance_norm: running statistics are not supported")
-    axes = tuple(range(2, input.ndim))
-    if math.prod(input.shape[2:]) <= 1:
-        raise ShapeError(
-            "Expected more than 1 spatial element when training, got input size "
-            f"torch.Size({list(input.shape)})"
+    if not use_input_stats:
+        if running_mean is None or running_var is None:
+            raise UsageError(
+                "Expected running_mean and running_var to be defined when use_input_stats is false"
+            )
+        return _instances_by_running_statistics(
+            input, running_mean, running_var, weight, bias, eps
         )
-    return _affine(_standardized(input, axes, eps), weight, bias)
+    y, mean, variance = updating_instances(
+        input, running_mean, running_var, weight, bias, momentum, eps
+    )
+    _store("instance_norm", (running_mean, mean), (running_var, variance))
+    return y
 
 
 def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Array:
@@ -219,3 +264,25 @@ def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) ->
 def _unit(input: Array, p: float, dim: int, eps: float) -> Array:
     norm = snp.linalg.vector_norm(input, ord=p, axis=dim, keepdims=True)
     return input / snp.maximum(norm, eps)
+
+
+@for_tensors("DivBackward0")
+def local_response_norm(
+    input: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Array:
+    """``x / (k + alpha m)^beta`` with the mean square ``m`` over ``size`` channels around each.
+
+    A. Krizhevsky et al., "ImageNet classification with deep convolutional networks" (2012).
+    """
+    if input.ndim < 3:
+        raise ShapeError(
+            f"Expected 3D or higher dimensionality input (got {input.ndim} dimensions)"
+        )
+    n, channels = input.shape[:2]
+    squares = snp.reshape(input * input, (n, 1, channels, -1))
+    around = {
+        "window": (size, 1), "stride": (1, 1), "dilation": (1, 1),
+        "padding": ((size // 2, (size - 1) // 2), (0, 0)),
+    }  # fmt: skip
+    mean = snp.reshape(emit("window_sum", squares, **around), input.shape) * (1 / size)
+    return input / (mean * alpha + k) ** beta

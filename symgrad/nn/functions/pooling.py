@@ -6,16 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 import symgrad.numpy as snp
-from symgrad.nn.faces import FitError, for_tensors
-from symgrad.nn.windows import Numbers, adaptive_windows, per_axis, window_bounds, window_counts
+from symgrad.ir.errors import ShapeError, UsageError
+from symgrad.nn.faces import FitError, for_tensors, known_array
+from symgrad.nn.windows import Numbers, per_axis, window_counts
 from symgrad.tracing import emit
 
 Array = Any
-Sizes = int | None | Sequence[int | None]
 
 
-def _with_batch(name: str, rank: int, x: Array, pool: Callable[[Array], Array]) -> Array:
+def with_batch(name: str, rank: int, x: Array, pool: Callable[[Array], Any]) -> Any:
     """``pool`` of ``x`` with a batch axis, which is taken away again if it was not there."""
     if x.ndim == rank + 2:
         return pool(x)
@@ -23,7 +25,10 @@ def _with_batch(name: str, rank: int, x: Array, pool: Callable[[Array], Array]) 
         raise FitError(
             f"{name}() Expected {rank + 1}D or {rank + 2}D tensor, but got {list(x.shape)}"
         )
-    return snp.squeeze(pool(snp.expand_dims(x, 0)), axis=0)
+    results = pool(snp.expand_dims(x, 0))
+    if isinstance(results, tuple):
+        return tuple(snp.squeeze(y, axis=0) for y in results)
+    return snp.squeeze(results, axis=0)
 
 
 def _geometry(
@@ -58,39 +63,62 @@ def _geometry(
 # -- maxima --------------------------------------------------------------------------------
 
 
-def _max_pool(rank: int, x: Array, options: Any) -> Array:
-    def pool(x: Array) -> Array:
+def _max_pool(rank: int, x: Array, options: Any, return_indices: bool) -> Any:
+    def pool(x: Array) -> Any:
         window, steps, spread, widths = _geometry(rank, x, *options)
-        return emit("window_max", x, window=window, stride=steps, padding=widths, dilation=spread)
+        attrs = {"window": window, "stride": steps, "padding": widths, "dilation": spread}
+        top = emit("window_max", x, **attrs)
+        return (top, _places(x, attrs)) if return_indices else top
 
-    return _with_batch(f"max_pool{rank}d", rank, x, pool)
+    return with_batch(f"max_pool{rank}d", rank, x, pool)
 
 
-@for_tensors("SqueezeBackward1")
+def _places(x: Array, attrs: dict[str, Any]) -> Array:
+    """The number of each window's first maximum among the elements of its image.
+
+    Found axis by axis, so that a number in the elements' own type is exact.
+    """
+    spatial = tuple(x.shape[2:])
+    found: Array = 0
+    for axis, n in enumerate(spatial):
+        line = snp.arange(n, dtype=x.dtype).reshape(-1, *(1,) * (len(spatial) - 1 - axis))
+        number = emit("window_max_gather", x, snp.broadcast_to(line, x.shape), **attrs)
+        found = found * n + snp.astype(number, np.int64)
+    return found
+
+
+@for_tensors("SqueezeBackward1", several=True)
 def max_pool1d(
     input: Array, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
-    dilation: Numbers = 1, ceil_mode: bool = False,
-) -> Array:  # fmt: skip
-    """Maximum over windows; the cotangent goes to the first maximum of each."""
-    return _max_pool(1, input, (kernel_size, stride, padding, dilation, ceil_mode))
+    dilation: Numbers = 1, ceil_mode: bool = False, return_indices: bool = False,
+) -> Any:  # fmt: skip
+    """Maximum over windows; the cotangent goes to the first maximum of each.
+
+    With ``return_indices`` also its number among the elements of the image, as in
+    ``max_pool2d`` and ``max_pool3d``.
+    """
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool(1, input, options, return_indices)
 
 
-@for_tensors("MaxPool2DWithIndicesBackward0")
+@for_tensors("MaxPool2DWithIndicesBackward0", several=True)
 def max_pool2d(
     input: Array, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
-    dilation: Numbers = 1, ceil_mode: bool = False,
-) -> Array:  # fmt: skip
+    dilation: Numbers = 1, ceil_mode: bool = False, return_indices: bool = False,
+) -> Any:  # fmt: skip
     """Maximum over windows; the cotangent goes to the first maximum of each."""
-    return _max_pool(2, input, (kernel_size, stride, padding, dilation, ceil_mode))
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool(2, input, options, return_indices)
 
 
-@for_tensors("MaxPool3DWithIndicesBackward0")
+@for_tensors("MaxPool3DWithIndicesBackward0", several=True)
 def max_pool3d(
     input: Array, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
-    dilation: Numbers = 1, ceil_mode: bool = False,
-) -> Array:  # fmt: skip
+    dilation: Numbers = 1, ceil_mode: bool = False, return_indices: bool = False,
+) -> Any:  # fmt: skip
     """Maximum over windows; the cotangent goes to the first maximum of each."""
-    return _max_pool(3, input, (kernel_size, stride, padding, dilation, ceil_mode))
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool(3, input, options, return_indices)
 
 
 # -- means ---------------------------------------------------------------------------------
@@ -114,7 +142,7 @@ def _avg_pool(rank: int, x: Array, window_options: Any, counting: Any) -> Array:
             return total * (1 / float(counts.flat[0]))
         return total * (1 / counts).astype(x.dtype)
 
-    return _with_batch(f"avg_pool{rank}d", rank, x, pool)
+    return with_batch(f"avg_pool{rank}d", rank, x, pool)
 
 
 @for_tensors("SqueezeBackward1")
@@ -147,93 +175,124 @@ def avg_pool3d(
     return _avg_pool(3, input, options, (count_include_pad, divisor_override))
 
 
-# -- windows that cut the image into a number of parts -------------------------------------
+# -- norms ---------------------------------------------------------------------------------
 
 
-def _wanted(x: Array, rank: int, output_size: Sizes) -> tuple[int, ...]:
-    sizes = (
-        (output_size,) * rank
-        if output_size is None or isinstance(output_size, int)
-        else tuple(output_size)
-    )
-    return tuple(n if m is None else m for m, n in zip(sizes, x.shape[2:], strict=True))
+def _lp_pool(
+    rank: int, x: Array, norm_type: float, kernel: Numbers, stride: Numbers | None, ceil_mode: bool
+) -> Array:
+    if abs(norm_type) == math.inf:
+        sign = 1 if norm_type > 0 else -1
+        options = (kernel, stride, 0, 1, ceil_mode)
+        return sign * _max_pool(rank, sign * snp.abs(x), options, False)
+    powers = x * x if norm_type == 2 else x**norm_type
+    mean = _avg_pool(rank, powers, (kernel, stride, 0, ceil_mode), (True, None))
+    return (mean * float(math.prod(per_axis(kernel, rank)))) ** (1 / norm_type)
 
 
-def _adaptive(rank: int, x: Array, output_size: Sizes, even: Any, along_axis: Any) -> Array:
-    """Pools by equal windows where the sizes divide, else axis by axis."""
-
-    def pool(x: Array) -> Array:
-        out = _wanted(x, rank, output_size)
-        if all(n % m == 0 for n, m in zip(x.shape[2:], out, strict=True)):
-            return even(x, tuple(n // m for n, m in zip(x.shape[2:], out, strict=True)))
-        for axis, m in enumerate(out, 2):
-            x = along_axis(x, axis, m)
-        return x
-
-    return _with_batch(f"adaptive_pool{rank}d", rank, x, pool)
+@for_tensors("PowBackward0")
+def lp_pool1d(
+    input: Array, norm_type: float, kernel_size: Numbers, stride: Numbers | None = None,
+    ceil_mode: bool = False,
+) -> Array:  # fmt: skip
+    """The root of the sum of powers over windows."""
+    return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
-def _even_mean(x: Array, window: tuple[int, ...]) -> Array:
-    axes = tuple(range(2, x.ndim))
-    if window == tuple(x.shape[2:]):
-        return snp.mean(x, axis=axes, keepdims=True)
-    none = ((0, 0),) * len(window)
-    total = emit(
-        "window_sum", x, window=window, stride=window, padding=none, dilation=(1,) * len(window)
-    )
-    return total * (1 / math.prod(window))
+@for_tensors("PowBackward0")
+def lp_pool2d(
+    input: Array, norm_type: float, kernel_size: Numbers, stride: Numbers | None = None,
+    ceil_mode: bool = False,
+) -> Array:  # fmt: skip
+    """The root of the sum of powers over windows."""
+    return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
 
 
-def _even_max(x: Array, window: tuple[int, ...]) -> Array:
-    none = ((0, 0),) * len(window)
-    return emit(
-        "window_max", x, window=window, stride=window, padding=none, dilation=(1,) * len(window)
-    )
+@for_tensors("PowBackward0")
+def lp_pool3d(
+    input: Array, norm_type: float, kernel_size: Numbers, stride: Numbers | None = None,
+    ceil_mode: bool = False,
+) -> Array:  # fmt: skip
+    """The root of the sum of powers over windows."""
+    return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
-def _means_along(x: Array, axis: int, count: int) -> Array:
-    """Uneven windows are a product with a matrix of weights."""
-    weights = adaptive_windows(x.shape[axis], count).astype(x.dtype)
-    moved = emit("dot_general", x, weights, lhs_contract=(axis,), rhs_contract=(1,))
-    return snp.moveaxis(moved, -1, axis)
+# -- maxima back in their places -----------------------------------------------------------
 
 
-def _maxima_along(x: Array, axis: int, count: int) -> Array:
-    lead = (slice(None),) * axis
-    parts = [
-        snp.max(x[(*lead, slice(start, stop))], axis=axis)
-        for start, stop in window_bounds(x.shape[axis], count)
+@for_tensors(
+    lambda given: ("SqueezeBackward1", "MaxUnpool2DBackward0", "MaxUnpool3DBackward0")[
+        len(given["sizes"]) - 1
+    ],
+    saves=("indices",),
+)
+def _put_back(input: Array, indices: Array, sizes: tuple[int, ...]) -> Array:
+    lead = tuple(input.shape[: input.ndim - len(sizes)])
+    rows, columns = math.prod(lead), math.prod(input.shape[input.ndim - len(sizes) :])
+    values, places = (snp.reshape(v, (rows, columns)) for v in (input, indices))
+    images = np.arange(rows).reshape(-1, 1) + places * 0
+    empty = snp.zeros((rows, math.prod(sizes)), input.dtype)
+    return snp.reshape(emit("scatter", empty, values, images, places, axes=(0, 1)), (*lead, *sizes))
+
+
+def _max_unpool(
+    rank: int, x: Array, indices: Array, kernel: Numbers, stride: Numbers | None,
+    padding: Numbers, output_size: Sequence[int] | None,
+) -> Array:  # fmt: skip
+    if tuple(indices.shape) != tuple(x.shape):
+        raise FitError(
+            "Expected shape of indices to be same as that of the input tensor "
+            f"({list(x.shape)}) but got indices tensor with shape: {list(indices.shape)}"
+        )
+    window, low = per_axis(kernel, rank), per_axis(padding, rank)
+    steps = window if stride is None else per_axis(stride, rank)
+    spatial = x.shape[x.ndim - rank :]
+    usual = [
+        (n - 1) * s + k - 2 * p for n, s, k, p in zip(spatial, steps, window, low, strict=True)
     ]
-    return snp.stack(parts, axis=axis)
+    sizes = tuple(usual if output_size is None else output_size)
+    sizes = sizes[2:] if len(sizes) == rank + 2 else sizes
+    if len(sizes) != rank:
+        raise UsageError(
+            f"output_size should be a sequence containing {rank} or {rank + 2} elements, but it "
+            f"has a length of '{len(sizes)}'"
+        )
+    for axis, (n, size, step) in enumerate(zip(usual, sizes, steps, strict=True)):
+        if not n - step < size < n + step:
+            raise ShapeError(
+                f'invalid output_size "{sizes}" (dim {axis} must be between {n - step} and '
+                f"{n + step})"
+            )
+    known = known_array(indices)
+    if known is not None and known.size:
+        wrong = known[(known < 0) | (known >= math.prod(sizes))]
+        if wrong.size:
+            shown = "x".join(map(str, sizes))
+            raise FitError(
+                f"Found an invalid max index: {wrong.flat[0]} (output volumes are of size {shown})"
+            )
+    return _put_back(x, indices, sizes)
 
 
-@for_tensors("SqueezeBackward1")
-def adaptive_avg_pool1d(input: Array, output_size: Sizes) -> Array:
-    """Mean over the windows that cut the axis into ``output_size`` parts."""
-    return _adaptive(1, input, output_size, _even_mean, _means_along)
+def max_unpool1d(
+    input: Array, indices: Array, kernel_size: Numbers, stride: Numbers | None = None,
+    padding: Numbers = 0, output_size: Sequence[int] | None = None,
+) -> Array:  # fmt: skip
+    """Zeros with the input's elements at the places that ``max_pool1d`` gave as indices."""
+    return _max_unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
-def _adaptive_name(given: dict[str, Any]) -> str:
-    single = given["output_size"] in (1, (1, 1), [1, 1])
-    return "MeanBackward1" if single else "AdaptiveAvgPool2DBackward0"
+def max_unpool2d(
+    input: Array, indices: Array, kernel_size: Numbers, stride: Numbers | None = None,
+    padding: Numbers = 0, output_size: Sequence[int] | None = None,
+) -> Array:  # fmt: skip
+    """Zeros with the input's elements at the places that ``max_pool2d`` gave as indices."""
+    return _max_unpool(2, input, indices, kernel_size, stride, padding, output_size)
 
 
-@for_tensors(_adaptive_name)
-def adaptive_avg_pool2d(input: Array, output_size: Sizes) -> Array:
-    """Mean over the windows that cut the image into ``output_size`` parts.
-
-    ``None`` keeps an axis as it is.
-    """
-    return _adaptive(2, input, output_size, _even_mean, _means_along)
-
-
-@for_tensors("SqueezeBackward1")
-def adaptive_max_pool1d(input: Array, output_size: Sizes) -> Array:
-    """Maximum over the windows that cut the axis into ``output_size`` parts."""
-    return _adaptive(1, input, output_size, _even_max, _maxima_along)
-
-
-@for_tensors("AdaptiveMaxPool2DBackward0")
-def adaptive_max_pool2d(input: Array, output_size: Sizes) -> Array:
-    """Maximum over the windows that cut the image into ``output_size`` parts."""
-    return _adaptive(2, input, output_size, _even_max, _maxima_along)
+def max_unpool3d(
+    input: Array, indices: Array, kernel_size: Numbers, stride: Numbers | None = None,
+    padding: Numbers = 0, output_size: Sequence[int] | None = None,
+) -> Array:  # fmt: skip
+    """Zeros with the input's elements at the places that ``max_pool3d`` gave as indices."""
+    return _max_unpool(3, input, indices, kernel_size, stride, padding, output_size)

@@ -1,4 +1,4 @@
-"""Padding, resizing and rearranging images."""
+"""Padding and rearranging images."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 import symgrad.numpy as snp
 from symgrad.ir.errors import UsageError
-from symgrad.nn.faces import for_tensors
-from symgrad.tracing import emit
+from symgrad.nn.faces import FitError, for_tensors
 
 Array = Any
 
@@ -72,92 +69,7 @@ def unflatten(input: Array, dim: int, sizes: Sequence[int]) -> Array:
     return snp.reshape(input, (*input.shape[:axis], *sizes, *input.shape[axis + 1 :]))
 
 
-# -- resizing ------------------------------------------------------------------------------
-
-_LINEAR_NAMES = ("Linear1D", "Bilinear2D", "Trilinear3D")
-
-
-@for_tensors(lambda given: f"UpsampleNearest{given['input'].ndim - 2}DBackward0")
-def _nearest(input: Array, sizes: tuple[int, ...], scales: tuple[float, ...]) -> Array:
-    x = input
-    for axis, (m, scale) in enumerate(zip(sizes, scales, strict=True), 2):
-        source = np.minimum(np.floor(np.arange(m) * scale).astype(np.int64), x.shape[axis] - 1)
-        if m % x.shape[axis] == 0 and (source == np.arange(m) // (m // x.shape[axis])).all():
-            x = snp.repeat(x, m // x.shape[axis], axis=axis)
-        else:
-            x = snp.take(x, source, axis=axis)
-    return x
-
-
-@for_tensors(lambda given: f"Upsample{_LINEAR_NAMES[given['input'].ndim - 3]}Backward0")
-def _linear(
-    input: Array, sizes: tuple[int, ...], scales: tuple[float, ...], align_corners: bool
-) -> Array:
-    x = input
-    for axis, (m, scale) in enumerate(zip(sizes, scales, strict=True), 2):
-        weights = _linear_weights(x.shape[axis], m, scale, align_corners).astype(x.dtype)
-        moved = emit("dot_general", x, weights, lhs_contract=(axis,), rhs_contract=(1,))
-        x = snp.moveaxis(moved, -1, axis)
-    return x
-
-
-def _linear_weights(n: int, m: int, scale: float, align_corners: bool) -> Any:
-    """Shares ``[m, n]`` of the two neighbours of each new position."""
-    if align_corners:
-        places = np.arange(m) * ((n - 1) / (m - 1) if m > 1 else 0.0)
-    else:
-        places = np.maximum((np.arange(m) + 0.5) * scale - 0.5, 0)
-    low = np.minimum(np.floor(places).astype(np.int64), n - 1)
-    share = np.clip(places - low, 0, 1)
-    weights = np.zeros((m, n))
-    np.add.at(weights, (np.arange(m), low), 1 - share)
-    np.add.at(weights, (np.arange(m), np.minimum(low + 1, n - 1)), share)
-    return weights
-
-
-_LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}
-
-
-def interpolate(
-    input: Array, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-    align_corners: bool | None = None,
-) -> Array:  # fmt: skip
-    """Images ``[N, C, *spatial]`` resized to ``size`` or by ``scale_factor``.
-
-    ``mode`` is "nearest", or "linear", "bilinear", "trilinear" for 1 to 3 axes; with
-    ``align_corners`` the corner pixels keep their values.
-    """
-    rank = input.ndim - 2
-    if (size is None) == (scale_factor is None):
-        raise UsageError(
-            "either size or scale_factor should be defined"
-            if size is None
-            else "only one of size or scale_factor should be defined"
-        )
-    if mode == "nearest":
-        if align_corners is not None:
-            raise UsageError(
-                "align_corners option can only be set with the interpolating modes: linear | "
-                "bilinear | bicubic | trilinear"
-            )
-    elif _LINEAR.get(mode) != rank:
-        raise UsageError(
-            f"interpolate: mode {mode!r} is not there for {rank} spatial axes; use 'nearest', "
-            "'linear' (1), 'bilinear' (2) or 'trilinear' (3)"
-        )
-    spatial = input.shape[2:]
-    if size is not None:
-        sizes = (size,) * rank if isinstance(size, int) else tuple(size)
-        scales = tuple(n / m for n, m in zip(spatial, sizes, strict=True))
-    else:
-        factors = (
-            (scale_factor,) * rank if isinstance(scale_factor, int | float) else scale_factor
-        )
-        sizes = tuple(int(n * f) for n, f in zip(spatial, factors, strict=True))
-        scales = tuple(1 / float(f) for f in factors)
-    if mode == "nearest":
-        return _nearest(input, sizes, scales)
-    return _linear(input, sizes, scales, bool(align_corners))
+# -- channels and pixels ------------------------------------------------------------------
 
 
 @for_tensors("PixelShuffleBackward0")
@@ -176,3 +88,43 @@ def pixel_shuffle(input: Array, upscale_factor: int) -> Array:
     return snp.reshape(
         snp.transpose(split, order), (*lead, channels // (r * r), height * r, width * r)
     )
+
+
+@for_tensors("PixelUnshuffleBackward0")
+def pixel_unshuffle(input: Array, downscale_factor: int) -> Array:
+    """``[..., C, H r, W r]`` to ``[..., C r^2, H, W]``: ``pixel_shuffle`` undone."""
+    r = downscale_factor
+    *lead, channels, height, width = input.shape
+    for name, n, place in (("height", height, -2), ("width", width, -1)):
+        if n % r:
+            raise FitError(
+                f"pixel_unshuffle expects {name} to be divisible by downscale_factor, but "
+                f"input.size({place})={n} is not divisible by {r}"
+            )
+    k = len(lead)
+    split = snp.reshape(input, (*lead, channels, height // r, r, width // r, r))
+    order = (*range(k), k, k + 2, k + 4, k + 1, k + 3)
+    return snp.reshape(
+        snp.transpose(split, order), (*lead, channels * r * r, height // r, width // r)
+    )
+
+
+@for_tensors("ChannelShuffleBackward0")
+def channel_shuffle(input: Array, groups: int) -> Array:
+    """Channels (axis 1) in the order in which groups take turns.
+
+    X. Zhang et al., "ShuffleNet" (2017).
+    """
+    if input.ndim < 3:
+        raise FitError(
+            "channel_shuffle expects input with > 2 dims, but got input with sizes "
+            f"{list(input.shape)}"
+        )
+    batch, channels, *rest = input.shape
+    if channels % groups:
+        raise FitError(
+            f"Number of channels must be divisible by groups. Got {channels} channels and "
+            f"{groups} groups."
+        )
+    split = snp.reshape(input, (batch, groups, channels // groups, *rest))
+    return snp.reshape(snp.swapaxes(split, 1, 2), input.shape)

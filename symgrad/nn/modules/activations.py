@@ -237,6 +237,18 @@ class Softmax(_AlongAxis):
     _function = F.softmax
 
 
+class Softmax2d(Module):
+    """``Softmax`` over the channels of ``[N, C, H, W]`` or ``[C, H, W]``."""
+
+    def forward(self, input: Array) -> Array:
+        """The shape stays."""
+        if input.ndim not in (3, 4):
+            raise ValueError(
+                f"Softmax2d: expected input to be 3D or 4D, got {input.ndim}D instead"
+            )
+        return F.softmax(input, -3)
+
+
 class Softmin(_AlongAxis):
     """``softmax(-x)`` along an axis."""
 
@@ -271,3 +283,14 @@ class PReLU(Module):
     def extra_repr(self) -> str:
         """How many weights there are."""
         return f"num_parameters={self.num_parameters}"
+
+
+class RReLU(_Activation):
+    """``x`` where positive, else times a random slope; see ``functional.rrelu``."""
+
+    def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False) -> None:
+        super().__init__(lower=lower, upper=upper, inplace=inplace)
+
+    def forward(self, input: Array) -> Array:
+        """The shape stays; slopes are random in training mode."""
+        return F.rrelu(input, self.lower, self.upper, self.training, self.inplace)

@@ -58,3 +58,9 @@ class AlphaDropout(_Dropout):
     """Dropout that keeps the statistics of SELU networks; see ``functional.alpha_dropout``."""
 
     _function = F.alpha_dropout
+
+
+class FeatureAlphaDropout(_Dropout):
+    """``AlphaDropout`` of whole channels of ``[N, C, *spatial]``."""
+
+    _function = F.feature_alpha_dropout

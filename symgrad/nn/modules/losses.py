@@ -206,3 +206,63 @@ class PairwiseDistance(_Loss):
 
     def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:
         super().__init__(p=p, eps=eps, keepdim=keepdim)
+
+
+class MultiMarginLoss(_Loss):
+    """How far wrong classes come near the right one; see ``functional.multi_margin_loss``."""
+
+    _function = F.multi_margin_loss
+
+    def __init__(
+        self, p: int = 1, margin: float = 1.0, weight: Tensor | None = None, *,
+        reduction: str = "mean",
+    ) -> None:  # fmt: skip
+        if p not in (1, 2):
+            raise ValueError("only p == 1 and p == 2 supported")
+        super().__init__(weights={"weight": weight}, p=p, margin=margin, reduction=reduction)
+
+
+class MultiLabelMarginLoss(_Plain):
+    """Margins of all pairs of right and wrong classes; see ``functional``."""
+
+    _function = F.multilabel_margin_loss
+
+
+class MultiLabelSoftMarginLoss(_Loss):
+    """The mean of the cross-entropies of classes; see ``functional``."""
+
+    _function = F.multilabel_soft_margin_loss
+
+    def __init__(self, weight: Tensor | None = None, *, reduction: str = "mean") -> None:
+        super().__init__(weights={"weight": weight}, reduction=reduction)
+
+
+class TripletMarginWithDistanceLoss(_Loss):
+    """``TripletMarginLoss`` by any distance; see ``functional``."""
+
+    _function = F.triplet_margin_with_distance_loss
+
+    def __init__(
+        self, *, distance_function: Any = None, margin: float = 1.0, swap: bool = False,
+        reduction: str = "mean",
+    ) -> None:  # fmt: skip
+        if margin <= 0:
+            raise ValueError(
+                "TripletMarginWithDistanceLoss: expected margin to be greater than 0, got "
+                f"{margin} instead"
+            )
+        super().__init__(
+            distance_function=distance_function or PairwiseDistance(), margin=margin, swap=swap,
+            reduction=reduction,
+        )  # fmt: skip
+
+
+class CTCLoss(_Loss):
+    """Minus the log-likelihood of label sequences; see ``functional.ctc_loss``."""
+
+    _function = F.ctc_loss
+
+    def __init__(
+        self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False
+    ) -> None:
+        super().__init__(blank=blank, reduction=reduction, zero_infinity=zero_infinity)

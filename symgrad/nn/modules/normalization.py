@@ -9,7 +9,12 @@ import numpy as np
 
 from symgrad.nn import functional as F
 from symgrad.nn import init
-from symgrad.nn.functions.normalization import normalized_batch, updating_batch
+from symgrad.nn.functions.normalization import (
+    normalized_batch,
+    normalized_instances,
+    updating_batch,
+    updating_instances,
+)
 from symgrad.nn.module import Module
 from symgrad.nn.parameter import Parameter
 from symgrad.nn.pure import is_lent
@@ -67,6 +72,13 @@ class _BatchNorm(Module):
             mean = variance = None
         momentum = self._momentum() if mean is not None else 0.0
         normalize = normalized_batch if is_lent() else updating_batch
+        return self._updated(normalize, input, mean, variance, momentum)
+
+    def _updated(
+        self, normalize: Any, input: Array, mean: Array | None, variance: Array | None,
+        momentum: Any,
+    ) -> Array:  # fmt: skip
+        """What ``normalize`` gives, the running statistics taking their new values."""
         y, new_mean, new_variance = normalize(
             input, mean, variance, self.weight, self.bias, momentum, self.eps
         )
@@ -211,7 +223,7 @@ class GroupNorm(Module):
         )
 
 
-class _InstanceNorm(Module):
+class _InstanceNorm(_BatchNorm):
     """Normalisation of each channel of each example."""
 
     rank: ClassVar[int]
@@ -221,29 +233,25 @@ class _InstanceNorm(Module):
         track_running_stats: bool = False, device: Any = None, dtype: Any = None, *,
         bias: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__()
-        if track_running_stats:
-            raise ValueError(
-                f"{type(self).__name__}: track_running_stats=True is not supported"
-            )
-        self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.affine, self.track_running_stats = affine, track_running_stats
-        _declare_affine(self, (num_features,), affine, bias, dtype)
-        _reset_affine(self)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+        )
 
     def forward(self, input: Array) -> Array:
-        """``[N, C, *spatial]`` to the same."""
-        if input.ndim != self.rank + 2:
-            raise ValueError(f"expected {self.rank + 2}D input (got {input.ndim}D input)")
-        return F.instance_norm(input, weight=self.weight, bias=self.bias, eps=self.eps)
-
-    def extra_repr(self) -> str:
-        """All options."""
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}, bias={self.bias is not None}, "
-            f"track_running_stats={self.track_running_stats}"
-        )
+        """``[N, C, *spatial]`` to the same; also without N."""
+        if input.ndim not in (self.rank + 1, self.rank + 2):
+            raise ValueError(
+                f"expected {self.rank + 1}D or {self.rank + 2}D input (got {input.ndim}D input)"
+            )
+        if input.ndim == self.rank + 1:
+            return self.forward(input[None])[0]
+        mean, variance = self.running_mean, self.running_var
+        if mean is not None and not self.training:
+            return F.instance_norm(
+                input, mean, variance, self.weight, self.bias, use_input_stats=False, eps=self.eps
+            )
+        normalize = normalized_instances if is_lent() else updating_instances
+        return self._updated(normalize, input, mean, variance, self.momentum)
 
 
 class InstanceNorm1d(_InstanceNorm):
@@ -262,6 +270,24 @@ class InstanceNorm3d(_InstanceNorm):
     """Instance normalisation of ``[N, C, D, H, W]``; see ``functional.instance_norm``."""
 
     rank = 3
+
+
+class LocalResponseNorm(Module):
+    """Division by what neighbouring channels have; see ``functional.local_response_norm``."""
+
+    def __init__(
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, input: Array) -> Array:
+        """``[N, C, *spatial]`` to the same."""
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        """All options."""
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 def _declare_affine(

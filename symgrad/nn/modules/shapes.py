@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from symgrad.nn import functional as F
 from symgrad.nn.module import Module
+from symgrad.nn.windows import Numbers
 
 Array = Any
 
@@ -48,10 +49,11 @@ class Upsample(Module):
 
     def __init__(
         self, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-        align_corners: bool | None = None,
+        align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.size, self.mode, self.align_corners = size, mode, align_corners
+        self.recompute_scale_factor = recompute_scale_factor
         self.scale_factor = (
             tuple(float(f) for f in scale_factor)
             if isinstance(scale_factor, tuple)
@@ -61,14 +63,29 @@ class Upsample(Module):
     def forward(self, input: Array) -> Array:
         """``[N, C, *spatial]`` to ``[N, C, *spatial']``."""
         return F.interpolate(
-            input, self.size, self.scale_factor, self.mode, self.align_corners
-        )
+            input, self.size, self.scale_factor, self.mode, self.align_corners,
+            self.recompute_scale_factor,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         """The sizes and the mode."""
         if self.scale_factor is not None:
             return f"scale_factor={self.scale_factor!r}, mode={self.mode!r}"
         return f"size={self.size!r}, mode={self.mode!r}"
+
+
+class UpsamplingNearest2d(Upsample):
+    """Images resized by copying the nearest pixel."""
+
+    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
+        super().__init__(size, scale_factor, mode="nearest")
+
+
+class UpsamplingBilinear2d(Upsample):
+    """Images resized between pixels, the corners keeping their values."""
+
+    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
+        super().__init__(size, scale_factor, mode="bilinear", align_corners=True)
 
 
 class PixelShuffle(Module):
@@ -85,6 +102,81 @@ class PixelShuffle(Module):
     def extra_repr(self) -> str:
         """The factor."""
         return f"upscale_factor={self.upscale_factor}"
+
+
+class PixelUnshuffle(Module):
+    """Pixels into channels; see ``functional.pixel_unshuffle``."""
+
+    def __init__(self, downscale_factor: int) -> None:
+        super().__init__()
+        self.downscale_factor = downscale_factor
+
+    def forward(self, input: Array) -> Array:
+        """``[..., C, H r, W r]`` to ``[..., C r^2, H, W]``."""
+        return F.pixel_unshuffle(input, self.downscale_factor)
+
+    def extra_repr(self) -> str:
+        """The factor."""
+        return f"downscale_factor={self.downscale_factor}"
+
+
+class ChannelShuffle(Module):
+    """Groups of channels take turns; see ``functional.channel_shuffle``."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, input: Array) -> Array:
+        """``[N, C, *spatial]`` to the same."""
+        return F.channel_shuffle(input, self.groups)
+
+    def extra_repr(self) -> str:
+        """How many groups."""
+        return f"groups={self.groups}"
+
+
+class Unfold(Module):
+    """Sliding blocks of images as columns; see ``functional.unfold``."""
+
+    def __init__(
+        self, kernel_size: Numbers, dilation: Numbers = 1, padding: Numbers = 0,
+        stride: Numbers = 1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.kernel_size, self.dilation = kernel_size, dilation
+        self.padding, self.stride = padding, stride
+
+    def forward(self, input: Array) -> Array:
+        """``[N, C, H, W]`` to ``[N, C kh kw, blocks]``."""
+        return F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
+
+    def extra_repr(self) -> str:
+        """The windows."""
+        return (
+            f"kernel_size={self.kernel_size}, dilation={self.dilation}, padding={self.padding}, "
+            f"stride={self.stride}"
+        )
+
+
+class Fold(Unfold):
+    """Sliding blocks added up in images; see ``functional.fold``."""
+
+    def __init__(
+        self, output_size: Numbers, kernel_size: Numbers, dilation: Numbers = 1,
+        padding: Numbers = 0, stride: Numbers = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel_size, dilation, padding, stride)
+        self.output_size = output_size
+
+    def forward(self, input: Array) -> Array:
+        """``[N, C kh kw, blocks]`` to ``[N, C, H, W]``."""
+        windows = (self.kernel_size, self.dilation, self.padding, self.stride)
+        return F.fold(input, self.output_size, *windows)
+
+    def extra_repr(self) -> str:
+        """The images' size and the windows."""
+        return f"output_size={self.output_size}, {super().extra_repr()}"
 
 
 class _Pad(Module):
@@ -120,6 +212,12 @@ class ZeroPad2d(_Pad):
     rank, mode = 2, "constant"
 
 
+class ZeroPad3d(_Pad):
+    """``[..., D, H, W]`` widened by zeros."""
+
+    rank, mode = 3, "constant"
+
+
 class ReflectionPad1d(_Pad):
     """``[..., L]`` widened by its mirror image."""
 
@@ -130,6 +228,12 @@ class ReflectionPad2d(_Pad):
     """``[..., H, W]`` widened by its mirror image."""
 
     rank, mode = 2, "reflect"
+
+
+class ReflectionPad3d(_Pad):
+    """``[..., D, H, W]`` widened by its mirror image."""
+
+    rank, mode = 3, "reflect"
 
 
 class ReplicationPad1d(_Pad):
@@ -144,10 +248,28 @@ class ReplicationPad2d(_Pad):
     rank, mode = 2, "replicate"
 
 
+class ReplicationPad3d(_Pad):
+    """``[..., D, H, W]`` widened by its border."""
+
+    rank, mode = 3, "replicate"
+
+
+class CircularPad1d(_Pad):
+    """``[..., L]`` continued periodically."""
+
+    rank, mode = 1, "circular"
+
+
 class CircularPad2d(_Pad):
     """``[..., H, W]`` continued periodically."""
 
     rank, mode = 2, "circular"
+
+
+class CircularPad3d(_Pad):
+    """``[..., D, H, W]`` continued periodically."""
+
+    rank, mode = 3, "circular"
 
 
 class _ConstantPad(_Pad):
@@ -176,3 +298,9 @@ class ConstantPad2d(_ConstantPad):
     """``[..., H, W]`` widened by a number."""
 
     rank = 2
+
+
+class ConstantPad3d(_ConstantPad):
+    """``[..., D, H, W]`` widened by a number."""
+
+    rank = 3
