@@ -29,7 +29,8 @@ def key(func: Func, target: Target, **options: Any) -> str:
     ``options`` are all that changes what the function compiles to; they count by ``repr``.
     """
     content = hashlib.sha256(f"{compiler()} {target!r} {sorted(options.items())!r}\n".encode())
-    content.update(func.text.encode())
+    facts = [p.facts for p in func.params]  # passes may rely on what the text does not tell
+    content.update(f"{facts}\n{func.text}".encode())
     return content.hexdigest()[:40]
 
 

@@ -123,7 +123,7 @@ def value_and_grad(func: Func, wrt: Sequence[int] = (0,)) -> Func:
     from symgrad.ir.builder import inline
 
     builder = Builder(locations=False)
-    params = [builder.param(p.type, p.name) for p in func.params]
+    params = [builder.param_like(p, p.name) for p in func.params]
     results = inline(builder, func, params)
     out = results[0]
     if out.shape or not out.type.dtype.is_float:

@@ -53,6 +53,12 @@ class Builder:
         self._params.append(value)
         return value
 
+    def param_like(self, value: Value, name: str = "") -> Value:
+        """A parameter that stands for a value: of its type, and as much is known of it."""
+        param = self.param(value.type, name)
+        param.facts = value.facts
+        return param
+
     def constant(self, value: Any, type: TensorType | None = None) -> Value:
         """A constant of ``type``: one number for every element, or a small array."""
         array = np.asarray(value, dtype=type.dtype.numpy if type else None)
@@ -173,7 +179,7 @@ class Builder:
                 folded: Value | None = opdef.fold_rule(*operands, **attrs)
             if folded is not None:
                 return folded
-        if len(types) != 1 or opdef.evaluate_rule is None or not operands:
+        if len(types) != 1 or opdef.evaluate_rule is None or not operands or regions:
             return None
         for v in operands:
             if v.op is None or v.op.name != "constant":

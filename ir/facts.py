@@ -13,11 +13,11 @@ from symgrad.ir.graph import NONNEGATIVE, NONPOSITIVE, POSITIVE, TAME, Op, Value
 
 _ALWAYS_TAME = frozenset("tanh sigmoid erf erfc atan sign iota argmax argmin".split())
 _TAME_OF_TAME = frozenset(
-    "identity stop_gradient barrier custom_vjp neg add sub mul scale abs floor ceil round trunc"
-    " maximum minimum relu sin cos asinh select copysign convert reshape transpose broadcast_to"
-    " slice pad concatenate reverse gather scatter scatter_add dynamic_slice dynamic_update_slice"
-    " reduce_sum reduce_max reduce_min cumsum moments dot_general conv conv_input_grad"
-    " conv_weight_grad window_sum window_sum_grad window_max window_max_scatter"
+    "identity stop_gradient barrier custom_vjp neg add sub mul scale scale_both abs floor ceil"
+    " round trunc maximum minimum relu sin cos asinh select copysign convert reshape transpose"
+    " broadcast_to slice pad concatenate reverse gather scatter scatter_add dynamic_slice"
+    " dynamic_update_slice reduce_sum reduce_max reduce_min cumsum moments dot_general conv"
+    " conv_input_grad conv_weight_grad window_sum window_sum_grad window_max window_max_scatter"
     " window_max_gather logaddexp hypot recurrence".split()
 )
 _RESHAPING = frozenset(

@@ -33,9 +33,7 @@ def hoist(builder: Builder, region: Region, outer: Sequence[Value]) -> tuple[Reg
 
     inner = Builder(locations=False)
     params = [*taken, *region.params[len(outer) :]]
-    inside = {id(v): inner.param(v.type) for v in params}
-    for v in params:
-        inside[id(v)].facts = v.facts
+    inside = {id(v): inner.param_like(v) for v in params}
     outside = {id(p): v for p, v in zip(region.params, outer, strict=False)}
     for op in region.ops:
         if not op.operands:

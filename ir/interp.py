@@ -65,7 +65,7 @@ def _by_expansion(op: Op, operands: Sequence[Array]) -> tuple[Array, ...]:
     if op.opdef.expand_rule is None:
         raise VerifyError(f"{op.name} has neither a NumPy reference nor an expansion")
     builder = Builder(locations=False)
-    params = [builder.param(v.type) for v in op.operands]
+    params = [builder.param_like(v) for v in op.operands]
     with builder:
         result = op.opdef.expand_rule(*params, **op.attrs)
     values = result if isinstance(result, tuple) else (result,)

@@ -310,9 +310,7 @@ def _emitted(builder: Builder, loop: _Loop) -> dict[int, Value]:
     """Adds the ``scan``; what it makes by what that stands for."""
     body = Builder(locations=False)
     outer = {id(s.value): s.value for _, _, s in loop.operands() if isinstance(s, Outer)}
-    consts = [body.param(v.type) for v in outer.values()]
-    for param, v in zip(consts, outer.values(), strict=True):
-        param.facts = v.facts
+    consts = [body.param_like(v) for v in outer.values()]
     state: dict[Place, Value] = {}
     for place, v in loop.first.items():
         state[place] = body.param(v.type)

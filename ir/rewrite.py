@@ -139,7 +139,4 @@ def rewrite_region(region: Region, rules: Sequence[Rule]) -> Region:
 
 def region_params(builder: Builder, region: Region) -> list[Value]:
     """Parameters in ``builder`` like those of a region, with what is known of them."""
-    params = [builder.param(p.type) for p in region.params]
-    for param, old in zip(params, region.params, strict=True):
-        param.facts = old.facts
-    return params
+    return [builder.param_like(p) for p in region.params]

@@ -78,6 +78,7 @@ def vmap(f: Callback, in_axes: Any = 0, out_axes: Any = 0) -> Function:
                     continue
                 front = _front(x, axis)
                 example = inner.parameter(x.value.type.with_shape(front[1:]))
+                example.value.facts = x.value.facts
                 examples.append(example)
                 params.append(example.value)
                 arguments.append((x, axis))

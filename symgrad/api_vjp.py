@@ -174,10 +174,10 @@ def _cut(traced: Traced, outs: int) -> tuple[Func, Func]:
         if v.op is not None and not v.op.operands:
             new[id(v)] = builder.copy(v.op, ())  # a constant costs nothing to make again
         else:
-            new[id(v)] = builder.param(v.type, f"residual{len(residuals)}")
+            new[id(v)] = builder.param_like(v, f"residual{len(residuals)}")
             residuals.append(v)
     for i, v in enumerate(cts):
-        new[id(v)] = builder.param(v.type, f"ct{i}")
+        new[id(v)] = builder.param_like(v, f"ct{i}")
     for op in ops:
         with builder.at(op.loc):
             made = builder.copy(op, [new[id(v)] for v in op.operands])

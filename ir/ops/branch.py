@@ -49,9 +49,7 @@ def _when_adjoint(
     (region,) = (result[0] if count > 1 else result).op.regions
     given = [c for c in cts if c is not None]
     outer, builder = insertion.builder, Builder(locations=False)
-    inputs = [builder.param(p.type) for p in region.params]
-    for param, old in zip(inputs, region.params, strict=True):
-        param.facts = old.facts
+    inputs = [builder.param_like(p) for p in region.params]
     ct_params = [builder.param(c.type) for c in given]
     for param in ct_params:
         param.facts = 0

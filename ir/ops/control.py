@@ -153,14 +153,12 @@ def recalling(
     builder = Builder(locations=False)
     mapping: dict[Value, Value] = {}
     for param in region.params:
-        mapping[param] = builder.param(param.type)
-        mapping[param].facts = param.facts
+        mapping[param] = builder.param_like(param)
     taken: dict[Value, Value] = {}
     for step in region.ops:
         for value in step.results:
             if value in gave:
-                mapping[value] = taken[value] = builder.param(value.type)
-                mapping[value].facts = value.facts
+                mapping[value] = taken[value] = builder.param_like(value)
         if not all(v in taken for v in step.results):
             made = builder.copy(step, [mapping[v] for v in step.operands])
             made = made if isinstance(made, tuple) else (made,)

@@ -123,7 +123,7 @@ def _scale(ct: Array, slope: Array) -> Array:
 
 scale: OpDef = elementwise(
     "scale", "ct slope", FLOAT, _scale, sympy="x * y",
-    adjoint=lambda ct, r, x, y: (scale(ct, y), scale(ct, x)),
+    adjoint=lambda ct, r, x, y: (scale(ct, y), scale_both(ct, x)),
     doc="``ct * slope``, and 0 where ``ct`` is 0 even if the slope is infinite or nan.",
 )
 
@@ -131,6 +131,36 @@ scale: OpDef = elementwise(
 @scale.fold
 def _scale_fold(ct: Value, slope: Value) -> Value | None:
     return ct * slope if is_tame(slope) or scalar_constant(ct) else None
+
+
+def _scale_both(x: Array, y: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return np.asarray(np.where((x == 0) | (y == 0), 0, x * y), x.dtype)
+
+
+scale_both: OpDef = elementwise(
+    "scale_both", "x y", FLOAT, _scale_both, sympy="x * y", commutative=True,
+    adjoint=lambda ct, r, x, y: (scale_both(ct, y), scale_both(ct, x)),
+    doc="""``x * y``, and 0 where either is 0 even if the other is infinite or nan.
+
+    What derivatives of ``scale`` by its slope are made of: of the cotangent of an untaken branch
+    and of a tangent that is nan there, in whichever order derivatives are taken.
+    """,
+)
+
+
+@scale_both.expand
+def _scale_both_expansion(x: Value, y: Value) -> Value:
+    if is_tame(x):
+        return scale(x, y)
+    if is_tame(y):
+        return scale(y, x)
+    return where(eq(y, zeros_like(y)), 0.0, scale(x, y))
+
+
+@scale_both.fold
+def _scale_both_fold(x: Value, y: Value) -> Value | None:
+    return x * y if scalar_constant(x) or scalar_constant(y) else None
 
 
 @mul.fold

@@ -96,11 +96,8 @@ def _checkpoint_adjoint(ct: Any, result: Any, *operands: Value) -> tuple[Value |
 
 
 def _params(builder: Builder, like: Sequence[Value]) -> list[Value]:
-    """Parameters for values, of which as much is known."""
-    params = [builder.param(v.type) for v in like]
-    for param, v in zip(params, like, strict=True):
-        param.facts = v.facts
-    return params
+    """Parameters for values."""
+    return [builder.param_like(v) for v in like]
 
 
 # -- custom_vjp ----------------------------------------------------------------------------

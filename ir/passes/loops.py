@@ -48,8 +48,7 @@ def _pruned(func: Func, loop: Loop, body: Callable[[Region], Region]) -> Func:
     builder = Builder(locations=False)
     new: dict[int, Value] = {}
     for param in func.params:
-        new[id(param)] = builder.param(param.type, param.name)
-        new[id(param)].facts = param.facts
+        new[id(param)] = builder.param_like(param, param.name)
     for op in func.ops:
         operands = [new[id(v)] for v in op.operands]
         with builder.at(op.loc):

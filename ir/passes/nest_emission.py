@@ -39,7 +39,7 @@ def emit_nests(func: Func, uses: Uses, nests: Sequence[Nest]) -> Func:
     ready = [(priority[i], i) for i in range(len(units)) if not waiting[i]]
     heapq.heapify(ready)
     builder = Builder(locations=False)
-    new = {id(p): builder.param(p.type, p.name) for p in func.params}
+    new = {id(p): builder.param_like(p, p.name) for p in func.params}
     while ready:
         _, i = heapq.heappop(ready)
         unit = units[i]

@@ -63,7 +63,7 @@ def simplify_scalar(func: Func, *, calls: int = 200, max_ops: int = 120) -> Func
     if all(new is op.regions[0] for op, new in simplified.items()):
         return func
     builder = Builder(locations=False)
-    new = {id(p): builder.param(p.type, p.name) for p in func.params}
+    new = {id(p): builder.param_like(p, p.name) for p in func.params}
     for op in func.ops:
         regions = (simplified[op],) if op in simplified else op.regions
         operands = [new[id(v)] for v in op.operands]

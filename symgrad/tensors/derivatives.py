@@ -94,9 +94,7 @@ def _differentiate(
     detached: bool,
 ) -> _Adjoint:
     builder = Builder(locations=False)
-    params = [builder.param(value.type) for value in graph.inputs]
-    for param, value in zip(params, graph.inputs, strict=True):
-        param.facts = value.facts
+    params = [builder.param_like(value) for value in graph.inputs]
     # What is differentiated again must know every value it read: one may be asked for.
     count = sum(len(op.region.results) for op in graph.ops)
     distinct = graph.numbered(inputs) if detached else range(count)
@@ -157,8 +155,7 @@ def _cut(func: Func, known: Container[int]) -> tuple[Region, list[Value]]:
     values: dict[int, Value] = {}
 
     def enter(value: Value) -> None:
-        values[id(value)] = param = builder.param(value.type)
-        param.facts = value.facts
+        values[id(value)] = param = builder.param_like(value)
         entered[id(param)] = value
 
     for value in func.params:
