@@ -13,7 +13,7 @@ import numpy as np
 
 from symgrad.ir import TensorType, dtype_of
 from symgrad.ir.errors import DTypeError, UsageError
-from symgrad.tracer import NUMBERS, Tracer, is_tensor
+from symgrad.tracer import NUMBERS, Tracer, is_tensor, lost_in_tracing
 
 
 def leaf_type(x: Any) -> tuple[TensorType, type | None]:
@@ -27,6 +27,8 @@ def leaf_type(x: Any) -> tuple[TensorType, type | None]:
         return x._tracer._value.type, None
     if not isinstance(x, (np.ndarray, np.generic, Tracer)):
         raise DTypeError(f"a {type(x).__name__} is no array")
+    if lost := lost_in_tracing(type(x)):
+        raise DTypeError(lost)
     return TensorType(dtype_of(x.dtype), tuple(x.shape)), None
 
 
@@ -63,7 +65,7 @@ class _Signatures(dict[type, Callable[[Any], Any]]):
     def __missing__(self, kind: type) -> Callable[[Any], Any]:
         tensors = sys.modules.get("symgrad.tensors.handle")
         found: Callable[[Any], Any] = type
-        if issubclass(kind, (np.ndarray, np.generic)):
+        if issubclass(kind, (np.ndarray, np.generic)) and not lost_in_tracing(kind):
             found = _of_array
         elif tensors is not None and issubclass(kind, tensors.Tensor):
             found = _of_tensor

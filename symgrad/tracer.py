@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import dis
 import functools
+import inspect
 import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -127,7 +128,7 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Tracer, *args: Any, **kwargs: Any) -> Any:
         if self._is_of_tensors(name, kwargs):
             return self.__getattr__(name)(*args, **kwargs)
-        return fresh(HANDLERS[function](self, *args, **kwargs), self)
+        return call_traced(function, HANDLERS[function], (self, *args), kwargs, self)
 
     return call
 
@@ -298,7 +299,7 @@ class Tracer:
     def reshape(self, *shape: Any, order: str = "C", copy: bool | None = None) -> Tracer:
         """``ndarray.reshape``: sizes as one tuple or as several arguments."""
         target = shape[0] if len(shape) == 1 else shape
-        result: Tracer = HANDLERS[np.reshape](self, target, order=order)
+        result: Tracer = HANDLERS[np.reshape](self, target, order=order, copy=copy)
         return result
 
     def transpose(self, *axes: Any) -> Tracer:
@@ -316,8 +317,13 @@ class Tracer:
         result: Tracer = HANDLERS[np.copy](HANDLERS[np.ravel](self, order))
         return result
 
-    def astype(self, dtype: Any, *args: Any, copy: bool = True, **kwargs: Any) -> Tracer:
+    def astype(
+        self, dtype: Any, order: str = "K", casting: Any = "unsafe", subok: bool = True,
+        copy: bool = True,
+    ) -> Tracer:  # fmt: skip
         """The elements converted to another dtype; without ``copy`` maybe this very array."""
+        if not np.can_cast(self.dtype, dtype, casting):
+            raise DTypeError(f"astype: {describe(self)} does not cast to {dtype} under {casting!r}")
         result: Tracer = HANDLERS["astype"](self, dtype)
         return fresh(result, self) if copy else result
 
@@ -453,9 +459,7 @@ class Tracer:
         handler = HANDLERS.get(function)
         if handler is None:
             raise unsupported(_full_name(function), [*args, *kwargs.values()])
-        out = kwargs.pop("out", None) if "out" in kwargs else None
-        result = fresh(handler(*args, **kwargs), self)
-        return result if out is None else _store((out,), result, function.__name__)
+        return call_traced(function, handler, args, kwargs, self)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return sys.modules["symgrad.numpy"]
@@ -465,6 +469,33 @@ class Tracer:
 
     def __format__(self, spec: str) -> str:
         return repr(self)
+
+
+def call_traced(
+    function: Callable[..., Any], handler: Callable[..., Any], args: tuple[Any, ...],
+    kwargs: dict[str, Any], operand: Any,
+) -> Any:  # fmt: skip
+    """A NumPy function in its traced form, which knows nothing of ``out``."""
+    out, place = kwargs.pop("out", None), _place_of_out(function)
+    if place is not None and len(args) > place:
+        out, args = args[place], (*args[:place], *args[place + 1 :])
+    result = fresh(handler(*args, **kwargs), operand)
+    if out is None:
+        return result
+    return _store(out if isinstance(out, tuple) else (out,), result, function.__name__)
+
+
+@functools.cache
+def _place_of_out(function: Callable[..., Any]) -> int | None:
+    """Where ``out`` stands among the positional parameters of a NumPy function, if it does."""
+    if isinstance(function, np.ufunc):
+        return function.nin
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # C functions without a signature have no place for it either
+        return None
+    names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    return names.index("out") if "out" in names else None
 
 
 def _store(out: Sequence[Any], result: Any, name: str) -> Any:
@@ -503,6 +534,16 @@ def is_operand(x: Any) -> bool:
     """Whether arithmetic takes ``x``: a tracer, an array, a tensor or a number."""
     known = isinstance(x, (Tracer, np.ndarray, np.generic, list, tuple, *NUMBERS))
     return known or is_tensor(x)
+
+
+def lost_in_tracing(kind: type) -> str | None:
+    """What is wrong with arrays of a type that computes otherwise than arrays do, if it does."""
+    if issubclass(kind, np.matrix):
+        return "a matrix multiplies with *, arrays do not; pass np.asarray(x) and use @"
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and issubclass(kind, masked.MaskedArray):
+        return "the mask of a masked array would be lost; pass x.filled(...) or x.data"
+    return None
 
 
 def is_tensor(x: Any) -> bool:

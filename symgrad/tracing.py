@@ -18,12 +18,20 @@ import numpy as np
 
 from symgrad.codegen.runtime import vectorcall
 from symgrad.ir import Builder, TensorType, Value, dtype_of
-from symgrad.ir.errors import InternalError, TraceError
+from symgrad.ir.errors import DTypeError, InternalError, TraceError
 from symgrad.ir.graph import Op
 from symgrad.ir.interp import evaluate
 from symgrad.ir.opdef import Array, lookup
 from symgrad.ir.types import type_of_array
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer, describe, is_tensor, is_traced
+from symgrad.tracer import (
+    HANDLERS,
+    NUMBERS,
+    Tracer,
+    describe,
+    is_tensor,
+    is_traced,
+    lost_in_tracing,
+)
 
 __all__ = [
     "HANDLERS",
@@ -210,14 +218,15 @@ class Trace:
             raise _escaped(x)
         value = x.value
         if id(value) not in self.outer:
-            param = self.builder.param(value.type)
-            param.facts = value.facts
+            param = self.builder.param_like(value)
             self.outer[id(value)] = Tracer(x.trace, value), param
         return self.outer[id(value)][1]
 
     def _capture(self, array: Array) -> Value:
         if self.parent is not None:
             return self._lift_outer(Tracer(self.parent, self.parent.lift(array)))
+        if lost := lost_in_tracing(type(array)):
+            raise DTypeError(f"an array from outside the function cannot be traced: {lost}")
         known = self._captured.get(id(array))
         if known is None or not same_contents(array, known.snapshot):
             name = f"captured{len(self.captures)}"

@@ -17,6 +17,7 @@ from symgrad.ir.graph import Value, insertion
 from symgrad.ir.opdef import Array, OpDef, Sample, op
 from symgrad.ir.ops import elementwise as ew
 from symgrad.ir.ops import linalg as la
+from symgrad.ir.ops import reduce as re
 from symgrad.ir.ops import shape as sh
 from symgrad.ir.types import TensorType, i64
 
@@ -248,6 +249,58 @@ def _slogdet_adjoint(
     inverse = solve(_t(a), _eye(a))
     axes = tuple(range(a.rank - 2))
     return (ew.scale(sh.broadcast_to(cts[1], shape=a.shape, axes=axes), inverse),)
+
+
+@op("det", samples=[Sample(((4, 4),), {}, ((0.5, 2.0),)), Sample(((2, 2, 2),))])
+def det(a: TensorType) -> TensorType:
+    """The determinant."""
+    _matrix("det", a)
+    return a.with_shape(a.shape[:-2])
+
+
+_batched(det)
+
+
+@det.evaluate
+def _det(a: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return np.asarray(np.linalg.det(a), a.dtype)
+
+
+@det.expand
+def _det_expansion(a: Value) -> Value:
+    sign, logarithm = slogdet(a)
+    result: Value = sign * ew.exp(logarithm)
+    return result
+
+
+_LOST = {"f32": 1e3, "f64": 1e8}
+"""A condition beyond which an inverse has few digits."""
+
+
+@det.adjoint
+def _det_adjoint(ct: Value, y: Value, a: Value) -> tuple[Value]:
+    """Cofactors: ``det(a) inv(a).T``, or where that has lost its digits the same with singular
+    values that are multiplied instead of divided by."""
+    unit, lead = _eye(a), tuple(range(a.rank - 2))
+
+    def spread(x: Value) -> Value:
+        result: Value = sh.broadcast_to(x, shape=a.shape, axes=lead)
+        return result
+
+    axes = (a.rank - 2, a.rank - 1)
+    squares = [re.reduce_sum(m * m, axes=axes) for m in (a, solve(a, unit))]
+    limit = insertion.builder.operand_like(_LOST[a.type.dtype.name] ** 2, y)
+    is_kept = spread(ew.lt(squares[0] * squares[1], limit))  # not so where the inverse is nan
+    inverse = solve(_t(ew.where(is_kept, a, unit)), unit)
+    # What is not chosen has derivatives, too: its singular values are all different.
+    steps = ew.convert(_places(a)[0] + 1, dtype=a.type.dtype)
+    u, s, vh = svd(ew.where(is_kept, _part(steps), a))
+    others = ew.where(ew.eq(*_places(a)), 1.0, _over_columns(s, a))
+    products = _diagonal(re.reduce_prod(others, axes=axes[1:]))
+    sign = spread(slogdet(u)[0] * slogdet(vh)[0])
+    turned = sign * _mm(_mm(u, products), vh)
+    return (ew.scale(spread(ct), ew.where(is_kept, spread(y) * inverse, turned)),)
 
 
 # -- factors -------------------------------------------------------------------------------

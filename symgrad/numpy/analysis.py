@@ -56,7 +56,7 @@ def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Tracer:
         if points.ndim == 1:
             steps = reshape(steps, tuple(steps.size if i == at else 1 for i in range(y.ndim)))
     n = y.shape[at]
-    pairs = sliced(y, at, 1, n) + sliced(y, at, 0, n - 1)
+    pairs = sliced(y, at, min(1, n), n) + sliced(y, at, 0, max(n - 1, 0))
     result: Tracer = sum_(steps * pairs / 2.0, at)
     return result
 
@@ -124,8 +124,8 @@ def corrcoef(x: Any, y: Any = None, rowvar: bool = True) -> Tracer:
 @implements(np.polyval)
 def polyval(p: Any, x: Any) -> Any:
     """A polynomial by Horner's rule, the highest coefficient first."""
-    coefficients = traced(p)
-    result: Any = 0.0
+    coefficients, x = traced(p), HANDLERS["array"](x)
+    result: Any = constant(0, x.dtype, x.shape)
     for i in range(coefficients.size):
         result = result * x + coefficients[i]
     return result
@@ -181,8 +181,8 @@ def unwrap(
     is_small = abs(steps) < (period / 2 if discont is None else discont)
     fixes = where(is_small, constant(0, x.dtype), turned - steps)
     n = x.shape[at]
-    rest = sliced(x, at, 1, n) + HANDLERS[np.cumsum](fixes, at)
-    result: Tracer = HANDLERS[np.concatenate]([sliced(x, at, 0, 1), rest], at)
+    rest = sliced(x, at, min(1, n), n) + HANDLERS[np.cumsum](fixes, at)
+    result: Tracer = HANDLERS[np.concatenate]([sliced(x, at, 0, min(1, n)), rest], at)
     return result
 
 

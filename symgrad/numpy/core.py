@@ -11,7 +11,7 @@ import numpy as np
 
 from symgrad.ir import dtype_of
 from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer, fresh, is_tensor, is_traced
+from symgrad.tracer import HANDLERS, NUMBERS, Tracer, call_traced, is_tensor, is_traced
 from symgrad.tracing import constant, current_trace, stage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,12 +39,7 @@ def _public(function: Callable[..., Any], original: Callable[..., Any]) -> Calla
     @functools.wraps(original, updated=())
     def public(*args: Any, **kwargs: Any) -> Any:
         if any(map(is_traced, args)) or any(map(is_traced, kwargs.values())):
-            out = kwargs.pop("out", None)
-            result = fresh(function(*args, **kwargs), args[0] if args else None)
-            if out is None:
-                return result
-            out.assign(result, original.__name__)
-            return out
+            return call_traced(original, function, args, kwargs, args[0] if args else None)
         return original(*args, **kwargs)
 
     return public

@@ -93,6 +93,7 @@ def vander(x: Any, N: Any = None, increasing: bool = False) -> Tracer:
     line = traced(x)
     powers = np.arange(line.size if N is None else N)
     powers = powers if increasing else powers[::-1]
+    line = astype(line, np.promote_types(line.dtype, int))
     columns = [line ** int(p) for p in powers]
     result: Tracer = HANDLERS[np.stack](columns, -1)
     return result

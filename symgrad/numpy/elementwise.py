@@ -32,7 +32,7 @@ from symgrad.tracing import constant, stage
 
 OPS: dict[np.ufunc, str] = {
     np.add: "add", np.subtract: "sub", np.multiply: "mul", np.true_divide: "div",
-    np.negative: "neg", np.absolute: "abs", np.sign: "sign", np.fmod: "fmod",
+    np.negative: "neg", np.sign: "sign", np.fmod: "fmod",
     np.remainder: "rem", np.floor_divide: "floor_div", np.minimum: "minimum",
     np.exp: "exp", np.exp2: "exp2", np.expm1: "expm1", np.log: "log", np.log2: "log2",
     np.log10: "log10", np.log1p: "log1p", np.cbrt: "cbrt", np.logaddexp: "logaddexp",
@@ -40,12 +40,15 @@ OPS: dict[np.ufunc, str] = {
     np.arctan: "atan", np.arctan2: "atan2", np.sinh: "sinh", np.cosh: "cosh",
     np.tanh: "tanh", np.arcsinh: "asinh", np.arccosh: "acosh", np.arctanh: "atanh",
     np.hypot: "hypot", np.copysign: "copysign",
-    np.equal: "eq", np.not_equal: "ne", np.less: "lt", np.less_equal: "le",
-    np.greater: "gt", np.greater_equal: "ge", np.bitwise_and: "and", np.bitwise_or: "or",
+    np.bitwise_and: "and", np.bitwise_or: "or",
     np.bitwise_xor: "xor", np.left_shift: "shift_left", np.right_shift: "shift_right",
 }  # fmt: skip
 """Ufuncs that are one op on operands of one dtype."""
 
+COMPARISONS: dict[np.ufunc, str] = {
+    np.equal: "eq", np.not_equal: "ne", np.less: "lt", np.less_equal: "le",
+    np.greater: "gt", np.greater_equal: "ge",
+}  # fmt: skip
 ROUNDING = {np.floor: "floor", np.ceil: "ceil", np.trunc: "trunc", np.rint: "round"}
 SPECIAL = {"erf": "erf", "erfc": "erfc", "expit": "sigmoid"}
 """Ufuncs of ``scipy.special``, known by name so that SciPy need not be there."""
@@ -88,7 +91,10 @@ def prepared(ufunc: np.ufunc, operands: tuple[Any, ...], dtype: Any = None) -> l
 
 
 def _masked(ufunc: Any, where: Any, casting: Any) -> None:
-    refuse(ufunc.__name__, where=None if where is True else where)
+    refuse(
+        ufunc.__name__, where=None if where is True else where,
+        casting=None if casting == "same_kind" else casting,
+    )  # fmt: skip
 
 
 def _declare(ufunc: np.ufunc, op: str) -> None:
@@ -97,15 +103,35 @@ def _declare(ufunc: np.ufunc, op: str) -> None:
         _masked(ufunc, where, casting)
         dtypes = loop_dtypes(ufunc, operands, dtype)
         result: Tracer = stage(op, *matched(ufunc.__name__, operands, dtypes[:-1]))
-        if result.dtype != dtypes[-1]:  # the absolute value of complex numbers
-            raise UnsupportedError(
-                f"np.{ufunc.__name__} of {types_text(operands)} cannot be traced"
-            )
         return result
 
 
-for _ufunc, _op in OPS.items():
+for _ufunc, _op in (OPS | COMPARISONS).items():
     _declare(_ufunc, _op)
+
+
+def _declare_comparison(ufunc: np.ufunc) -> None:
+    compare = HANDLERS[ufunc]
+
+    @implements(ufunc)
+    def apply(x: Any, y: Any, **kwargs: Any) -> Tracer:
+        for other, number in ((x, y), (y, x)):
+            if type(number) is int and not _holds(dtype_key(other), number):
+                beyond = bool(ufunc(0 if other is x else x, 0 if other is y else y))
+                return constant(beyond, bool, traced(other).shape)
+        result: Tracer = compare(x, y, **kwargs)
+        return result
+
+
+def _holds(key: Any, number: int) -> bool:
+    """Whether an operand's dtype has a number, as far as integers are concerned."""
+    if not isinstance(key, np.dtype) or key.kind not in "iu":
+        return True
+    return bool(np.iinfo(key).min <= number <= np.iinfo(key).max)
+
+
+for _ufunc in COMPARISONS:
+    _declare_comparison(_ufunc)
 
 
 def _declare_rounding(ufunc: np.ufunc, op: str) -> None:
@@ -214,6 +240,15 @@ def _declare_composite(ufunc: np.ufunc) -> Callable[[Callable[..., Any]], Callab
     return register
 
 
+@_declare_composite(np.absolute)
+def _absolute(x: Tracer) -> Any:
+    if x.dtype.kind == "b":
+        return x.copy()
+    if x.dtype.kind == "c":
+        raise UnsupportedError(f"np.absolute of {types_text([x])} cannot be traced")
+    return stage("abs", x)
+
+
 @_declare_composite(np.square)
 def _square(x: Tracer) -> Any:
     return x * x
@@ -318,6 +353,7 @@ def _declare_logical(ufunc: np.ufunc, op: str) -> None:
     @implements(ufunc)
     def apply(*operands: Any, where: Any = True, dtype: Any = None, casting: Any = None) -> Tracer:
         _masked(ufunc, where, casting)
+        refuse(ufunc.__name__, dtype=None if dtype in (None, bool) else dtype)
         result: Tracer = stage(op, *matched(ufunc.__name__, operands, (bool,) * ufunc.nin))
         return result
 
@@ -360,6 +396,11 @@ def clip(
     low, high = (a_min if min is None else min), (a_max if max is None else max)
     bounds = [b for b in (low, high) if b is not None]
     common = result_type(a, *bounds) if dtype is None else np.dtype(dtype)
+    if common.kind in "iu":  # no element is beyond what the dtype cannot hold
+        limits = np.iinfo(common)
+        low = limits.min if type(low) is int and low < limits.min else low
+        high = limits.max if type(high) is int and high > limits.max else high
+        bounds = [b for b in (low, high) if b is not None]
     operands = matched("clip", (a, *bounds), (common,) * (1 + len(bounds)))
     x, rest = operands[0], operands[1:]
     if low is not None:

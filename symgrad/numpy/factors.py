@@ -6,6 +6,9 @@ positive definite), a traced function gives nan.
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +17,7 @@ from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
 from symgrad.numpy.core import astype, broadcast, float_type, implements, reshape, traced
 from symgrad.numpy.products import matmul
 from symgrad.tracer import HANDLERS, Tracer
-from symgrad.tracing import stage
+from symgrad.tracing import constant, stage
 
 
 class SlogdetResult(NamedTuple):
@@ -58,6 +61,12 @@ def _matrices(name: str, a: Any, *, square: bool = True) -> Tracer:
     return astype(x, dtype)
 
 
+def _of_hermitian(name: str, a: Any, hermitian: bool) -> Tracer:
+    """Matrices, of which only the lower triangle is read if they are known as symmetric."""
+    x = _matrices(name, a, square=hermitian)
+    return _mirrored(x, upper=False) if hermitian else x
+
+
 def _mirrored(x: Tracer, *, upper: bool) -> Tracer:
     """The symmetric matrices of which one triangle is given, to which all cotangents go.
 
@@ -88,10 +97,22 @@ def slogdet(a: Any) -> SlogdetResult:
 
 @implements(np.linalg.det, name="linalg.det")
 def det(a: Any) -> Tracer:
-    """Determinants."""
-    sign, logarithm = slogdet(a)
-    result: Tracer = sign * np.exp(logarithm)
+    """Determinants; small ones as the polynomials that they are."""
+    x = _matrices("det", a)
+    n = x.shape[-1]
+    result: Tracer = stage("det", x) if n > 3 else _minor(x, 0, range(n))
     return result
+
+
+def _minor(x: Tracer, row: int, columns: Sequence[int]) -> Any:
+    """The determinant of the rows from one on and of some columns, along the first row."""
+    if not columns:
+        return constant(1, x.dtype, x.shape[:-2])
+    terms = [
+        x[..., row, c] * _minor(x, row + 1, [*columns[:i], *columns[i + 1 :]])
+        for i, c in enumerate(columns)
+    ]
+    return functools.reduce(operator.add, [-t if i % 2 else t for i, t in enumerate(terms)])
 
 
 @implements(np.linalg.solve, name="linalg.solve")
@@ -155,7 +176,7 @@ def svd(
     a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False
 ) -> Any:
     """Singular vectors and values; all vectors only of square matrices."""
-    x = _matrices("svd", a, square=False)
+    x = _of_hermitian("svd", a, hermitian)
     if compute_uv and full_matrices and x.shape[-1] != x.shape[-2]:
         raise UnsupportedError(
             f"svd: full_matrices of {x._value.type} cannot be traced; full_matrices=False gives "
@@ -195,7 +216,7 @@ def _tolerance(name: str, given: Any, default: float) -> float:
 @implements(np.linalg.pinv, name="linalg.pinv")
 def pinv(a: Any, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Tracer:
     """Pseudoinverses; singular values up to ``rcond`` times the largest count as 0."""
-    x = _matrices("pinv", a, square=False)
+    x = _of_hermitian("pinv", a, hermitian)
     small = max(x.shape[-2:]) * float(np.finfo(x.dtype).eps)
     tolerance = 1e-15 if rtol is None or rtol is np._NoValue else _tolerance("pinv", rtol, small)
     result: Tracer = stage("pinv", x, rtol=_tolerance("pinv", rcond, tolerance), atol=0.0)
@@ -205,7 +226,7 @@ def pinv(a: Any, rcond: Any = None, hermitian: bool = False, *, rtol: Any = None
 @implements(np.linalg.matrix_rank, name="linalg.matrix_rank")
 def matrix_rank(A: Any, tol: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Tracer:
     """How many singular values are above a tolerance."""
-    x = _matrices("matrix_rank", A, square=False)
+    x = _of_hermitian("matrix_rank", A, hermitian)
     s = svdvals(x)
     part = _tolerance("matrix_rank", rtol, max(x.shape[-2:]) * float(np.finfo(x.dtype).eps))
     limit = HANDLERS[np.max](s, -1, keepdims=True) * part if tol is None else tol
@@ -229,5 +250,5 @@ def lstsq(a: Any, b: Any, rcond: Any = None) -> tuple[Tracer, Tracer, Tracer, Tr
     residuals = HANDLERS[np.sum](rest * rest, 0)
     residuals = reshape(residuals, (residuals.size,)) if m > n else traced(np.zeros(0, dtype))
     s = svdvals(x)
-    rank = HANDLERS[np.count_nonzero](s > s[0] * part)
+    rank = HANDLERS[np.count_nonzero](s > s[:1] * part)
     return solution, residuals, astype(rank, np.int32), s

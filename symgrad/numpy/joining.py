@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from symgrad.ir.errors import ShapeError, UnsupportedError
+from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
 from symgrad.numpy.core import (
     along,
     astype,
@@ -26,15 +26,20 @@ from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import constant, stage
 
 
-def _matched(arrays: Any, dtype: Any = None) -> list[Tracer]:
-    common = result_type(*arrays) if dtype is None else np.dtype(dtype)
+def _matched(arrays: Any, dtype: Any, casting: Any) -> list[Tracer]:
+    found = result_type(*arrays)
+    common = found if dtype is None else np.dtype(dtype)
+    if not np.can_cast(found, common, casting):
+        raise DTypeError(f"arrays of dtype {found} do not cast to {common} under {casting!r}")
     return [astype(x, common) for x in arrays]
 
 
 @implements(np.concatenate)
-def concatenate(arrays: Any, axis: Any = 0, *, dtype: Any = None, casting: Any = None) -> Tracer:
+def concatenate(
+    arrays: Any, axis: Any = 0, *, dtype: Any = None, casting: Any = "same_kind"
+) -> Tracer:
     """Joins arrays along an axis."""
-    parts = _matched(list(arrays), dtype)
+    parts = _matched(list(arrays), dtype, casting)
     if axis is None:
         parts, axis = [reshape(x, (x.size,)) for x in parts], 0
     if not all(x.ndim for x in parts):
@@ -44,9 +49,9 @@ def concatenate(arrays: Any, axis: Any = 0, *, dtype: Any = None, casting: Any =
 
 
 @implements(np.stack)
-def stack(arrays: Any, axis: int = 0, *, dtype: Any = None, casting: Any = None) -> Tracer:
+def stack(arrays: Any, axis: int = 0, *, dtype: Any = None, casting: Any = "same_kind") -> Tracer:
     """Joins arrays of one shape along a new axis."""
-    parts = _matched(list(arrays), dtype)
+    parts = _matched(list(arrays), dtype, casting)
     if any(x.shape != parts[0].shape for x in parts):
         raise ShapeError(f"stack: arrays must have one shape, got {types_text(parts)}")
     at = one_axis("stack", axis, parts[0], parts[0].ndim + 1)
@@ -70,17 +75,17 @@ HANDLERS["array"] = array
 
 
 @implements(np.vstack)
-def vstack(tup: Any, *, dtype: Any = None, casting: Any = None) -> Tracer:
+def vstack(tup: Any, *, dtype: Any = None, casting: Any = "same_kind") -> Tracer:
     """Joins rows."""
     rows = [HANDLERS[np.atleast_2d](x) for x in tup]
-    return concatenate(rows, 0, dtype=dtype)
+    return concatenate(rows, 0, dtype=dtype, casting=casting)
 
 
 @implements(np.hstack)
-def hstack(tup: Any, *, dtype: Any = None, casting: Any = None) -> Tracer:
+def hstack(tup: Any, *, dtype: Any = None, casting: Any = "same_kind") -> Tracer:
     """Joins along axis 1, or along the only axis."""
     parts = [HANDLERS[np.atleast_1d](x) for x in tup]
-    return concatenate(parts, 0 if parts[0].ndim == 1 else 1, dtype=dtype)
+    return concatenate(parts, 0 if parts[0].ndim == 1 else 1, dtype=dtype, casting=casting)
 
 
 @implements(np.dstack)
@@ -283,7 +288,7 @@ def triu(m: Any, k: int = 0) -> Tracer:
     return _keep(x, ~_below(x, k - 1))
 
 
-@implements(np.diagonal, np.linalg.diagonal)
+@implements(np.diagonal)
 def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
     """The diagonals of the matrices along two axes, as the last axis: a read-only view."""
     x = traced(a)
@@ -301,11 +306,23 @@ def diagonal(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tracer:
     return read(x).as_view_of(x, read, None, memory=x.memory.diagonal(offset, i, j))
 
 
-@implements(np.trace, np.linalg.trace)
+@implements(np.linalg.diagonal, name="linalg.diagonal")
+def matrix_diagonal(x: Any, /, *, offset: int = 0) -> Tracer:
+    """The diagonals of the matrices in the last two axes."""
+    return diagonal(x, offset, -2, -1)
+
+
+@implements(np.trace)
 def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None) -> Tracer:
     """The sum of a diagonal."""
     result: Tracer = HANDLERS[np.sum](diagonal(a, offset, axis1, axis2), -1, dtype)
     return result
+
+
+@implements(np.linalg.trace, name="linalg.trace")
+def matrix_trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Tracer:
+    """The sums of the diagonals of the matrices in the last two axes."""
+    return trace(x, offset, -2, -1, dtype)
 
 
 @implements(np.diag)

@@ -61,22 +61,18 @@ def argpartition(
     return argsort(a, axis)
 
 
-def _rows(a: Any, axis: Any, name: str) -> tuple[Tracer, Tracer, tuple[int, ...]]:
-    """The operand in floating point, its elements sorted along a last axis, the axes gone."""
-    x = traced(a)
-    x = astype(x, float_type(x, name))
+def _rows(x: Tracer, axis: Any, name: str) -> tuple[Tracer, tuple[int, ...]]:
+    """The elements sorted along a last axis, and the axes that are gone."""
     axes = many_axes(name, axis, x)
     kept = [i for i in range(x.ndim) if i not in axes]
     size = math.prod(x.shape[i] for i in axes)
     flat = reshape(transposed(x, [*kept, *axes]), [*(x.shape[i] for i in kept), size])
-    return x, sort(flat, -1), axes
+    return sort(flat, -1), axes
 
 
 def _at(rows: Tracer, rank: float) -> Any:
     """Between neighbours in proportion; nan, which comes last, if there is one."""
     last, n = rows.ndim - 1, rows.shape[-1]
-    if not n:
-        raise ShapeError(f"quantiles of {rows._value.type} do not exist: it has no elements")
     low = min(math.floor(rank), n - 1)
     high = min(low + 1, n - 1)
     shape = rows.shape[:-1]
@@ -89,29 +85,46 @@ def _at(rows: Tracer, rank: float) -> Any:
     return HANDLERS[np.where](HANDLERS[np.isnan](end), end, value)
 
 
+_METHODS = {
+    "inverted_cdf", "averaged_inverted_cdf", "closest_observation", "interpolated_inverted_cdf",
+    "hazen", "weibull", "linear", "median_unbiased", "normal_unbiased", "lower", "higher",
+    "midpoint", "nearest",
+}  # fmt: skip
+_ELEMENTS = {"inverted_cdf", "closest_observation", "lower", "higher", "nearest"}
+"""Methods whose quantiles are elements of the array, of its dtype."""
+
+
 def _quantiles(
     name: str, a: Any, q: Any, axis: Any, method: str, keepdims: Any, scale: float
 ) -> Tracer:
-    if method != "linear":
-        raise UnsupportedError(f"{name}: method={method!r} cannot be traced; use 'linear'")
-    x, rows, axes = _rows(a, axis, name)
+    if method not in _METHODS:
+        raise UnsupportedError(f"{name}: method={method!r} is none of {', '.join(_METHODS)}")
+    if isinstance(q, Tracer):
+        raise UnsupportedError(f"{name}: which quantiles are wanted must be known while tracing")
+    guard(q)
+    x = traced(a)
+    if method not in _ELEMENTS:
+        x = astype(x, float_type(x, name))
+        if type(q) not in (float, int):
+            x = astype(x, np.result_type(x.dtype, np.asarray(q)))
+    rows, axes = _rows(x, axis, name)
     wanted = np.asarray(q, np.float64) / scale
     if not ((wanted >= 0) & (wanted <= 1)).all():
         raise ValueError(f"{name}: {q} is not in the range [0, {scale:g}]")
-    found = [
-        keep_axes(_at(rows, w * (rows.shape[-1] - 1)), x, axes, keepdims)
-        for w in wanted.reshape(-1).tolist()
-    ]
-    if not wanted.ndim:
-        return found[0]
-    stacked: Tracer = HANDLERS[np.stack](found)
+    n = rows.shape[-1]
+    if not n:
+        raise ShapeError(f"{name}: {x._value.type} has no elements along axes {axes}")
+    # Every method is a mean of two neighbours: NumPy tells which by the quantiles of positions.
+    ranks = np.quantile(np.arange(n, dtype=np.float64), wanted, method=method)  # type: ignore[call-overload]
+    found = [keep_axes(_at(rows, r), x, axes, keepdims) for r in ranks.reshape(-1).tolist()]
+    stacked: Tracer = HANDLERS[np.stack](found) if wanted.ndim else found[0]
     return reshape(stacked, (*wanted.shape, *found[0].shape))
 
 
 @implements(np.quantile)
 def quantile(
-    a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
-    method: str = "linear", keepdims: Any = False,
+    a: Any, q: Any, axis: Any = None, overwrite_input: bool = False, method: str = "linear",
+    keepdims: Any = False,
 ) -> Tracer:  # fmt: skip
     """Quantiles along axes; which ones must be known while tracing."""
     return _quantiles("quantile", a, q, axis, method, keepdims, 1.0)
@@ -119,8 +132,8 @@ def quantile(
 
 @implements(np.percentile)
 def percentile(
-    a: Any, q: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
-    method: str = "linear", keepdims: Any = False,
+    a: Any, q: Any, axis: Any = None, overwrite_input: bool = False, method: str = "linear",
+    keepdims: Any = False,
 ) -> Tracer:  # fmt: skip
     """Percentiles along axes; which ones must be known while tracing."""
     return _quantiles("percentile", a, q, axis, method, keepdims, 100.0)
@@ -128,11 +141,25 @@ def percentile(
 
 @implements(np.median)
 def median(
-    a: Any, axis: Any = None, out: Any = None, overwrite_input: bool = False,
-    keepdims: Any = False,
-) -> Tracer:  # fmt: skip
+    a: Any, axis: Any = None, overwrite_input: bool = False, keepdims: Any = False
+) -> Tracer:
     """The median along axes: of two middle elements the mean."""
     return _quantiles("median", a, 0.5, axis, "linear", keepdims, 1.0)
+
+
+@implements(np.nanmedian)
+def nanmedian(
+    a: Any, axis: Any = None, overwrite_input: bool = False, keepdims: Any = False
+) -> Tracer:
+    """The median along axes of the elements that are not nan; nan where there are none."""
+    x = traced(a)
+    x = astype(x, float_type(x, "nanmedian"))
+    rows, axes = _rows(x, axis, "nanmedian")
+    count = HANDLERS[np.count_nonzero](~HANDLERS[np.isnan](rows), -1, keepdims=True)
+    last = HANDLERS[np.maximum](count - 1, 0)  # without any, the first is nan
+    low, high = (take_along_axis(rows, place, -1) for place in (last // 2, last - last // 2))
+    middle = reshape(low * 0.5 + high * 0.5, rows.shape[:-1])
+    return keep_axes(middle, x, axes, keepdims)
 
 
 @implements(np.searchsorted)

@@ -20,6 +20,7 @@ from symgrad.numpy.core import (
     broadcast,
     implements,
     one_axis,
+    refuse,
     reshape,
     result_type,
     transposed,
@@ -85,15 +86,16 @@ def _simplified(x: Tracer, labels: Labels, needed: set[int]) -> tuple[Tracer, li
     return x, names
 
 
-def _pair(*operands: Any) -> list[Tracer]:
-    dtype = result_type(*operands)
+def _pair(*operands: Any, dtype: Any = None) -> list[Tracer]:
+    dtype = result_type(*operands) if dtype is None else dtype
     return [astype(x, dtype) for x in operands]
 
 
 @implements(np.matmul)
 def matmul(x1: Any, x2: Any, dtype: Any = None, casting: Any = None) -> Tracer:
     """Products of the matrices in the last two axes, the others broadcasting."""
-    x, y = _pair(x1, x2)
+    refuse("matmul", casting=casting)
+    x, y = _pair(x1, x2, dtype=dtype)
     if not x.ndim or not y.ndim:
         raise ShapeError(f"matmul: 0-d operands are not allowed, got {types_text((x, y))}; use *")
     inner = x.shape[-1], y.shape[-2 if y.ndim > 1 else 0]
@@ -274,6 +276,7 @@ def einsum(
     *operands: Any, optimize: Any = True, dtype: Any = None, casting: Any = None, order: Any = None
 ) -> Tracer:
     """Sums of products as the subscripts say, contracted pair by pair along a greedy path."""
+    refuse("einsum", casting=None if casting == "safe" else casting)
     subscripts, raw = _parse_operands(operands)
     common = result_type(*raw) if dtype is None else dtype
     arrays = [astype(x, common) for x in raw]

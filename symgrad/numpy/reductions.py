@@ -42,7 +42,7 @@ def keep_axes(y: Tracer, x: Tracer, axes: tuple[int, ...], keepdims: Any) -> Tra
 def _masked(x: Tracer, mask: Any, neutral: Any) -> Tracer:
     if mask is True or mask is NO_VALUE:
         return x
-    chosen = where(mask, x, constant(neutral, x.dtype))
+    chosen = where(mask, x, astype(neutral, x.dtype))
     if chosen.shape != x.shape:
         raise ShapeError(f"where= of shape {np.shape(mask)} does not fit {x._value.type}")
     return chosen
@@ -67,7 +67,7 @@ def _declare_sum(name: Callable[..., Any], op: str, ufunc: np.ufunc, neutral: in
         axes = many_axes(name.__name__, axis, x)
         y: Tracer = stage(op, x, axes=axes)
         if initial is not NO_VALUE and initial is not None:
-            y = ufunc(y, initial)
+            y = ufunc(y, astype(initial, y.dtype))
         return keep_axes(y, x, axes, keepdims)
 
     implements(name)(reduce)
@@ -119,7 +119,7 @@ def _declare_extremum(names: Any, op: str, ufunc: np.ufunc) -> Any:
         first = isinstance(axis, (int, np.integer)) and x._kind == "f"
         y = stage(op, x, axes=axes, ties="first" if first else "split")
         if start is not None:
-            y = ufunc(y, start)
+            y = ufunc(y, astype(start, y.dtype))
         return keep_axes(y, x, axes, keepdims)
 
     implements(*names)(reduce)
@@ -175,7 +175,7 @@ def _count(x: Tracer, axis: Any, mask: Any, keepdims: Any) -> Any:
 
 @implements(np.var)
 def var(
-    a: Any, axis: Any = None, dtype: Any = None, *, ddof: float = 0, keepdims: Any = False,
+    a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: Any = False, *,
     where: Any = True, mean: Any = NO_VALUE, correction: Any = NO_VALUE,
 ) -> Tracer:  # fmt: skip
     """The mean of squared deviations, with divisor ``n - ddof``."""
@@ -193,9 +193,12 @@ def var(
 
 
 @implements(np.std)
-def std(a: Any, axis: Any = None, dtype: Any = None, **kwargs: Any) -> Tracer:
+def std(
+    a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: Any = False,
+    **kwargs: Any,
+) -> Tracer:  # fmt: skip
     """The root of the variance; a norm of deviations, so its subgradient at 0 is 0."""
-    return norm_root(var(a, axis, dtype, **kwargs))
+    return norm_root(var(a, axis, dtype, ddof, keepdims, **kwargs))
 
 
 @implements(np.average)
@@ -249,7 +252,7 @@ _declare_ignoring_nan(np.nanmin, min_, math.inf)
 def _declare_nan_moment(name: Callable[..., Any], root: bool) -> None:
     @implements(name)
     def reduce(
-        a: Any, axis: Any = None, dtype: Any = None, *, ddof: float = 0, keepdims: Any = False
+        a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: Any = False
     ) -> Tracer:
         x = traced(a)
         there = ~HANDLERS[np.isnan](x)

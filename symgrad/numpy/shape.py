@@ -13,11 +13,13 @@ import numpy as np
 
 from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.numpy.core import (
+    astype,
     broadcast,
     common_shape,
     implements,
     many_axes,
     one_axis,
+    refuse,
     sizes,
     sliced,
     traced,
@@ -75,6 +77,10 @@ def reshape(a: Any, shape: Any = None, order: str = "C", *, copy: Any = None) ->
         raise ShapeError(
             f"reshape: {x._value.type} has {x.size} elements and does not fit shape {sizes(shape)}"
         )
+    if copy is False:
+        x.memory.reshape(target, order=order, copy=False)  # raises where it is no view
+    if copy:
+        return reshape(x, target, order).copy()
     if order == "F":
         return transpose(_reshaped(transpose(x), target[::-1]))
     if order not in ("C", "A", "K") or (order != "C" and not x.memory.flags.c_contiguous):
@@ -222,6 +228,9 @@ def copyto(dst: Any, src: Any, casting: str = "same_kind", where: Any = True) ->
     if not isinstance(dst, Tracer):
         source = traced(src)
         source.trace.concrete(source, "assign")
+    refuse("copyto", casting=None if casting in ("same_kind", "unsafe") else casting)
+    if casting == "unsafe":
+        src = astype(src, dst.dtype)
     dst.assign(src if where is True else HANDLERS[np.where](where, src, dst), "copyto")
 
 
@@ -299,7 +308,9 @@ def pad(array: Any, pad_width: Any, mode: str = "constant", **kwargs: Any) -> Tr
         pad_width = [(w, w) if isinstance(w, int) else w for w in pad_width]
     widths = [(int(lo), int(hi)) for lo, hi in np.broadcast_to(pad_width, (x.ndim, 2))]
     if mode == "constant":
-        return _pad_constant(x, widths, kwargs.pop("constant_values", 0))
+        values = kwargs.pop("constant_values", 0)
+        refuse("pad", **kwargs)
+        return _pad_constant(x, widths, values)
     if mode not in _PAD_MODES or kwargs:
         raise UnsupportedError(
             f"pad: mode={mode!r} with {kwargs or 'no options'} cannot be traced; "

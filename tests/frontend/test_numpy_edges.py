@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from symgrad.ir.errors import SymgradError
 
 import symgrad as sg
 
@@ -47,6 +48,44 @@ CASES: dict[str, tuple[Callable[..., Any], Any]] = {
     "norm along": (lambda x: np.linalg.norm(x, axis=np.int64(1)), X),
     "interp": (lambda x: np.interp(x, [0.0, 1.0, 1.0], [2.0, 3.0, 5.0]), WILD),
     "gradient": (lambda n: np.gradient(n, axis=1), N),
+    "initial of the result's dtype": (
+        lambda n: (np.sum(n, initial=0.5), np.max(n, 1, initial=9.5), np.prod(n, initial=2.5)), N
+    ),
+    "initial of truth values": (lambda b: np.min(b, 1, initial=-1, where=[True, False]), B),
+    "absolute truth": (lambda b: (abs(b), np.abs(b)), B),
+    "numbers beyond a dtype": (
+        lambda n: (n < -2, n < 300, n == 256, n != -1, np.clip(n, -2, 9), np.clip(n, 5, 300)), BYTES
+    ),
+    "nothing to integrate": (lambda x: (np.trapezoid(x[:0], axis=0), np.unwrap(x[:0], axis=0)), X),
+    "dtypes of polynomials": (
+        lambda n: (np.polyval(n[:2], n[0]), np.polyval(n[:0], n), np.vander(n.astype("f4"), 3)),
+        BYTES,
+    ),
+    "no equations": (lambda x: np.linalg.lstsq(x[:0, :0], x[:0], rcond=None)[0], X),
+    "matrices last": (
+        lambda x: (np.linalg.diagonal(x, offset=1), np.linalg.trace(x), np.trace(x)),
+        np.arange(24.0).reshape(2, 3, 4),
+    ),
+    "hermitian": (
+        lambda x: (
+            np.linalg.svd(x[:, :3], compute_uv=False, hermitian=True),
+            np.linalg.pinv(x[:, :3], hermitian=True),
+            np.linalg.matrix_rank(x[:, 1:] * [1, 0, 0], hermitian=True),
+        ),
+        X,
+    ),
+    "nanmedian": (
+        lambda x: (np.nanmedian(x), np.nanmedian(x, 1), np.nanmedian(x, 0, keepdims=True)), HOLES
+    ),
+    "out by position": (
+        lambda x: (
+            np.sum(x, 0, None, None, True), x.sum(1, None, None, True), np.max(x, 0, None, True),
+            x.min(0, None, True), np.mean(x, 1, None, None, True), np.std(x, 1, None, None, 1),
+            np.take(x, [7, 8], 1, None, "clip"), np.any(x > 2, 0, None, True),
+        ),
+        X,
+    ),
+    "dtype of a product": (lambda x: np.matmul(x, x.T, dtype=np.float32), X),
 }
 
 
@@ -60,6 +99,85 @@ def test_as_numpy(name: str) -> None:
     for a, e in zip(_all(found), _all(expected), strict=True):
         assert np.asarray(a).dtype == np.asarray(e).dtype
         np.testing.assert_allclose(a, e, 1e-6 if np.asarray(e).dtype == "f4" else 1e-14)
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda x, y: np.median(x, 0, y), lambda x, y: np.median(x, 0, out=y),
+        lambda x, y: np.sum(x, 0, None, y), lambda x, y: x.max(0, y), lambda x, y: x.sum(0, out=y),
+        lambda x, y: np.add(x[0], x[1], y), lambda x, y: np.concatenate([x[0, :2], x[0, 2:]], 0, y),
+        lambda x, y: np.quantile(x, 0.3, 0, y), lambda x, y: x.take([0, 1, 1, 2], None, y),
+    ],
+)  # fmt: skip
+def test_results_go_where_they_are_wanted(fill: Callable[..., Any]) -> None:
+    def f(x: Any) -> Any:
+        y = np.zeros_like(x[0])
+        assert fill(x, y) is y
+        return y * 2
+
+    np.testing.assert_allclose(sg.jit(f)(X), f(X), 1e-15)
+
+
+@pytest.mark.parametrize(
+    "method",
+    """inverted_cdf averaged_inverted_cdf closest_observation interpolated_inverted_cdf hazen
+    weibull linear median_unbiased normal_unbiased lower higher midpoint nearest""".split(),
+)
+def test_methods_of_quantiles(method: Any) -> None:
+    def f(x: Any, q: Any) -> Any:
+        return np.quantile(x, q, axis=1, method=method)
+
+    for x in (X, X.astype("f4"), N, X[:, :1]):
+        for q in (0.3, [0.0, 0.1, 0.25, 0.5, 0.77, 1.0], np.float32(0.5)):
+            found, expected = sg.jit(lambda x, q=q: f(x, q))(x), f(x, q)
+            assert found.dtype == expected.dtype
+            np.testing.assert_allclose(found, expected, 1e-6 if found.dtype == "f4" else 1e-13)
+
+
+def test_a_copy_under_another_shape_is_no_view() -> None:
+    def f(x: Any) -> Any:
+        y = np.zeros_like(x)
+        y.reshape(2, 6, copy=True)[0] = 1
+        np.reshape(y, (4, 3), "F", copy=True)[1] = 2
+        y.reshape(-1, copy=False)[5] = 3
+        return y
+
+    np.testing.assert_array_equal(sg.jit(f)(X), f(X))
+    with pytest.raises(ValueError, match="copy"):
+        sg.jit(lambda x: x.T.reshape(-1, copy=False))(X)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda x: np.add(x, 1, dtype=int, casting="unsafe"),
+        lambda x: x.astype(int, casting="safe"), lambda x: np.concatenate([x, x], dtype=int),
+        lambda x: np.matmul(x, x.T, casting="no"), lambda x: np.logical_and(x, x, dtype=float),
+        lambda x: np.pad(x, 1, other=3),
+        lambda x: np.copyto(np.zeros_like(x), x, casting="no"),
+    ],
+)  # fmt: skip
+def test_no_keyword_is_ignored(refused: Callable[..., Any]) -> None:
+    with pytest.raises(SymgradError, match=r"cast|dtype|other"):
+        sg.jit(refused)(X)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 6])
+def test_slope_of_the_determinant_of_a_singular_matrix(n: int) -> None:
+    """It is the matrix of cofactors, whatever the rank."""
+    rng = np.random.default_rng(n)
+    whole = rng.normal(size=(n, n))
+    one_less, two_less = whole.copy(), whole.copy()
+    one_less[-1] = one_less[:-1].sum(0)
+    two_less[:2] = 0
+    for m in (whole, one_less, two_less, np.eye(n)):
+        minors = [
+            [np.linalg.det(np.delete(np.delete(m, i, 0), j, 1)) * (-1) ** (i + j) for j in range(n)]
+            for i in range(n)
+        ]
+        np.testing.assert_allclose(sg.grad(np.linalg.det)(m), minors, atol=1e-12)
+        sg.check_grads(np.linalg.det, (m,), order=2)
 
 
 def test_more_axes_for_an_array() -> None:
