@@ -151,7 +151,7 @@ class Executable:
         and residents where they have a form.
 
         ``out`` may give a writeable array of its result's dtype and shape for each result, which
-        then is that array.  It may overlap with anything else: what it takes is computed first.
+        then is that array.  It may overlap with arguments: what it takes is computed first.
         Raises ``UsageError`` when the arguments do not have the parameters' types.
         """
         if self._direct is not None and not profile.active:

@@ -50,6 +50,12 @@ def jit(
     A call may give arrays for the results, of their dtypes and shapes, which it returns:
     ``f(x, out=y)``, or ``out=(None, y)`` in the structure of the result with ``None`` where a
     fresh one is wanted.  They may overlap with arguments.  So may calls of derivatives.
+
+    The body runs only while it is traced.  Arrays and tensors from outside are read at every
+    call.  Numbers, truth values and strings are part of the program, which is traced again when
+    one has changed that the code finds by name in a global, a closure, an attribute, a class, a
+    module or a container.  What it reads in other ways (slots, properties, objects behind more
+    than a few others, ``getattr`` with a computed name) stays as it was: make that an argument.
     """
     if conv_precision is not None:
         from symgrad.codegen.precision import checked

@@ -10,6 +10,7 @@ what they were.  So it does for the contents of arrays that shaped it, masks and
 from __future__ import annotations
 
 import functools
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -116,8 +117,10 @@ class Surroundings:
         number = type(value) in _NUMBERS and depth <= _NEAR
         if number or isinstance(value, np.ndarray) or is_tensor(value):
             yield Place(read, value, name)
-        elif depth > _FAR or isinstance(value, (type, types.ModuleType)) or _is_foreign(value):
+        elif depth > _FAR or _is_foreign(value):
             return
+        elif isinstance(value, (type, types.ModuleType)):
+            yield from self._of_namespace(read, value, depth)
         elif isinstance(value, (dict, list, tuple)):
             if id(value) in self._seen or len(value) > _WIDTH:
                 return
@@ -137,10 +140,25 @@ class Surroundings:
     def _of_object(self, read: Source, value: Any, depth: int) -> Iterator[Place]:
         for name, item in list(vars(value).items()):
             yield from self._of_value(read.then(ATTRIBUTE, name), item, name, depth + 1)
+        defaults: dict[str, Any] = {}
+        for kind in reversed(type(value).__mro__):
+            defaults.update(vars(kind))
+        for name in defaults.keys() - vars(value).keys():
+            item = defaults[name]
+            if _is_number(item) or isinstance(item, np.ndarray) or is_tensor(item):
+                yield from self._of_value(read.then(ATTRIBUTE, name), item, name, depth + 1)
         for kind in type(value).__mro__:
             for name, method in vars(kind).items():
                 if name in self._names and isinstance(method, types.FunctionType):
                     yield from self._of_callable(method, depth + 1)
+
+
+    def _of_namespace(self, read: Source, value: Any, depth: int) -> Iterator[Place]:
+        """What a class or a module has under names that the code mentions."""
+        for name in self._names & vars(value).keys():
+            item = vars(value)[name]
+            if not isinstance(item, (type, types.ModuleType)):
+                yield from self._of_value(read.then(ATTRIBUTE, name), item, name, depth + 1)
 
 
 class Environment:
@@ -258,6 +276,9 @@ def _is_foreign(value: Any) -> bool:
     """
     if isinstance(value, (dict, list, tuple)) or hasattr(value, "__wrapped__"):
         return False
+    if isinstance(value, types.ModuleType):
+        root = value.__name__.partition(".")[0]
+        return root in _FOREIGN or root in sys.stdlib_module_names
     module = getattr(value, "__module__", None) or type(value).__module__
     if module.startswith(_LAYERS):
         return isinstance(value, types.FunctionType)

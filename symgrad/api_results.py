@@ -120,7 +120,7 @@ class Returned:
 
 
 def check_places(name: str, places: Sequence[Array | None], types: Sequence[Any]) -> None:
-    """Raises unless every given array can take its result: dtype, shape, writeable."""
+    """Raises unless every given array can take its result: dtype, shape, writeable, its own."""
     for number, (array, type_) in enumerate(zip(places, types, strict=True)):
         if array is None:
             continue
@@ -131,6 +131,9 @@ def check_places(name: str, places: Sequence[Array | None], types: Sequence[Any]
             raise ShapeError(f"{where} has an array of shape {array.shape}; pass one of its shape")
         if not array.flags.writeable:
             raise UsageError(f"{where} has an array that is read-only; pass one to write to")
+        for other in places[:number]:
+            if other is not None and np.shares_memory(array, other):
+                raise UsageError(f"{where} has an array that overlaps with one for another result")
 
 
 def filled(places: Sequence[Array | None], results: Sequence[Any]) -> list[Any]:

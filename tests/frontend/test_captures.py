@@ -89,6 +89,35 @@ def test_containers_objects_and_methods() -> None:
         np.testing.assert_allclose(f(x), model.loss(x))
 
 
+def test_classes_and_modules() -> None:
+    class Base:
+        rate, w = 2.0, np.ones(3)
+
+    class Config(Base):
+        w = np.full(3, 2.0)
+
+    config, module = Config(), types.ModuleType("settings_of_mine")
+    module.factor, module.bias = 3.0, np.zeros(3)
+
+    def loss(x: Any) -> Any:
+        return np.sum(x * config.w + Base.w + module.bias) * config.rate * module.factor
+
+    f, x = sg.jit(loss), np.ones(3)
+    for change in (
+        lambda: None,
+        lambda: setattr(module, "factor", 4.0),
+        lambda: setattr(module, "bias", np.arange(3.0)),
+        lambda: setattr(Base, "rate", 5.0),
+        lambda: setattr(Base, "w", np.full(3, 7.0)),
+        lambda: setattr(Config, "w", np.full(3, 0.5)),
+        lambda: setattr(config, "rate", 6.0),  # hides the class's
+        lambda: setattr(config, "w", np.full(3, 9.0)),
+    ):
+        change()
+        for _ in range(2):  # a second call is answered natively
+            np.testing.assert_allclose(f(x), loss(x))
+
+
 def test_switching_back_and_forth_traces_once_each() -> None:
     class Model:
         def __init__(self) -> None:
