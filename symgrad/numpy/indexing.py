@@ -8,6 +8,7 @@ result's axes.  Reading runs the plan forwards; writing runs it backwards.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -371,6 +372,40 @@ def _add_at(a: Any, indices: Any, b: Any) -> None:
 
 
 HANDLERS[np.add, "at"] = _add_at
+HANDLERS[np.subtract, "at"] = lambda a, indices, b: _add_at(a, indices, -traced(b))
+
+
+def _declare_at(ufunc: np.ufunc) -> None:
+    def at(a: Any, indices: Any, b: Any) -> None:
+        """In rounds: what comes first at each position, then what comes second, and so on."""
+        if is_traced(indices):
+            raise UnsupportedError(
+                f"{ufunc.__name__}.at: positions must be known while tracing, as some may be there "
+                "twice; np.add.at and np.subtract.at take any, and a[i] = f(a[i], b) distinct ones"
+            )
+        shape = make_plan(a, indices).shape  # checked, and guarded
+        places = np.arange(a.size).reshape(a.shape)[indices].reshape(-1)
+        flat, new = reshape(a, (a.size,)), _fitted(a, astype(b, a.dtype), shape)
+        new = reshape(new, places.shape)
+        for chosen in _rounds(places):
+            old = take(flat, places[chosen])
+            flat = setitem(flat, places[chosen], HANDLERS[ufunc](old, take(new, chosen)))
+        a.rebind(reshape(flat, a.shape))
+
+    HANDLERS[ufunc, "at"] = at
+
+
+def _rounds(places: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    """The numbers of all places, those of distinct ones at a time, in the order of each."""
+    left = np.arange(places.size)
+    while left.size:
+        _, first = np.unique(places[left], return_index=True)
+        yield left[first]
+        left = np.delete(left, first)
+
+
+for _ufunc in (np.multiply, np.divide, np.maximum, np.minimum, np.power, np.fmax, np.fmin):
+    _declare_at(_ufunc)
 
 
 # -- functions -----------------------------------------------------------------------------
@@ -388,13 +423,18 @@ def _written(a: Any, values: Any) -> Tracer:
 def take(a: Any, indices: Any, axis: Any = None, mode: str = "raise") -> Tracer:
     """Elements at integer positions along an axis."""
     x, at = along("take", a, axis)
-    if mode != "raise":
-        n = x.shape[at]
-        index = traced(indices, np.int64)
-        indices = np.clip(index, 0, n - 1) if mode == "clip" else index % n
+    indices = _within(indices, x.shape[at], mode)
     if isinstance(indices, (tuple, list)):
         indices = list(indices)
     return x[(*(slice(None),) * at, indices)]
+
+
+def _within(indices: Any, n: int, mode: str) -> Any:
+    """Positions along an axis of ``n``, those beyond its ends moved as ``mode`` says."""
+    if mode == "raise":
+        return indices
+    index = indices if is_traced(indices) else np.asarray(indices)
+    return np.clip(index, 0, n - 1) if mode == "clip" else index % n
 
 
 @implements(np.take_along_axis)
@@ -428,6 +468,15 @@ def put_along_axis(arr: Any, indices: Any, values: Any, axis: Any) -> None:
     x, index = _written(arr, values), traced(indices)
     at = one_axis("put_along_axis", axis, x)
     x[tuple(_along_axis(x, indices if isinstance(indices, np.ndarray) else index, at))] = values
+
+
+@implements(np.put)
+def put(a: Any, ind: Any, v: Any, mode: str = "raise") -> None:
+    """Writes to positions of the flattened array, over and over if ``v`` has fewer elements."""
+    x, index = _written(a, v), _within(ind, a.size, mode)
+    index = HANDLERS[np.ravel](index) if is_traced(index) else np.ravel(index)
+    new = _repeated(traced(v, x.dtype), index.size)
+    x.rebind(reshape(setitem(reshape(x, (x.size,)), index, new), x.shape))
 
 
 @implements(np.putmask)

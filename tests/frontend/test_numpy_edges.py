@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from symgrad.ir.errors import SymgradError
+from symgrad.ir.errors import SymgradError, UnsupportedError
 
 import symgrad as sg
 
@@ -161,6 +161,55 @@ def test_a_copy_under_another_shape_is_no_view() -> None:
 def test_no_keyword_is_ignored(refused: Callable[..., Any]) -> None:
     with pytest.raises(SymgradError, match=r"cast|dtype|other"):
         sg.jit(refused)(X)
+
+
+TWICE = np.array([0, 2, 0, 0, 1]), np.array([1, 1, 1, 3, 0])
+"""Rows and columns, among which one place is there twice."""
+
+
+@pytest.mark.parametrize(
+    "ufunc", [np.add, np.subtract, np.multiply, np.divide, np.maximum, np.minimum, np.fmax]
+)
+def test_places_that_are_there_twice(ufunc: Any) -> None:
+    def f(x: Any, b: Any) -> Any:
+        x = x.copy()
+        ufunc.at(x, TWICE, b)
+        ufunc.at(x.T, (slice(1, 3), TWICE[0]), b * 1.1)
+        ufunc.at(x, slice(0, 2), b[:4] * 1.2)
+        ufunc.at(x, X > 0, b[0] * 1.3)
+        return x
+
+    b = np.array([0.55, -1.45, 2.1, 0.7, -0.3])
+    np.testing.assert_allclose(sg.jit(f)(X, b), f(X, b), 1e-15)
+    sg.check_grads(lambda x, b: np.sum(np.tanh(f(x, b))), (X, b))
+
+
+def test_places_that_may_be_there_twice_are_refused() -> None:
+    def f(x: Any, i: Any) -> Any:
+        x = x.copy()
+        np.subtract.at(x, i, 2.0)
+        np.maximum.at(x, i, 0.0)
+        return x
+
+    with pytest.raises(UnsupportedError, match=r"maximum\.at: positions must be known"):
+        sg.jit(f)(X[0], TWICE[0])
+
+
+def test_put() -> None:
+    def f(x: Any, v: Any) -> Any:
+        x = x.copy()
+        np.put(x, [0, 5, -1], v)
+        np.put(x, [[77, 3]], [1, 2], mode="clip")
+        np.put(x.T, 14, v[1], mode="wrap")
+        return x
+
+    v = np.array([7.0, 8.0])
+    np.testing.assert_array_equal(sg.jit(f)(X, v), f(X, v))
+    sg.check_grads(lambda x, v: np.sum(np.sin(f(x, v))), (X, v))
+    placed = sg.jit(lambda x, i: (np.put(x, i, [9.0, 8.0]), x)[1])(X, np.array([[1, 2], [4, 6]]))
+    expected = X.copy()
+    np.put(expected, [1, 2, 4, 6], [9.0, 8.0])
+    np.testing.assert_array_equal(placed, expected)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 6])
