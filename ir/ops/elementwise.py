@@ -151,11 +151,12 @@ scale_both: OpDef = elementwise(
 
 @scale_both.expand
 def _scale_both_expansion(x: Value, y: Value) -> Value:
-    if is_tame(x):
-        return scale(x, y)
-    if is_tame(y):
-        return scale(y, x)
-    return where(eq(y, zeros_like(y)), 0.0, scale(x, y))
+    if not is_tame(x):
+        x, y = y, x
+    result: Value = scale(x, y)
+    if not is_tame(x):
+        result = where(eq(y, zeros_like(y)), 0.0, result)
+    return result
 
 
 @scale_both.fold

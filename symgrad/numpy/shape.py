@@ -65,7 +65,7 @@ def _permuted(x: Tracer, axes: Sequence[int]) -> Tracer:
 
 
 @implements(np.reshape)
-def reshape(a: Any, shape: Any = None, order: str = "C", *, copy: Any = None) -> Tracer:
+def reshape(a: Any, shape: Any = None, order: Any = "C", *, copy: Any = None) -> Tracer:
     """Another shape for the same elements; one size may be -1."""
     x = traced(a)
     target = list(sizes(shape))
