@@ -334,7 +334,7 @@ def emit_region(
     """
     lanes = lanes or lanes_of(operands[0].type)
     registers = dict(zip(region.params, operands, strict=True))
-    partners = sine_and_cosine(region.ops) if lanes > 1 else {}
+    partners = sine_and_cosine(region.ops)
     for op in region.ops:
         (result,) = op.results
         if result in registers:  # with its partner
@@ -354,11 +354,8 @@ def emit_region(
 
 
 def sine_and_cosine(ops: Sequence[Op]) -> dict[int, tuple[Op, Op]]:
-    """For each op by its id the sine and the cosine of one value that it is one of.
-
-    Of a vector they are best computed together; single numbers have shorter ways, see
-    ``vecmath.trigonometric``.
-    """
+    """For each op by its id the sine and the cosine of one value that it is one of: they are best
+    computed together."""
     sines, cosines = (
         {op.operands[0]: op for op in ops if op.name == name} for name in ("sin", "cos")
     )

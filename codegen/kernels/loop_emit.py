@@ -286,7 +286,7 @@ class _Nest:
                 operands = [self._value(v, row, state) for v in op.operands]
                 dtypes = [v.type.dtype.name for v in op.operands]
                 pair = self._pairs.get(id(op))
-                if pair is not None and lanes_of(operands[0].type) > 1:
+                if pair is not None:
                     outline = self.plan.outline
                     both = vecmath.emit_sin_and_cos(self.k, operands[0], outline=outline)
                     for each, reg in zip(pair, both, strict=True):

@@ -13,6 +13,7 @@ f32 functions compute in f64, where reduction and polynomials are much shorter.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from symgrad.codegen.emitter import Emitter
@@ -83,7 +84,13 @@ TWO_OVER_PI_DIGITS = int(
 HALF_PI = tuple(
     float.fromhex(h) for h in ("0x1.921fb544p+0", "0x1.0b4611a6p-34", "0x1.3198a2e037073p-69")
 )
-"""π/2 in parts of 33, 33 and 53 bits."""
+"""π/2 in parts of 33, 33 and 53 bits: products of the first two with small integers are exact."""
+HALF_PI_FUSED = tuple(
+    float.fromhex(h) for h in ("0x1.921fb54442d18p+0", "0x1.1a626331p-54", "0x1.1701b839a252p-88")
+)
+"""π/2 in parts of 53, 33 and 53 bits: what is left of a number when multiples of the first are
+taken from it is a double again, though the multiple is none.  The third part is so small that
+what it adds never needs to be carried."""
 HALF_PI_FIXED = 14488038916154245685
 """``round(π/2 * 2**63)``."""
 LARGE = 2.0**20
@@ -156,7 +163,8 @@ class Turns:
 
     def _reduce_small(self, x: Lanes, short: bool) -> tuple[Lanes, Lanes, Lanes]:
         """The reduction of numbers below ``LARGE`` (Cody and Waite)."""
-        first, second, third = (part * self.size for part in HALF_PI)
+        has_fma = x.k.target.has_fma
+        first, second, third = (p * self.size for p in (HALF_PI_FUSED if has_fma else HALF_PI))
         scale, shift = TWO_OVER_PI / self.size, self.offset / self.size
         turns = nearest(fma(x, scale, shift), 1.0) if shift else nearest(x, scale)
         n = turns.value - shift if shift else turns.value
@@ -165,7 +173,8 @@ class Turns:
             return turns.bits, fma(n, -(second + third), start), x.const(0.0)
         middle = n * second
         r = start - middle
-        return turns.bits, *fast_two_sum(r, fma(n, -third, (start - r) - middle))
+        tail = fma(n, -third, (start - r) - middle)
+        return turns.bits, *((r, tail) if has_fma else fast_two_sum(r, tail))
 
     def _reduce_each(self, k: Emitter, x: Reg, offset: Reg, n: Reg, hi: Reg, lo: Reg) -> None:
         """Stores the exact reduction of every lane of ``x``."""
@@ -271,41 +280,65 @@ def _sine_of_reduced(r: Lanes, tail: Lanes, scalar: str) -> Lanes:
 
 def sin(x: Lanes) -> Lanes:
     """Sine; nan of infinities.  Error below 0.501 (f32) and 1.5 ulp (f64)."""
-    return _sine(x, 0, x.scalar)
+    (sine,) = _unless_small(x, [_sine_of_small], lambda: [_sine(x, 0, x.scalar)])
+    return sine
 
 
 def cos(x: Lanes) -> Lanes:
     """Cosine; nan of infinities.  Error below 0.501 (f32) and 1.7 ulp (f64)."""
-    if x.count > 1 or x.scalar != "double":
-        return _sine(x, 1, x.scalar)
-    k = x.k
-    slot = k.alloca(x.type)
-    with k.if_else((abs(x) <= math.pi / 4).reg) as (near, far):  # as in ``Turns.fold``
-        with near:
-            k.store(_cosine_of_small(x).reg, slot)
-        with far:
-            k.store(_sine(x, 1, x.scalar).reg, slot)
-    return Lanes(k, k.load(x.type, slot))
-
-
-def _cosine_of_small(x: Lanes) -> Lanes:
-    """``cos(x)`` of an f64, ``|x| <= π/4``."""
-    z = x * x
-    half = z * 0.5
-    one = 1.0 - half
-    return one + fma(z * z, polynomial(z, COS_QUARTER["double"]), (1.0 - one) - half)
+    (cosine,) = _unless_small(x, [_cosine_of_small], lambda: [_sine(x, 1, x.scalar)])
+    return cosine
 
 
 def sin_and_cos(x: Lanes) -> tuple[Lanes, Lanes]:
     """Sine and cosine, nan of infinities, for less than what the two take one by one.
 
     One reduction to a quarter turn gives both a short polynomial; in odd quadrants they change
-    places.  Error below 0.501 (f32) and 0.8 ulp (f64).
+    places.  Error below 0.501 (f32) and 0.9 ulp (f64).
     """
     if x.scalar != "double":
         sine, cosine = _sine_and_cosine(widen(x), x.scalar)
         return narrow(sine), narrow(cosine)
-    return _sine_and_cosine(x, x.scalar)
+    sine, cosine = _unless_small(
+        x, [_sine_of_small, _cosine_of_small], lambda: _sine_and_cosine(x, x.scalar)
+    )
+    return sine, cosine
+
+
+def _unless_small(
+    x: Lanes, small: Sequence[Callable[[Lanes], Lanes]], others: Callable[[], Sequence[Lanes]]
+) -> Sequence[Lanes]:
+    """What ``others`` makes of ``x``; functions of ``|x| <= π/4`` for a single f64 that is small.
+
+    A single number often hangs on the one before, and then the time from argument to result
+    counts (see ``Turns.fold``).
+    """
+    k = x.k
+    if x.count > 1 or x.scalar != "double":
+        return others()
+    slots = [k.alloca(x.type) for _ in small]
+    with k.if_else((abs(x) <= math.pi / 4).reg) as (near, far):
+        with near:
+            for function, slot in zip(small, slots, strict=True):
+                k.store(function(x).reg, slot)
+        with far:
+            for value, slot in zip(others(), slots, strict=True):
+                k.store(value.reg, slot)
+    return [Lanes(k, k.load(x.type, slot)) for slot in slots]
+
+
+def _sine_of_small(x: Lanes) -> Lanes:
+    """``sin(x)`` of an f64, ``|x| <= π/4``."""
+    z = x * x
+    return fma(x * z, polynomial(z, SIN_QUARTER["double"]), x).copysign(x)
+
+
+def _cosine_of_small(x: Lanes) -> Lanes:
+    """``cos(x)`` of an f64, ``|x| <= π/4``."""
+    z = x * x
+    one = fma(z, -0.5, 1.0)
+    lost = fma(z, -0.5, 1.0 - one)
+    return one + fma(z * z, polynomial(z, COS_QUARTER["double"]), lost)
 
 
 def _sine_and_cosine(x: Lanes, scalar: str) -> tuple[Lanes, Lanes]:
@@ -325,12 +358,10 @@ def _quarter(x: Lanes, scalar: str) -> tuple[Lanes, tuple[Lanes, Lanes], tuple[L
     number and what is to be added to it."""
     n, r, tail = Turns(1, 0).reduce(x, short=scalar == "float")
     z = r * r
-    half = z * 0.5
-    one = 1.0 - half
+    one = fma(z, -0.5, 1.0)
+    lost = fma(r, -tail, fma(z, -0.5, 1.0 - one)) if scalar != "float" else tail
     sine_rest = fma(r * z, polynomial(z, SIN_QUARTER[scalar]), tail)
-    cosine_rest = fma(z * z, polynomial(z, COS_QUARTER[scalar]), -(r * tail))
-    if scalar != "float":
-        cosine_rest = ((1.0 - one) - half) + cosine_rest
+    cosine_rest = fma(z * z, polynomial(z, COS_QUARTER[scalar]), lost)
     return n, (r, sine_rest), (one, cosine_rest)
 
 

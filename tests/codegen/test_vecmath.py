@@ -218,23 +218,41 @@ def test_accuracy_of_single_numbers(name: str, scalar: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("scalar", ["float", "double"])
 @pytest.mark.parametrize("name", ["sin", "cos"])
-def test_accuracy_of_sine_and_cosine_together(target: str, scalar: str, name: str) -> None:
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_accuracy_of_sine_and_cosine_together(
+    target: str, scalar: str, name: str, lanes: int
+) -> None:
     machine, args = target_named(target), arguments(name, scalar)
-    got = compiled(machine, name, scalar, 8, together=True)(*args)
+    got = compiled(machine, name, scalar, lanes, together=True)(*args)
     limit = 0.501 if scalar == "float" else 0.8
     for x, y, want in zip(*args, got, references(name, scalar), strict=True):
         assert error(float(y), want, scalar) <= limit, f"{name}({x}) -> {y}, not {want}"
-    outlined = compiled(machine, name, scalar, 8, together=True, outline=True)(*args)
+    outlined = compiled(machine, name, scalar, lanes, together=True, outline=True)(*args)
     np.testing.assert_array_equal(outlined, got)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_numbers_next_to_quarter_turns(target: str, name: str) -> None:
+    """What is left of them has as many digits, of which the multiple of π/2 takes the leading."""
+    machine, rng = target_named(target), np.random.default_rng(1)
+    turns = np.floor(2.0 ** rng.uniform(0, 19.3, 150))
+    with mp.workprec(120):
+        near = np.array([float(mp.mpf(n) * mp.pi / 2) for n in turns])
+        x = np.concatenate([near, -near, np.nextafter(near, 0), np.nextafter(near, np.inf)])
+        wanted = [REAL[name][0](mp.mpf(float(v))) for v in x]
+    for lanes, together in ((8, False), (8, True), (1, False), (1, True)):
+        got = compiled(machine, name, "double", lanes, together=together)(x)
+        for v, y, want in zip(x, got, wanted, strict=True):
+            assert error(float(y), want, "double") <= REAL[name][3], f"{name}({v!r}) -> {y!r}"
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_a_region_takes_sine_and_cosine_together(dtype: str) -> None:
-    x = np.linspace(-9, 9, 67).astype(dtype)
-    f = sg.jit(lambda x: (np.sin(x) * 2, np.cos(x) - np.cos(x * 2)))
-    sine, rest = f(x)
-    np.testing.assert_allclose(sine, np.sin(x) * 2, atol=5e-7)
-    np.testing.assert_allclose(rest, np.cos(x) - np.cos(x * 2), atol=5e-7)
+@pytest.mark.parametrize("size", [(), (67,)])
+def test_a_region_takes_sine_and_cosine_together(dtype: str, size: tuple[int, ...]) -> None:
+    x = np.resize(np.linspace(9, -9, 67), size).astype(dtype)
+    f = sg.jit(lambda x: np.sin(x) * 2 + (np.cos(x) - np.cos(x * 2)))
+    np.testing.assert_allclose(f(x), np.sin(x) * 2 + (np.cos(x) - np.cos(x * 2)), atol=1e-6)
     text = f.llvm(x)
     assert "call void @vecmath_reduce_1_" in text  # of x, to quarter turns
     assert "call void @vecmath_reduce_2_" in text  # of 2 x, to half turns
