@@ -160,6 +160,7 @@ class Executable:
                 results: Sequence[Any] = fast
                 return results
         arrays = self._memory(arguments)
+        self._protect(arrays)
         kept = self._keep(arguments, arrays, None)
         places = out or [None] * len(self._results)
         made = self._results_for(arrays, places)
@@ -232,6 +233,20 @@ class Executable:
         """The arguments with all state in its form: what to keep from call to call."""
         self._check_count(arguments)
         return [self.prepared(number, argument) for number, argument in enumerate(arguments)]
+
+    def _protect(self, arrays: list[Array]) -> None:
+        """Copies what is donated if other arguments lie there as well: results overwrite it."""
+        donated = set(self.image.homes.values())
+        if not donated:
+            return
+        spans = [(a.ctypes.data, i) for i, a in enumerate(arrays) if a.size]
+        end, before = 0, -1
+        for start, i in sorted(spans):
+            if start < end:
+                for shared in donated & {i, before}:
+                    arrays[shared] = arrays[shared].copy()
+            if start + arrays[i].nbytes > end:
+                end, before = start + arrays[i].nbytes, i
 
     def _results_for(
         self, arrays: Sequence[Array], places: Sequence[Array | None] = ()

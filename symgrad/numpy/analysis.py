@@ -99,11 +99,11 @@ def cov(
     m: Any, y: Any = None, rowvar: bool = True, bias: bool = False, ddof: int | None = None
 ) -> Tracer:
     """Covariances of variables, one per row (per column with ``rowvar=False``)."""
-    x = HANDLERS[np.atleast_2d](astype(m, result_type(m, 0.0)))
+    x = HANDLERS[np.atleast_2d](astype(m, result_type(m, np.float64)))
     if not rowvar and x.shape[0] != 1:
         x = x.T
     if y is not None:
-        other = HANDLERS[np.atleast_2d](astype(y, result_type(y, 0.0)))
+        other = HANDLERS[np.atleast_2d](astype(y, result_type(y, np.float64)))
         x = HANDLERS[np.concatenate]([x, other if rowvar or other.shape[0] == 1 else other.T])
     x = x - mean(x, 1, keepdims=True)
     count = x.shape[1] - (ddof if ddof is not None else 0 if bias else 1)

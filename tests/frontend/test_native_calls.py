@@ -397,6 +397,22 @@ def test_two_results_may_not_share_memory() -> None:
     np.testing.assert_array_equal(memory.reshape(10, 2), np.stack([X + 1, X + 2], 1))
 
 
+def test_donated_arrays_that_are_other_arguments_too() -> None:
+    def f(x, y, z):
+        return x * 2 + 1, m @ y, z * 3 + y
+
+    rng = np.random.default_rng(0)
+    m = rng.normal(size=(64, 64))
+    for donated in ((0,), (0, 1), (0, 1, 2), (2,)):
+        compiled = sg.jit(f, donate_argnums=donated)
+        for starts in ((0, 0, 0), (0, 8, 3), (20, 0, 10), (0, 64, 64), (0, 64, 128)):
+            memory = rng.normal(size=(192, 64))
+            given = [memory[s : s + 64] for s in starts]
+            expected = f(*(x.copy() for x in given))
+            for found, e in zip(compiled(*given), expected, strict=True):
+                np.testing.assert_allclose(found, e, 1e-10, 1e-10)
+
+
 def test_arrays_that_compute_otherwise_are_refused() -> None:
     f = sg.jit(lambda x: x * x)
     f(np.eye(2))  # a program for this signature there is

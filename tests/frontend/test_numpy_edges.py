@@ -85,6 +85,7 @@ CASES: dict[str, tuple[Callable[..., Any], Any]] = {
         ),
         X,
     ),
+    "covariances of short numbers": (lambda x: (np.cov(x), np.corrcoef(x)), X.astype("f4")),
     "dtype of a product": (lambda x: np.matmul(x, x.T, dtype=np.float32), X),
 }
 
