@@ -2,9 +2,10 @@
 
 Each module is optimised by three passes only: SROA, InstCombine and SimplifyCFG give our
 kernels O3's speed at a tenth of its time.  Those that are written in the shape they shall
-have (``emitter.SHAPED``) do without InstCombine: that is a tenth of LLVM's time, and none of
-their speed.  The object code is kept by content, on disk and in the process: the same text
-for the same target is compiled once, whatever its function is called.
+have (``emitter.SHAPED``) do without InstCombine, and with less behind the selection of
+instructions: that is a sixth of LLVM's time, and none of their speed.  The object code is kept
+by content, on disk and in the process: the same text for the same target is compiled once,
+whatever its function is called.
 
 A ``Compilation`` is the way to running code; ``optimised``, ``emit_assembly`` and
 ``emit_object`` show or export the stages, for any target LLVM knows.
@@ -23,14 +24,14 @@ import re
 import sys
 import threading
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from symgrad.codegen.emitter import SHAPED
 from symgrad.codegen.target import Target
 from symgrad.ir.cache import Cache
 from symgrad.ir.errors import InternalError
 
-_VERSION = 1
+_VERSION = 2
 """Part of every cache key: raise it when the same text must be compiled anew."""
 _objects = Cache("objects")
 _addresses: dict[str, int] = {}
@@ -229,14 +230,15 @@ def optimised(text: str, target: Target) -> str:
 def emit_assembly(text: str, target: Target) -> str:
     """The module's assembly text, for this machine or a foreign one."""
     with _reporting(text):
-        assembly: str = _machine(target).emit_assembly(_optimise(text, target))
+        machine = _tools_for(target, text).machine
+        assembly: str = machine.emit_assembly(_optimise(text, target))
         return assembly
 
 
 def emit_object(text: str, target: Target) -> bytes:
     """The module as a relocatable object file, position independent."""
     with _at_work(), _reporting(text):
-        return _emit(_machine(target), _optimise(text, target))
+        return _emit(_tools_for(target, text).machine, _optimise(text, target))
 
 
 def linked(texts: Sequence[str], entry: str) -> str:
@@ -322,46 +324,58 @@ def _llvm_target(triple: str) -> Any:
     return llvm.Target.from_triple(triple)
 
 
-class _Tools(threading.local):
-    """What each thread compiles with, by target: all of it works on one module at a time."""
+class _Tools(NamedTuple):
+    """What makes an object of a module; all of it works on one module at a time."""
 
-    def __init__(self) -> None:
-        self.known: dict[Target, tuple[Any, dict[bool, Any], Any]] = {}
+    machine: Any
+    passes: Any
+    builder: Any
+    """Of what the passes know about the machine."""
 
-
-_tools = _Tools()
-
-
-def _tools_for(target: Target) -> tuple[Any, dict[bool, Any], Any]:
-    """LLVM's target machine, the passes for modules that are shaped and for others, and what
-    builds the passes' analyses."""
-    if target not in _tools.known:
+    @staticmethod
+    def made(target: Target, *, is_shaped: bool) -> _Tools:
+        """Those for modules that are shaped, or for others."""
         import llvmlite.binding as llvm
 
         # The small model reaches constants by short displacements, which fold into operands.
+        # Level 1 leaves out the second scheduling of instructions, behind register allocation.
         machine = _llvm_target(target.triple).create_target_machine(
-            cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="small"
-        )
-        passes = {is_shaped: llvm.create_new_module_pass_manager() for is_shaped in (True, False)}
-        for is_shaped, manager in passes.items():
-            manager.add_always_inliner_pass()
-            manager.add_sroa_pass()
-            if not is_shaped:
-                manager.add_instruction_combine_pass()
-            manager.add_simplify_cfg_pass()
+            cpu=target.cpu, features=target.features, opt=1 if is_shaped else 2, reloc="pic",
+            codemodel="small",
+        )  # fmt: skip
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_always_inliner_pass()
+        passes.add_sroa_pass()
+        if not is_shaped:
+            passes.add_instruction_combine_pass()
+        passes.add_simplify_cfg_pass()
         builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(1))
-        _tools.known[target] = machine, passes, builder
-    return _tools.known[target]
+        return _Tools(machine, passes, builder)
 
 
-def _machine(target: Target) -> Any:
-    return _tools_for(target)[0]
+class _OfThread(threading.local):
+    """Each thread's tools, by target and by whether they are for modules that are shaped."""
+
+    def __init__(self) -> None:
+        self.tools: dict[tuple[Target, bool], _Tools] = {}
+
+
+_of_thread = _OfThread()
+
+
+def _tools_for(target: Target, text: str = "") -> _Tools:
+    """The tools for a module."""
+    is_shaped = text.startswith(SHAPED)
+    found = _of_thread.tools.get((target, is_shaped))
+    if found is None:
+        found = _of_thread.tools[target, is_shaped] = _Tools.made(target, is_shaped=is_shaped)
+    return found
 
 
 @functools.cache
 def _header(target: Target) -> str:
     """The lines that tell a module what it is for."""
-    machine = _machine(target)
+    machine = _tools_for(target).machine
     layout, triple = str(machine.target_data), machine.triple
     return f'target datalayout = "{layout}"\ntarget triple = "{triple}"\n'
 
@@ -371,8 +385,7 @@ def _optimise(text: str, target: Target) -> Any:
     several threads may work at once."""
     import llvmlite.binding as llvm
 
-    _, managers, builder = _tools_for(target)
-    passes = managers[text.startswith(SHAPED)]
+    _, passes, builder = _tools_for(target, text)
     module = llvm.parse_assembly(_header(target) + text, llvm.create_context())
     if "verify" in os.environ.get("SYMGRAD_DEBUG", "").split(","):
         module.verify()
@@ -481,7 +494,9 @@ def _linker() -> Any:
     a twentieth of the time that an engine for each would."""
     import llvmlite.binding as llvm
 
-    return llvm.create_lljit_compiler(_machine(Target.host()), use_jit_link=os.name == "posix")
+    return llvm.create_lljit_compiler(
+        _tools_for(Target.host()).machine, use_jit_link=os.name == "posix"
+    )
 
 
 def _load(objects: Mapping[str, bytes], target: Target) -> dict[str, int]:
