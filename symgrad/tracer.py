@@ -281,7 +281,9 @@ class Tracer:
         _method(f) for f in (np.diagonal, np.ravel, np.squeeze, np.swapaxes)
     )
     take, repeat, nonzero, ptp = (_method(f) for f in (np.take, np.repeat, np.nonzero, np.ptp))
-    argsort, conjugate = (_method(f) for f in (np.argsort, np.conjugate))
+    argsort, conjugate, searchsorted, put, compress = (
+        _method(f) for f in (np.argsort, np.conjugate, np.searchsorted, np.put, np.compress)
+    )
 
     def _is_of_tensors(self, name: str, kwargs: dict[str, Any] | None = None) -> bool:
         """Whether a method is the one of tensors, in a function that was called with some."""
@@ -344,6 +346,11 @@ class Tracer:
     def fill(self, value: Any) -> None:
         """Sets every element to ``value``."""
         self.assign(value, "fill")
+
+    def __round__(self, decimals: int | None = None) -> Tracer:
+        """``round(x)``: an integer, or with a number of decimals a number like ``x``."""
+        result: Tracer = HANDLERS[np.round](self, decimals or 0)
+        return result if decimals is not None else HANDLERS["astype"](result, np.int64)  # type: ignore[no-any-return]
 
     def item(self, *args: Any) -> Any:
         """Refused: a traced value has no Python number."""
@@ -450,6 +457,8 @@ class Tracer:
         if handler is None:
             name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
             raise unsupported(name, inputs)
+        if method == "__call__":
+            _refuse_unknown(ufunc, handler, kwargs)
         result = fresh(handler(*inputs, **kwargs), self)
         return result if out is None else _store(out, result, ufunc.__name__)
 
@@ -479,10 +488,29 @@ def call_traced(
     out, place = kwargs.pop("out", None), _place_of_out(function)
     if place is not None and len(args) > place:
         out, args = args[place], (*args[:place], *args[place + 1 :])
+    _refuse_unknown(function, handler, kwargs)
     result = fresh(handler(*args, **kwargs), operand)
     if out is None:
         return result
     return _store(out if isinstance(out, tuple) else (out,), result, function.__name__)
+
+
+def _refuse_unknown(
+    function: Callable[..., Any], handler: Callable[..., Any], given: dict[str, Any]
+) -> None:
+    """Raises for keywords that a traced form does not know."""
+    known = _keywords_of(handler) if given else None
+    for name in given.keys() - known if known is not None else ():
+        raise UnsupportedError(f"np.{_full_name(function)}: {name}= cannot be traced; leave it out")
+
+
+@functools.cache
+def _keywords_of(handler: Callable[..., Any]) -> frozenset[str] | None:
+    """The keywords that a traced form takes; ``None`` for any."""
+    parameters = inspect.signature(handler).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return frozenset(p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY)
 
 
 @functools.cache
@@ -517,7 +545,7 @@ def _is_item_assignment() -> bool:
 
 def _full_name(function: Callable[..., Any]) -> str:
     """A NumPy function's name with that of its module: ``linalg.eig``."""
-    _, _, module = function.__module__.partition(".")
+    _, _, module = getattr(function, "__module__", "numpy").partition(".")
     return f"{module}.{function.__name__}" if module else function.__name__
 
 

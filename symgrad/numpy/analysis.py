@@ -62,10 +62,14 @@ def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Tracer:
 
 
 @implements(np.ediff1d)
-def ediff1d(ary: Any) -> Tracer:
-    """Differences of neighbours of the flattened array."""
+def ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Tracer:
+    """Differences of neighbours of the flattened array, between what is put at the ends."""
     x = traced(ary)
-    return diff(reshape(x, (x.size,)))
+    found = diff(reshape(x, (x.size,)))
+    ends = [None if v is None else traced(v, x.dtype) for v in (to_begin, to_end)]
+    flat = [None if v is None else reshape(v, (v.size,)) for v in ends]
+    parts = [part for part in (flat[0], found, flat[1]) if part is not None]
+    return HANDLERS[np.concatenate](parts) if len(parts) > 1 else found  # type: ignore[no-any-return]
 
 
 @implements(np.gradient)

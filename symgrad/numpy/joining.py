@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
+from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError, UsageError
 from symgrad.numpy.core import (
     along,
     astype,
@@ -246,6 +246,8 @@ def meshgrid(
     *xi: Any, copy: bool = True, sparse: bool = False, indexing: str = "xy"
 ) -> tuple[Tracer, ...]:
     """Coordinate arrays of a grid."""
+    if indexing not in ("xy", "ij"):
+        raise UsageError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
     lines = [traced(x) for x in xi]
     places = list(range(len(lines)))
     if indexing == "xy" and len(lines) > 1:

@@ -15,6 +15,7 @@ from symgrad.numpy.core import (
     float_type,
     implements,
     many_axes,
+    refuse,
     reshape,
     sliced,
     traced,
@@ -31,6 +32,7 @@ def argsort(
     a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None
 ) -> Tracer:
     """Positions of the elements in rising order; equal ones keep theirs."""
+    refuse("argsort", order=order)
     x, at = along("argsort", a, axis)
     result: Tracer = stage("argsort", x, axis=at)
     return result
@@ -41,6 +43,7 @@ def sort(
     a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None
 ) -> Tracer:
     """The elements in rising order along an axis."""
+    refuse("sort", order=order)
     x, at = along("sort", a, axis)
     return take_along_axis(x, argsort(x, at), at)
 

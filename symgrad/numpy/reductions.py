@@ -21,6 +21,7 @@ from symgrad.numpy.core import (
     implements,
     many_axes,
     one_axis,
+    refuse,
     reshape,
     sliced,
     traced,
@@ -252,13 +253,18 @@ _declare_ignoring_nan(np.nanmin, min_, math.inf)
 def _declare_nan_moment(name: Callable[..., Any], root: bool) -> None:
     @implements(name)
     def reduce(
-        a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: Any = False
-    ) -> Tracer:
-        x = traced(a)
-        there = ~HANDLERS[np.isnan](x)
-        off = where(there, x - mean(x, axis, dtype, True, where=there), 0.0)
+        a: Any, axis: Any = None, dtype: Any = None, ddof: float = 0, keepdims: Any = False, *,
+        where: Any = True, correction: Any = NO_VALUE,
+    ) -> Tracer:  # fmt: skip
+        if dtype is not None and np.dtype(dtype).kind != "f":
+            refuse(name.__name__, dtype=dtype)
+        x, select = traced(a), HANDLERS[np.where]
+        x = astype(x, float_type(x, name.__name__) if dtype is None else dtype)
+        ddof = ddof if correction is NO_VALUE else correction
+        there = _numbers(x, where)
+        off = select(there, x - mean(x, axis, dtype, True, where=there), 0.0)
         count = sum_(there, axis, keepdims=keepdims) - ddof
-        free = where(count > 0, astype(count, off.dtype), constant(math.nan, off.dtype))
+        free = select(count > 0, astype(count, off.dtype), constant(math.nan, off.dtype))
         variance: Tracer = sum_(off * off, axis, keepdims=keepdims) / free
         return norm_root(variance) if root else variance
 
@@ -268,10 +274,18 @@ _declare_nan_moment(np.nanstd, True)
 
 
 @implements(np.nanmean)
-def nanmean(a: Any, axis: Any = None, dtype: Any = None, keepdims: Any = False) -> Tracer:
+def nanmean(
+    a: Any, axis: Any = None, dtype: Any = None, keepdims: Any = False, *, where: Any = True
+) -> Tracer:
     """The mean of the elements that are not nan."""
     x = traced(a)
-    return mean(x, axis, dtype, keepdims, where=~HANDLERS[np.isnan](x))
+    return mean(x, axis, dtype, keepdims, where=_numbers(x, where))
+
+
+def _numbers(x: Tracer, mask: Any) -> Tracer:
+    """Which elements are no nan, among those of a mask."""
+    there: Tracer = ~HANDLERS[np.isnan](x)
+    return there if mask is True or mask is NO_VALUE else there & traced(mask)
 
 
 def _declare_running(name: Callable[..., Any], op: str, ufunc: np.ufunc) -> Any:
@@ -338,7 +352,10 @@ def allclose(a: Any, b: Any, rtol: Any = 1e-5, atol: Any = 1e-8, equal_nan: bool
 
 
 @implements(np.array_equal)
-def array_equal(a1: Any, a2: Any) -> Any:
+def array_equal(a1: Any, a2: Any, equal_nan: bool = False) -> Any:
     """Whether shapes and all elements agree."""
     a1, a2 = traced(a1), traced(a2)
-    return all_(a1 == a2) if a1.shape == a2.shape else False
+    if a1.shape != a2.shape:
+        return False
+    same, isnan = a1 == a2, HANDLERS[np.isnan]
+    return all_(same | (isnan(a1) & isnan(a2)) if equal_nan else same)

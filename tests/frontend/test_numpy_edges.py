@@ -85,6 +85,18 @@ CASES: dict[str, tuple[Callable[..., Any], Any]] = {
         ),
         X,
     ),
+    "moments without nan": (
+        lambda x: (
+            np.nanvar(x, 1, np.float32), np.nanstd(x, 0, correction=1, where=x > -1),
+            np.nanmean(x, 1, where=[True, True, False, True]), np.nanvar(x, None, None, None, 1),
+        ),
+        HOLES,
+    ),
+    "ends of differences": (lambda x: np.ediff1d(x, to_begin=[[1, 2]], to_end=3), X),
+    "equal with nan": (
+        lambda x: [np.array_equal(x, x * 1, equal_nan=flag) for flag in (True, False)], HOLES
+    ),
+    "methods": (lambda x: (np.sort(x[0]).searchsorted(x[1]), round(x[0, 0], 1)), X),
     "covariances of short numbers": (lambda x: (np.cov(x), np.corrcoef(x)), X.astype("f4")),
     "dtype of a product": (lambda x: np.matmul(x, x.T, dtype=np.float32), X),
 }
@@ -155,12 +167,13 @@ def test_a_copy_under_another_shape_is_no_view() -> None:
         lambda x: np.add(x, 1, dtype=int, casting="unsafe"),
         lambda x: x.astype(int, casting="safe"), lambda x: np.concatenate([x, x], dtype=int),
         lambda x: np.matmul(x, x.T, casting="no"), lambda x: np.logical_and(x, x, dtype=float),
-        lambda x: np.pad(x, 1, other=3),
+        lambda x: np.pad(x, 1, other=3), lambda x: np.cov(x, fweights=[1, 2, 1, 1]),
+        lambda x: np.add(x, x, order="F"), lambda x: np.sort(x, order="a"),
         lambda x: np.copyto(np.zeros_like(x), x, casting="no"),
     ],
 )  # fmt: skip
 def test_no_keyword_is_ignored(refused: Callable[..., Any]) -> None:
-    with pytest.raises(SymgradError, match=r"cast|dtype|other"):
+    with pytest.raises(SymgradError, match=r"cast|dtype|other|fweights|order"):
         sg.jit(refused)(X)
 
 
