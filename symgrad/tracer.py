@@ -350,7 +350,7 @@ class Tracer:
     def __round__(self, decimals: int | None = None) -> Tracer:
         """``round(x)``: an integer, or with a number of decimals a number like ``x``."""
         result: Tracer = HANDLERS[np.round](self, decimals or 0)
-        return result if decimals is not None else HANDLERS["astype"](result, np.int64)  # type: ignore[no-any-return]
+        return result if decimals is not None else HANDLERS["astype"](result, np.int64)
 
     def item(self, *args: Any) -> Any:
         """Refused: a traced value has no Python number."""

@@ -69,7 +69,7 @@ def ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Tracer:
     ends = [None if v is None else traced(v, x.dtype) for v in (to_begin, to_end)]
     flat = [None if v is None else reshape(v, (v.size,)) for v in ends]
     parts = [part for part in (flat[0], found, flat[1]) if part is not None]
-    return HANDLERS[np.concatenate](parts) if len(parts) > 1 else found  # type: ignore[no-any-return]
+    return HANDLERS[np.concatenate](parts) if len(parts) > 1 else found
 
 
 @implements(np.gradient)
