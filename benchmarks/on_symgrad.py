@@ -188,10 +188,13 @@ def rosenbrock(into: bool = False) -> Call:
 
 
 def nested(into: bool = False) -> Call:
-    """Value and gradient of sin(sin(...(x)))."""
+    """Value and gradient of sin(sin(...(x))).
 
-    def sines(x: Array) -> Array:
-        return science.nested_sines(x, cases.NESTED_DEPTH, np.sin)
+    The depth is a default: a module's number is looked at again in every call.
+    """
+
+    def sines(x: Array, depth: int = cases.NESTED_DEPTH) -> Array:
+        return science.nested_sines(x, depth, np.sin)
 
     return _small(sines, np.array(cases.NESTED_INPUT), into)
 
