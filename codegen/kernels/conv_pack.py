@@ -221,10 +221,24 @@ class PackWeightsSpec:
         return None
 
 
-def emit_pack_pair(k: Emitter, name: str, spec: PackWeightsSpec) -> None:
+def source_pair(
+    k: Emitter, spec: PackWeightsSpec, base: Reg, out_block: Int, in_block: Int
+) -> Reg:
+    """Address of the block pair of weights that one of a panel's comes from."""
+    if not spec.transposed:
+        return weight_block(k, spec.source, base, out_block, in_block)
+    group, i = k.divmod(out_block, spec.source.blocks[1])
+    o = k.add(k.mul(group, spec.in_blocks), in_block)
+    return weight_block(k, spec.source, base, o, i)
+
+
+def emit_pack_pair(
+    k: Emitter, name: str, spec: PackWeightsSpec, *, fetches: bool = True
+) -> None:
     """Emits ``void name(ptr source, i64 out_block, i64 in_block, ptr panel, ptr stage)``.
 
-    Writes one block pair of the panel of ``out_block``.
+    Writes one block pair of the panel of ``out_block``, and asks for the next one if it
+    ``fetches``.
     """
     source = spec.source
     scalar, plain = source.scalar, source.strides is not None
@@ -235,15 +249,11 @@ def emit_pack_pair(k: Emitter, name: str, spec: PackWeightsSpec) -> None:
         _emit_transpose(k, f"{name}_transpose", scalar)
     with k.function(name, ["ptr", "i64", "i64", "ptr", "ptr"], internal=True) as params:
         base, out_block, in_block, panel, stage = params
+        block = source_pair(k, spec, base, out_block, in_block)
         if not spec.transposed:
-            block = weight_block(k, source, base, out_block, in_block)
             target = k.gep(panel, k.mul(in_block, source.matrix), scalar)
             k.call(f"{name}_gather", "void", [block, target])
             return
-        inputs = source.blocks[1]
-        group, i = k.divmod(out_block, inputs)
-        o = k.add(k.mul(group, spec.in_blocks), in_block)
-        block = weight_block(k, source, base, o, i)
         if plain:
             k.call(f"{name}_gather", "void", [block, stage])
             block = stage
@@ -254,7 +264,7 @@ def emit_pack_pair(k: Emitter, name: str, spec: PackWeightsSpec) -> None:
             target = k.gep(panel, k.mul(in_block, len(part) * tile), scalar)
             with k.loop(0, len(part)) as t:
                 tap = k.load("i64", k.gep(taps, t, "i64"))
-                for row in range(0 if plain else BLOCK):  # of the next pair
+                for row in range(BLOCK if fetches and not plain else 0):
                     ahead = k.add(tap, source.matrix + row * BLOCK)
                     k.prefetch(k.gep(block, ahead, scalar), locality=2)
                 args = [k.gep(block, tap, scalar), k.gep(target, k.mul(t, tile), scalar)]

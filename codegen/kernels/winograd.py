@@ -46,7 +46,8 @@ class Matrices:
     """The three matrices of a tile with p inputs, n products and q outputs along an axis.
 
     F(m, r) has p = n = m + r - 1 and q = m; with stride 2 and r = 3, p = n = 2 m + 1; the
-    gradient to the input of that, p = m + 1, n = 2 m + 1 and q = 2 m.
+    gradient to the input of that, p = m + 1, n = 2 m + 1 and q = 2 m.  A plane of p < r inputs
+    has n = p + q - 1.
     """
 
     input: Matrix
@@ -79,6 +80,32 @@ def matrices(outputs: int, taps: int, part: int | None = None, stride: int = 1) 
     ]
     odds = [(_unit(2 * n + 1, size), _unit(1, taps), _unit(n, part)) for n in range(part)]
     return _from_products([evens[0], *_in_turn(evens[1:], odds)])
+
+
+@functools.cache
+def plane_matrices(outputs: int, inputs: int, taps: int, padding: int) -> Matrices:
+    """The matrices for a plane with fewer inputs than the filter has taps.
+
+    With zeros around it, and with g_k zero where there is no tap,
+
+        y_j = sum over i of x_i g_(i - j + padding),
+
+    a correlation in which inputs and taps have changed places: the inputs slide over the
+    taps that reach them.  That takes outputs + inputs - 1 products, F(outputs, taps) takes
+    outputs + taps - 1.
+    """
+    products = outputs + inputs - 1
+    points = next(p for size, p in POINTS.items() if size >= products)
+    found = _correlation(points[: products - 1], inputs, outputs)
+    reached = range(inputs - 1 + padding, inputs - 1 + padding - taps, -1)
+    return Matrices(
+        input=tuple(row[::-1] for row in found.filter),
+        filter=tuple(
+            tuple(row[at] if 0 <= at < products else Fraction(0) for at in reached)
+            for row in found.input
+        ),
+        output=found.output,
+    )
 
 
 @functools.cache

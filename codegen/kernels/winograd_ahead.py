@@ -81,18 +81,18 @@ def fetch_part(
     k: Emitter,
     name: str,
     bases: Sequence[Reg],
-    blocks: int,
+    blocks: tuple[Int, int],
     tiles: tuple[Int, Int],
     part: tuple[Int, int],
 ) -> None:
-    """Asks for one of so many parts of all blocks of some ``tiles``, the first and their
-    number."""
+    """Asks for one of so many parts of some ``blocks`` of some ``tiles``, each the first and
+    their number."""
     if not bases:
         return
-    (first, count), (number, parts) = tiles, part
-    units = k.mul(count, blocks)
+    (first_block, per_tile), (first, count), (number, parts) = blocks, tiles, part
+    units = k.mul(count, per_tile)
     low, high = (k.udiv(k.mul(units, n), parts) for n in (number, k.add(number, 1)))
     with k.loop(low, high) as unit:
-        tile, block = k.divmod(unit, blocks)
-        place = [k.as_reg(k.add(first, tile)), k.as_reg(block)]
+        tile, block = k.divmod(unit, per_tile)
+        place = [k.as_reg(k.add(first, tile)), k.as_reg(k.add(first_block, block))]
         k.call(name, "void", [bases[0], *place, *bases[1:]])

@@ -1,12 +1,13 @@
 """Convolutions, and their gradients to the input, by Winograd's algorithm.
 
-There are two forms.  Where tiles are many, filters are transformed once, and each thread
-takes blocks of tiles all the way: transforms them, multiplies them with all filters and
-transforms back, in memory of its own that stays in L2 (*tiles first*).  Where channels are
-many, all tiles are transformed first, and each thread takes groups of output channels all
-the way: it transforms their filters, a few input blocks at a time, and uses them at once
-for all tiles, so that transformed filters, four times the size of the weights, never reach
-memory (*filters first*).
+There are two forms.  Where tiles are many, filters are transformed once, and each thread takes
+blocks of tiles all the way: transforms them, multiplies them with all filters and transforms
+back, in memory of its own that stays in L2 (*tiles first*).  If tiles are few and filters
+large, it takes more tiles, with a part of the filters that no other thread reads.  Where
+channels are many, all tiles are transformed first, and each thread takes groups of output
+channels all the way: it transforms their filters, a few input blocks at a time, and uses them
+at once for all tiles, so that transformed filters, four times the size of the weights, never
+reach memory (*filters first*).
 
 What all threads read, filters in the one form and tiles in the other, is made by a kernel of
 its own, each thread its share.  Where that is little, each thread makes all of it for itself:
@@ -15,21 +16,23 @@ lines that go from core to core would take longer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import compress
 
 from symgrad.codegen.access import Epilogue
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels import Lowering, Phase
-from symgrad.codegen.kernels.ahead import is_far, is_large
-from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights
-from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
+from symgrad.codegen.kernels.ahead import LINE, is_far, is_large
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights
+from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, source_pair
 from symgrad.codegen.kernels.pack import round_up
 from symgrad.codegen.kernels.tally import open_tally
 from symgrad.codegen.kernels.winograd_ahead import emit_ahead, emit_inputs_ahead, fetch_part
-from symgrad.codegen.kernels.winograd_regions import axes
+from symgrad.codegen.kernels.winograd_regions import Axis
 from symgrad.codegen.kernels.winograd_schedule import filter_parts, schedule
 from symgrad.codegen.kernels.winograd_tiles import (
+    Ahead,
     Shape,
     Tiling,
     WinogradSpec,
@@ -51,39 +54,27 @@ def forward(
     x: Blocked,
     y: Blocked,
     weights: Weights,
-    size: int,
+    along: tuple[Axis, Axis],
     *,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
     groups: int = 1,
     epilogue: Epilogue | None = None,
 ) -> WinogradSpec:
-    """The convolution of x into y by tiles transformed to so many rows and columns.
-
-    ``padding`` is the one before the first pixel.
-    """
-    packing, along = PackWeightsSpec(weights, groups), axes(size, weights.kernel, stride, padding)
-    return WinogradSpec(x, y, packing, along, groups, epilogue)
+    """The convolution of x into y."""
+    return WinogradSpec(x, y, PackWeightsSpec(weights, groups), along, groups, epilogue)
 
 
 def input_grad(
     dy: Blocked,
     dx: Blocked,
     weights: Weights,
-    size: int,
+    along: tuple[Axis, Axis],
     *,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
     groups: int = 1,
     epilogue: Epilogue | None = None,
 ) -> WinogradSpec:
-    """The cotangent of the input: the convolution of dy with the filters turned round.
-
-    ``stride`` and ``padding`` are those of the forward convolution.
-    """
+    """The cotangent of the input: the convolution of dy with the filters turned round."""
     turned = tuple(reversed(range(weights.taps)))
     packing = PackWeightsSpec(weights, groups, transposed=True, parts=(turned,))
-    along = axes(size, weights.kernel, stride, padding, to_input=True)
     return WinogradSpec(dy, dx, packing, along, groups, epilogue)
 
 
@@ -143,10 +134,15 @@ def _filter_pair(
 def _thread_elements(shape: Shape, own: bool) -> int:
     """Scratch of a thread that goes tiles first: V, M, the stage, and U if it is its own."""
     spec = shape.spec
-    planes = shape.v_plane(shape.tiling.block) + shape.m_plane(spec.y.blocks)
+    planes = shape.v_plane(shape.tiling.block) + shape.m_plane(_part_blocks(shape))
     if own:
         planes += _filters_plane(shape)
     return spec.points * planes + shape.stage
+
+
+def _part_blocks(shape: Shape) -> int:
+    """Blocks of output channels in one part."""
+    return shape.groups // shape.tiling.splits * shape.group
 
 
 def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
@@ -157,7 +153,8 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     k.is_shaped = True
     conv, tiling, shape = spec.conv, spec.tiling, Shape(spec.conv, spec.tiling, k.target)
     scalar, x, y = shape.scalar, conv.x, conv.y
-    v_plane, m_plane = shape.v_plane(tiling.block), shape.m_plane(y.blocks)
+    part_blocks, part_groups = _part_blocks(shape), shape.groups // tiling.splits
+    v_plane, m_plane = shape.v_plane(tiling.block), shape.m_plane(part_blocks)
     u_plane = _filters_plane(shape)
     row = tiling.block * BLOCK
     if spec.own:
@@ -181,50 +178,61 @@ def emit_tiles_first(k: Emitter, name: str, spec: KernelSpec) -> None:
         m = k.gep(v, conv.points * v_plane, scalar)
         stage = k.gep(m, conv.points * m_plane, scalar)
         u = k.gep(stage, shape.stage, scalar) if spec.own else filters
-        low, high = k.slice(-(-conv.tiles // tiling.tiles), tid, nth)
+        rows = -(-conv.tiles // tiling.tiles)  # of register tiles
+        low, high = k.slice(tiling.splits * rows, tid, nth)
+        first_part, last_part = k.udiv(low, rows), k.udiv(k.add(high, rows - 1), rows)
         if spec.own:
+            pairs = part_blocks * conv.in_blocks
             with (
                 k.if_(k.icmp("slt", k.as_reg(low), high)),
-                k.loop(0, y.blocks * conv.in_blocks) as pair,
+                k.loop(k.mul(first_part, pairs), k.mul(last_part, pairs)) as pair,
             ):
                 _filter_pair(k, name, shape, pair, (0, conv.inputs), (filters, u, stage))
 
-        def products(point: Int, first: Int, count: Int) -> None:
-            """One element of a block's transformed tiles with all filters."""
-            with k.loop(0, shape.groups) as group:
+        def products(point: Int, part: Int, first: Int, count: Int) -> None:
+            """One element of a block's transformed tiles with a part of the filters."""
+            with k.loop(0, part_groups) as number:
+                group = k.add(k.mul(part, part_groups), number)
                 start = k.mul(k.udiv(k.mul(group, shape.group), conv.out_blocks), conv.in_blocks)
                 v_at = k.add(k.mul(point, v_plane), k.mul(start, row))
                 u_at = k.add(
                     k.mul(point, u_plane),
                     k.mul(group, conv.in_blocks * shape.group * BLOCK * BLOCK),
                 )
-                m_at = k.add(k.mul(point, m_plane), k.mul(group, shape.group * row))
+                m_at = k.add(k.mul(point, m_plane), k.mul(number, shape.group * row))
                 _products(
                     k, name, shape, _needed(k, shape, point, first, count),
                     (k.gep(v, v_at, scalar), k.gep(u, u_at, scalar), k.gep(m, m_at, scalar)),
                     conv.in_blocks, 1,
                 )  # fmt: skip
 
-        with k.loop(low, high, tiling.block // tiling.tiles) as at:
-            first = k.mul(at, tiling.tiles)
-            end = k.min(k.mul(high, tiling.tiles), conv.tiles)
+        def block_of_tiles(part: Int, first: Int, end: Int) -> None:
+            """The tiles from ``first`` on, as many as go together, all the way."""
             count = k.min(k.sub(end, first), tiling.block)
             next_ = k.add(first, count)
             following = next_, k.min(k.sub(end, next_), tiling.block)
+            first_block = k.mul(part, part_blocks)
             with k.loop(0, x.blocks) as block, k.loop(0, count) as tile:
                 to = k.gep(v, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), block]
                 k.call(f"{name}_input", "void", [x_base, *place, to, stage])
+            results = first_block, part_blocks
             with k.loop(0, conv.points) as point:
-                ahead = [*compress((*operands, y_base), far)]
-                part = point, conv.points
-                fetch_part(k, f"{name}_ahead", ahead, y.blocks, (first, count), part)
-                fetch_part(k, f"{name}_next", [x_base] * x_is_far, x.blocks, following, part)
-                products(point, first, count)
-            with k.loop(0, y.blocks) as block, k.loop(0, count) as tile:
+                ahead, share = [*compress((*operands, y_base), far)], (point, conv.points)
+                fetch_part(k, f"{name}_ahead", ahead, results, (first, count), share)
+                fetch_part(k, f"{name}_next", [x_base] * x_is_far, (0, x.blocks), following, share)
+                products(point, part, first, count)
+            with k.loop(0, part_blocks) as block, k.loop(0, count) as tile:
                 from_ = k.gep(m, k.add(k.mul(block, row), k.mul(tile, BLOCK)), scalar)
-                place = [k.as_reg(k.add(first, tile)), block]
+                place = [k.as_reg(k.add(first, tile)), k.as_reg(k.add(first_block, block))]
                 k.call(f"{name}_output", "void", [from_, *place, y_base, *operands])
+
+        with k.loop(first_part, last_part) as part:
+            begin = k.mul(part, rows)
+            first_row, end_row = k.max(k.sub(low, begin), 0), k.min(k.sub(high, begin), rows)
+            end = k.min(k.mul(end_row, tiling.tiles), conv.tiles)
+            with k.loop(first_row, end_row, tiling.block // tiling.tiles) as at:
+                block_of_tiles(part, k.mul(at, tiling.tiles), end)
 
 
 def _needed(k: Emitter, shape: Shape, point: Int, first: Int, count: Int) -> tuple[Int, Int]:
@@ -242,12 +250,17 @@ def _products(
     bases: tuple[Reg, Reg, Reg],
     blocks: Int,
     fresh: Int,
+    ahead: Callable[[Int], Reg] | None = None,
 ) -> None:
-    """One element of the ``needed`` transformed tiles times one group's filters."""
+    """One element of the ``needed`` transformed tiles times one group's filters.
+
+    ``ahead`` says by the number of a register tile what it asks for.
+    """
     v, u, m = bases
     tiles = shape.tiling.tiles
     with k.loop(*needed, tiles) as tile, k.loop(0, shape.slices) as part:
         lane = k.mul(part, shape.channels)
+        number = k.add(k.mul(k.udiv(tile, tiles), shape.slices), part)
         k.call(
             f"{name}_product",
             "void",
@@ -257,6 +270,7 @@ def _products(
                 k.gep(m, k.add(k.mul(tile, BLOCK), lane), shape.scalar),
                 k.as_reg(blocks),
                 k.as_reg(fresh),
+                *([ahead(number)] if ahead else []),
             ],
         )
 
@@ -304,6 +318,47 @@ def _group_elements(shape: Shape, own: bool) -> int:
     return shape.spec.points * planes + shape.stage
 
 
+def _calls(shape: Shape) -> int:
+    """Register tiles of one element of a block of tiles, at most."""
+    tiling = shape.tiling
+    return -(-min(tiling.block, shape.spec.tiles) // tiling.tiles) * shape.slices
+
+
+def _pair_lines(shape: Shape) -> int:
+    """Lines of memory in which one block pair of the weights lies."""
+    return -(-shape.spec.weights.source.matrix * bytes_of(shape.scalar) // LINE)
+
+
+def _weights_ahead(shape: Shape, target: Target) -> Ahead | None:
+    """What the products of some input blocks ask for of the next ones' weights, where these
+    come from beyond a thread's own cache."""
+    packing = shape.spec.weights
+    source = packing.source
+    if source.strides is not None or source.elements * bytes_of(source.scalar) <= target.l2:
+        return None
+    steps = source.matrix, source.blocks[1] * source.matrix
+    block, pair = reversed(steps) if packing.transposed else steps
+    lines = -(-_pair_lines(shape) // (shape.spec.points * _calls(shape)))
+    return Ahead(block, shape.group, pair, lines)
+
+
+def _next_weights(
+    k: Emitter, shape: Shape, task: tuple[Int, Int, int], start: Int
+) -> tuple[Int, Int]:
+    """The output and input block where the weights begin that come after those from input
+    block ``start`` on: of the same group of outputs or of the next task's.
+
+    ``task`` is its number, their end, and the tasks of a group.
+    """
+    conv, (number, end, shares) = shape.spec, task
+    next_ = k.add(start, shape.tiling.depth)
+    is_last = k.icmp("sge", k.as_reg(next_), conv.in_blocks)
+    last = k.min(k.add(number, 1), k.sub(end, 1))
+    following = k.select(is_last, k.as_reg(last), k.as_reg(number))
+    in_block = k.select(is_last, k.as_reg(0), k.as_reg(next_))
+    return k.mul(k.udiv(following, shares), shape.group), in_block
+
+
 def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     """Emits the kernel over groups of outputs; arguments: V, weights, the epilogue's, y,
     scratch.
@@ -318,8 +373,9 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
     m_plane, row = shape.m_plane(shape.group), tiling.block * BLOCK
     if spec.own:
         emit_transform(k, f"{name}_input", conv.x_tiles, v_plane)
-    emit_filter(k, f"{name}_filter", shape, u_plane)
-    emit_product(k, f"{name}_product", shape, all_tiles * BLOCK, row)
+    ahead = _weights_ahead(shape, k.target)
+    emit_filter(k, f"{name}_filter", shape, u_plane, fetches=ahead is None)
+    emit_product(k, f"{name}_product", shape, all_tiles * BLOCK, row, ahead)
     emit_output(k, f"{name}_output", shape, m_plane)
     extra = 0 if conv.epilogue is None else len(conv.epilogue.operands)
     shares = -(-conv.tiles // tiling.block)
@@ -363,6 +419,8 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                 v_first = k.mul(k.add(in_block, start), all_tiles)
                 v_first = k.mul(k.add(v_first, first), BLOCK)
                 fresh = k.cast("zext", k.icmp("eq", start, 0), "i64")
+                following = _next_weights(k, shape, (task, high, shares), start)
+                next_pair = source_pair(k, conv.weights, weights, *following)
                 with k.loop(0, conv.points) as point:
                     bases = (
                         k.gep(v, k.add(k.mul(point, v_plane), v_first), scalar),
@@ -370,7 +428,16 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                         k.gep(m, k.mul(point, m_plane), scalar),
                     )
                     needed = _needed(k, shape, point, first, count)
-                    _products(k, name, shape, needed, bases, depth, fresh)
+
+                    def part_ahead(number: Int, point: Int = point, pair: Reg = next_pair) -> Reg:
+                        part = k.add(k.mul(point, _calls(shape)), number)
+                        line = k.udiv(k.mul(part, _pair_lines(shape)), conv.points * _calls(shape))
+                        return k.gep(pair, k.mul(line, LINE), "i8")
+
+                    _products(
+                        k, name, shape, needed, bases, depth, fresh,
+                        part_ahead if ahead else None,
+                    )  # fmt: skip
             with k.loop(0, shape.group) as number, k.loop(0, count) as tile:
                 from_ = k.gep(m, k.add(k.mul(number, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), k.as_reg(k.add(out_block, number))]

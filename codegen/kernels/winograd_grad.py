@@ -411,7 +411,7 @@ def emit_tiles_first(k: Emitter, name: str, spec: GradKernelSpec) -> None:
                 following = next_, k.min(k.sub(high, next_), spec.block)
                 with k.loop(0, grad.points) as point:
                     for label in far:
-                        ahead, blocks = f"{name}_{label}_ahead", both[label].tensor.blocks
+                        ahead, blocks = f"{name}_{label}_ahead", (0, both[label].tensor.blocks)
                         part = point, grad.points
                         fetch_part(k, ahead, [bases[label]], blocks, following, part)
                     ends = [k.sub(end, first) for end in grad.cut.range(k, point)]

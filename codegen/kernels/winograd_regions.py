@@ -20,7 +20,12 @@ from math import prod
 
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.kernels.blocked import Pair
-from symgrad.codegen.kernels.winograd import Matrices, gradient_matrices, matrices
+from symgrad.codegen.kernels.winograd import (
+    Matrices,
+    gradient_matrices,
+    matrices,
+    plane_matrices,
+)
 from symgrad.codegen.registers import Int
 from symgrad.ir.record import record
 
@@ -35,6 +40,8 @@ class Axis:
     padding: int = 0
     """Positions before the convolution's input."""
     to_input: bool = False
+    plane: int = 0
+    """Inputs of a tile that takes a whole plane with fewer of them than taps; else 0."""
 
     @property
     def tile(self) -> int:
@@ -43,9 +50,18 @@ class Axis:
 
     def matrices(self, outputs: int | None = None) -> Matrices:
         """Those of a whole tile, or of one with fewer outputs."""
+        if self.plane:
+            return plane_matrices(self.outputs, self.plane, self.taps, self.before)
         if self.to_input and self.stride > 1:
             return gradient_matrices(self.outputs, outputs, self.padding % self.stride)
         return matrices(self.outputs, self.taps, outputs, self.stride)
+
+    @property
+    def before(self) -> int:
+        """Positions before the first input, counted as its tiles' inputs."""
+        if self.to_input:
+            return (self.taps - 1 - self.padding) // self.stride
+        return self.padding
 
     def points(self, outputs: int) -> int:
         """Elements of a transformed tile of so many outputs."""
@@ -53,22 +69,37 @@ class Axis:
 
     def start(self, k: Emitter, at: Int) -> Int:
         """The first input of a tile whose outputs begin ``at`` a multiple of the stride."""
-        if self.to_input:
-            return k.sub(k.udiv(at, self.stride), (self.taps - 1 - self.padding) // self.stride)
-        return k.sub(k.mul(at, self.stride), self.padding)
+        if self.plane:
+            return 0
+        inputs = k.udiv(at, self.stride) if self.to_input else k.mul(at, self.stride)
+        return k.sub(inputs, self.before)
 
     def advance(self, outputs: int) -> int:
         """Inputs from a tile of so many outputs to the next one."""
+        if self.plane:
+            return self.plane
         return -(-outputs // self.stride) if self.to_input else outputs * self.stride
 
 
 def axes(
-    size: int, kernel: Pair, stride: Pair, padding: Pair, *, to_input: bool = False
+    size: int,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    planes: tuple[Pair, Pair],
+    *,
+    to_input: bool = False,
 ) -> tuple[Axis, Axis]:
-    """Both axes, transformed to ``size`` elements where the filter has more than one tap."""
+    """Both axes, transformed to ``size`` elements where the filter has more than one tap.
+
+    ``planes`` are the sizes of what tiles read and of what they give.  A plane with fewer
+    inputs than taps is one tile, if ``size`` elements are enough for it.
+    """
     down, across = (
-        Axis(size - taps + 1 if taps > 1 else 1, taps, s, p, to_input)
-        for taps, s, p in zip(kernel, stride, padding, strict=True)
+        Axis(outputs, taps, s, p, to_input, inputs)
+        if s == 1 and inputs < taps and inputs + outputs - 1 <= size
+        else Axis(size - taps + 1 if taps > 1 else 1, taps, s, p, to_input)
+        for taps, s, p, inputs, outputs in zip(kernel, stride, padding, *planes, strict=True)
     )
     return down, across
 

@@ -21,6 +21,9 @@ from symgrad.ir.record import record
 
 RUNS = 64
 """Runs between two changes of weights that are the same in most runs."""
+EXPOSED = 0.5
+"""The part of the time in which kept filters come from L3 that products do not hide; they hide
+nothing of the time that more filters take to come from memory."""
 TRANSFORM = 4
 """Cycles of one port per vector and element of a transformed tile: it is computed from
 a row and a column, stored, and loaded again."""
@@ -52,28 +55,34 @@ def schedule(spec: WinogradSpec, target: Target, threads: int) -> Schedule:
 def _schedule(spec: WinogradSpec, target: Target, threads: int) -> Schedule:
     costs = _Costs(spec, target, threads)
     found = []
-    for tiles_first, (first, own), second in (
-        (True, costs.filters(), costs.tiles_first),
-        (False, costs.inputs(), costs.filters_first),
+    # Parts are for filters that are kept: others are used as soon as made, filters first.
+    most = threads if spec.invariant_weights else 1
+    splits = [n for n in range(1, most + 1) if threads % n == 0]
+    for tiles_first, parts, (first, own), second in (
+        *((True, n, costs.filters(n), costs.tiles_first) for n in splits),
+        (False, 1, costs.inputs(), costs.filters_first),
     ):
-        tilings = _tilings(spec, target, threads, tiles_first)
-        best = min(tilings, key=lambda tiling: second(*tiling))
-        found.append(Schedule(tiles_first, Tiling(*best), (first, second(*best)), own))
+        if tilings := [*_tilings(spec, target, threads, tiles_first, parts)]:
+            best = min(tilings, key=lambda tiling: second(*tiling))
+            found.append(Schedule(tiles_first, Tiling(*best), (first, second(*best)), own))
     return min(found, key=lambda s: s.cycles)
 
 
 def _tilings(
-    spec: WinogradSpec, target: Target, threads: int, tiles_first: bool
-) -> Iterator[tuple[int, int, int, int]]:
+    spec: WinogradSpec, target: Target, threads: int, tiles_first: bool, splits: int
+) -> Iterator[tuple[int, int, int, int, int]]:
     """Register tiles that fit, each with some numbers of tiles and input blocks at a time:
     the fields of a ``Tiling``."""
     lanes = min(BLOCK, target.lanes(bytes_of(spec.x.scalar)))
     registers = target.vector_registers - (1 if target.has_fma else 2)
-    share = ceil(spec.tiles / threads) if tiles_first else spec.tiles
+    share = ceil(spec.tiles * splits / threads) if tiles_first else spec.tiles
     depths = (0,) if tiles_first else sorted({min(depth, spec.in_blocks) for depth in (4, 8)})
     for vectors in (1, 2, 4):
         span = vectors * lanes
-        if (span % BLOCK and BLOCK % span) or spec.out_blocks % max(1, span // BLOCK):
+        group = max(1, span // BLOCK)
+        if (span % BLOCK and BLOCK % span) or spec.out_blocks % group:
+            continue
+        if spec.y.blocks // group % splits:
             continue
         most = (registers - 1 - vectors) // vectors
         few = {n for n in (1, 2, 4, 6, 8, 12) if n < most}
@@ -81,7 +90,7 @@ def _tilings(
             # The first number of whole register tiles that takes all of the share is enough.
             blocks = {tiles * ceil(min(wanted, share) / tiles) for wanted in (8, 16, 32, 64, 128)}
             for block, depth in product(sorted(blocks), depths):
-                yield tiles, vectors, block, depth
+                yield tiles, vectors, block, depth, splits
 
 
 class _Costs:
@@ -99,6 +108,7 @@ class _Costs:
         self.tiles, self.points, self.needed = cut.tiles, cut.points, cut.needed
         self.groups, self.in_blocks = spec.groups, spec.in_blocks
         self.x_blocks, self.y_blocks = spec.x.blocks, spec.y.blocks
+        self.x_bytes = spec.x.elements * self.size
         self.pairs = spec.y.blocks * spec.in_blocks
         """Block pairs of the weights."""
         self.channels = spec.in_blocks * spec.inputs
@@ -107,15 +117,17 @@ class _Costs:
         self.filter = weights.matrix * (read + packed) + self._transforms(spec.inputs)
         """Reading, packing and transforming a block pair."""
 
-    def filters(self) -> tuple[float, bool]:
+    def filters(self, splits: int) -> tuple[float, bool]:
         """The first kernel where tiles come first; whether that is part of the second."""
         u_bytes = self.pairs * BLOCK * BLOCK * self.points * self.size
         parts = filter_parts(self.pairs, self.threads)
         busiest = ceil(self.pairs * parts / self.threads) / parts
         shared = self.filter * busiest + self._shared(u_bytes, self.threads)
         if self.invariant_weights:  # which are kept in most runs, and read by each thread
-            return shared / RUNS + self.target.cycles_per_byte(u_bytes) * u_bytes, False
-        own = self.filter * self.pairs + self._own(u_bytes)
+            read = self.target.cycles_per_byte(u_bytes) * u_bytes / splits
+            exposed = EXPOSED if u_bytes <= self.target.l3 // 2 else 1.0
+            return shared / RUNS + exposed * read, False
+        own = self.filter * self.pairs / splits + self._own(u_bytes // splits)
         return min((shared, False), (own, True))
 
     def inputs(self) -> tuple[float, bool]:
@@ -125,13 +137,17 @@ class _Costs:
         shared = transforms / self.threads + self._shared(v_bytes, self.threads)
         return min((shared, False), (transforms + self._own(v_bytes), True))
 
-    def tiles_first(self, tiles: int, vectors: int, block: int, depth: int) -> float:
+    def tiles_first(
+        self, tiles: int, vectors: int, block: int, depth: int, splits: int
+    ) -> float:
         """The kernel that takes blocks of tiles all the way."""
-        cycles_per_byte, blocks = self.target.cycles_per_byte, self.x_blocks + self.y_blocks
-        u_bytes = self.pairs * BLOCK * BLOCK * self.points * self.size
+        cycles_per_byte = self.target.cycles_per_byte
+        blocks = self.x_blocks + self.y_blocks // splits
+        u_bytes = self.pairs * BLOCK * BLOCK * self.points * self.size // splits
         area = self.points * blocks * block * BLOCK * self.size
-        share = ceil(ceil(self.tiles / tiles) / self.threads) * tiles
-        stream, groups = 1 / cycles_per_byte(u_bytes + area), self.y_blocks // self._group(vectors)
+        share = ceil(ceil(self.tiles / tiles) * splits / self.threads) * tiles
+        stream = 1 / cycles_per_byte(u_bytes + area)
+        groups = self.y_blocks // self._group(vectors) // splits
         rounds = ceil(share / block)
         last = share - (rounds - 1) * block
         one, rest = (
@@ -139,9 +155,13 @@ class _Costs:
         )
         products = sum([one] * (rounds - 1)) + rest
         moved = share * area / block * cycles_per_byte(area)
-        return products + self._transforms(share * blocks * self.needed) + moved
+        # Of what a thread reads for more than one part, other threads have made the most.
+        foreign = self._shared(self.x_bytes, 1) * (splits - 1) / splits
+        return products + self._transforms(share * blocks * self.needed) + moved + foreign
 
-    def filters_first(self, tiles: int, vectors: int, block: int, depth: int) -> float:
+    def filters_first(
+        self, tiles: int, vectors: int, block: int, depth: int, splits: int
+    ) -> float:
         """The kernel that takes groups of output channels all the way."""
         cycles_per_byte, group = self.target.cycles_per_byte, self._group(vectors)
         shares = ceil(self.tiles / block)

@@ -21,6 +21,7 @@ from itertools import product
 
 from symgrad.codegen.access import Access, Epilogue
 from symgrad.codegen.emitter import Emitter
+from symgrad.codegen.kernels.ahead import LINE
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked, offset_of
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec, emit_pack_pair, weight_block
 from symgrad.codegen.kernels.tally import Finish
@@ -113,7 +114,9 @@ class Tiling:
     block: int
     """Tiles that are transformed, multiplied and transformed back together."""
     depth: int
-    """Input channel blocks whose filters are transformed together."""
+    """Input channel blocks whose filters are transformed together, filters first."""
+    splits: int = 1
+    """Parts of the output channels, tiles first: a thread takes some tiles of one part."""
 
 
 class Shape:
@@ -156,19 +159,21 @@ class Shape:
         return blocks * self.tiling.block * BLOCK + PAD
 
 
-def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
+def emit_filter(
+    k: Emitter, name: str, shape: Shape, u_plane: int, *, fetches: bool = True
+) -> None:
     """Emits ``void name(ptr weights, i64 out_block, i64 in_block, ptr u, ptr stage, i64 low,
     i64 high)``.
 
     Transforms the input channels ``low <= i < high`` of one block pair; ``u`` is where the
-    pair's first element goes.
+    pair's first element goes.  Asks for the next pair if it ``fetches``.
     """
     spec, packing = shape.spec, shape.spec.weights
     scalar, source = shape.scalar, packing.source
     pitch = shape.group * BLOCK
     down, across = (axis.matrices().filter for axis in spec.axes)
     if not packing.is_ready:
-        emit_pack_pair(k, f"{name}_pack", packing)
+        emit_pack_pair(k, f"{name}_pack", packing, fetches=fetches)
     params = ["ptr", "i64", "i64", "ptr", "ptr", "i64", "i64"]
     with k.function(name, params, internal=True, attributes="noinline") as regs:
         base, out_block, in_block, u, stage, low, high = regs
@@ -181,7 +186,7 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
             k.call(f"{name}_pack", "void", [base, out_block, in_block, panel, room])
         with k.loop(low, high) as row, k.loop(0, BLOCK, shape.lanes) as lane:
             at = k.gep(pair, k.add(k.mul(row, BLOCK), lane), scalar)
-            if packing.is_ready:  # the next pair, which comes from memory in as many streams
+            if fetches and packing.is_ready:  # it comes from memory in as many streams
                 for tap in range(source.taps):
                     ahead = source.matrix + tap * source.block * BLOCK
                     k.prefetch(k.gep(at, ahead, scalar), locality=2)
@@ -191,18 +196,34 @@ def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int) -> None:
             store_tile(k, transformed, to, u_plane, scalar)
 
 
-def emit_product(k: Emitter, name: str, shape: Shape, v_block: int, m_block: int) -> None:
-    """Emits ``void name(ptr v, ptr u, ptr m, i64 blocks, i64 fresh)``.
+@record
+class Ahead:
+    """What products ask for of the weights whose turn is next: with each input block, a run of
+    lines from each of some pairs."""
+
+    block: int
+    """Elements from one input block to the next."""
+    pairs: int
+    pair: int
+    """Elements from one pair to the next."""
+    lines: int
+
+
+def emit_product(
+    k: Emitter, name: str, shape: Shape, v_block: int, m_block: int, ahead: Ahead | None = None
+) -> None:
+    """Emits ``void name(ptr v, ptr u, ptr m, i64 blocks, i64 fresh, ptr next)``.
 
     Multiplies a register tile of V with filters over some input blocks, and adds it to M
-    unless ``fresh``; ``v_block`` and ``m_block`` are the strides of channel blocks.
+    unless ``fresh``; ``v_block`` and ``m_block`` are the strides of channel blocks.  ``next`` is
+    there if something is asked for ``ahead``.
     """
     tiling, scalar, vector = shape.tiling, shape.scalar, shape.vector
     tiles, vectors = range(tiling.tiles), range(tiling.vectors)
     pitch = shape.group * BLOCK
-    params = ["ptr", "ptr", "ptr", "i64", "i64"]
+    params = ["ptr", "ptr", "ptr", "i64", "i64", *["ptr"] * (ahead is not None)]
     with k.function(name, params, internal=True, attributes="noinline") as regs:
-        v, u, m, blocks, fresh = regs
+        v, u, m, blocks, fresh, *next_ = regs
         slots = [[k.alloca(vector) for _ in vectors] for _ in tiles]
         places = [
             [k.add(k.mul(j * shape.lanes // BLOCK, m_block), j * shape.lanes % BLOCK + t * BLOCK)
@@ -223,9 +244,14 @@ def emit_product(k: Emitter, name: str, shape: Shape, v_block: int, m_block: int
                     k.store(k.load(vector, k.gep(m, place, scalar)), slot)
         with k.loop(0, blocks) as block:
             # The next tiles' channels, of which a block's lie apart from the last block's.
-            ahead = k.gep(v, k.add(k.mul(block, v_block), tiling.tiles * BLOCK), scalar)
+            following = k.gep(v, k.add(k.mul(block, v_block), tiling.tiles * BLOCK), scalar)
             for t in tiles:
-                k.prefetch(k.gep(ahead, t * BLOCK, scalar))
+                k.prefetch(k.gep(following, t * BLOCK, scalar))
+            if ahead:
+                first = k.gep(next_[0], k.mul(block, ahead.block), scalar)
+                for pair, line in product(range(ahead.pairs), range(ahead.lines)):
+                    at = pair * ahead.pair + line * LINE // bytes_of(scalar)
+                    k.prefetch(k.gep(first, at, scalar), locality=2)
             with k.loop(0, shape.spec.inputs) as i:
                 source = k.gep(v, k.add(k.mul(block, v_block), i), scalar)
                 stream = k.gep(u, k.mul(k.add(k.mul(block, BLOCK), i), pitch), scalar)

@@ -6,7 +6,7 @@ pure function of shapes, target and thread count; the least wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -23,12 +23,12 @@ from symgrad.codegen.kernels import (
     conv_small,
     winograd_conv,
 )
-from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Weights, lane_group
+from symgrad.codegen.kernels.blocked import BLOCK, Blocked, Pair, Weights, lane_group
 from symgrad.codegen.kernels.conv_pack import PackWeightsSpec
 from symgrad.codegen.kernels.winograd import POINTS, STRIDED_TAPS
 from symgrad.codegen.kernels.winograd_grad import WinogradGradSpec
 from symgrad.codegen.kernels.winograd_grad_schedule import grad_schedule, lower_winograd_grad
-from symgrad.codegen.kernels.winograd_regions import axes
+from symgrad.codegen.kernels.winograd_regions import Axis, axes
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.layout import channels
 from symgrad.codegen.lowering.conv_fit import Problem, halos
@@ -171,16 +171,10 @@ def candidates(
         cycles = conv_small.cycles(small, target, threads)
         lower = partial(conv_small.lower_small_conv, small, target, threads)
         found.append(Candidate("small images", cycles, lower))
-    for size in SIZES:
-        name = _name(size, weights.kernel)
-        if reason := winograd_refusal(op, weights.kernel, size, setting.precision):
-            refused.append(f"{name}: {reason}")
-            continue
-        common = (source, result, weights, size)
-        options = {name: geometry(op)[name] for name in ("stride", "padding", "groups")}
-        make = winograd_conv.input_grad if to_input else winograd_conv.forward
-        spec = make(*common, **options, epilogue=epilogue)
-        if reason := spec.refusal():
+    make = winograd_conv.input_grad if to_input else winograd_conv.forward
+    for name, along, reason in _cuts(op, weights.kernel, (source, result), setting.precision):
+        spec = make(source, result, weights, along, groups=op.attrs["groups"], epilogue=epilogue)
+        if reason := reason or spec.refusal():
             refused.append(f"{name}: {reason}")
             continue
         spec = replace(spec, invariant_weights=setting.invariant_weights)
@@ -213,14 +207,9 @@ def gradient_candidates(
         )
     ]
     refused = []
-    for size in SIZES:
-        name = _name(size, dw.kernel)
-        if reason := winograd_refusal(op, dw.kernel, size, setting.precision):
-            refused.append(f"{name}: {reason}")
-            continue
-        along = axes(size, dw.kernel, op.attrs["stride"], geometry(op)["padding"])
+    for name, along, reason in _cuts(op, dw.kernel, (x, dy), setting.precision):
         spec = WinogradGradSpec(x, dy, dw, along, op.attrs["groups"], epilogue)
-        if reason := spec.refusal():
+        if reason := reason or spec.refusal():
             refused.append(f"{name}: {reason}")
             continue
         cycles = grad_schedule(spec, target, threads).cycles
@@ -240,16 +229,34 @@ def _only_lanes(group: int) -> str:
     return f"others: groups of {group} channels do not fill blocks of {BLOCK}"
 
 
-def _name(size: int, kernel: Sequence[int]) -> str:
-    outputs = [max(1, size - taps + 1) if taps > 1 else 1 for taps in kernel]
-    return f"Winograd F({outputs[0]} x {outputs[1]}, {kernel[0]} x {kernel[1]})"
+def _cuts(
+    op: Op, kernel: Pair, operands: tuple[Blocked, Blocked], precision: str
+) -> Iterator[tuple[str, tuple[Axis, Axis], str | None]]:
+    """Ways to cut planes into Winograd's tiles: the algorithm's name, the axes, and why it does
+    not compute the convolution, if so.
+
+    ``operands`` are what tiles read and what has as many tiles.
+    """
+    source, result = ((t.shape[2], t.shape[3]) for t in operands)
+    window = op.attrs["stride"], geometry(op)["padding"]
+    seen = set()
+    for size in SIZES:
+        along = axes(size, kernel, *window, (source, result), to_input=op.name == "conv_input_grad")
+        if along not in seen:
+            seen.add(along)
+            rows, columns = (max(1, axis.outputs) for axis in along)
+            name = f"Winograd F({rows} x {columns}, {kernel[0]} x {kernel[1]})"
+            yield name, along, _winograd_refusal(op, along, size, precision)
 
 
-def winograd_refusal(op: Op, kernel: Sequence[int], size: int, precision: str) -> str | None:
+def _winograd_refusal(
+    op: Op, along: tuple[Axis, Axis], size: int, precision: str
+) -> str | None:
     """Why tiles transformed to ``size`` elements do not compute a convolution, if so."""
+    kernel = [axis.taps for axis in along]
     if max(kernel) == 1:
         return "a filter of one tap has no fewer products"
-    if max(kernel) >= size:
+    if any(axis.outputs < 2 and axis.taps > 1 and not axis.plane for axis in along):
         return f"filters of {max(kernel)} taps leave no two outputs to {size} points"
     if set(op.attrs["stride"]) != {1}:
         if set(op.attrs["stride"]) != {2}:

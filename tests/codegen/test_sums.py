@@ -40,6 +40,7 @@ from tests.codegen.test_conv_direct import (
     layouts,
     to_blocked,
 )
+from tests.codegen.test_winograd import cut
 
 # -- kernels -------------------------------------------------------------------------
 
@@ -90,7 +91,8 @@ def jobs(case: Case) -> Iterator[Job]:
         name = f"winograd{size}_{'tiles' if tiles_first else 'filters'}"
         for grad, transform in enumerate((winograd_conv.forward, winograd_conv.input_grad)):
             source, result = (y, x) if grad else (x, y)
-            spec = transform(source, result, weights, size, padding=case.padding)
+            along = cut(case, size, source, result, to_input=bool(grad))
+            spec = transform(source, result, weights, along)
             yield Job(
                 name + "_grad" * grad, source, result, weights,
                 lambda e, t, n, s=spec, make=make: make(

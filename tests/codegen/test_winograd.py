@@ -14,7 +14,12 @@ from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels import Lowering
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked
-from symgrad.codegen.kernels.winograd import STRIDED_TAPS, gradient_matrices, matrices
+from symgrad.codegen.kernels.winograd import (
+    STRIDED_TAPS,
+    gradient_matrices,
+    matrices,
+    plane_matrices,
+)
 from symgrad.codegen.kernels.winograd_conv import (
     KernelSpec,
     forward,
@@ -84,6 +89,18 @@ FEW = [
 """Few input channels, the vectors of whose pixels are filled up with anything."""
 
 
+SMALL = [
+    Case(8, 32, 48, (2, 2)),
+    Case(2, 32, 32, (3, 3), (5, 5), padding=(2, 2)),
+    Case(3, 32, 16, (1, 1)),
+    Case(2, 64, 32, (2, 9), groups=2),
+    Case(2, 16, 48, (3, 2), (5, 3), padding=(1, 2)),
+    Case(1, 16, 32, (2, 1), (3, 4), padding=(2, 2)),
+    Case(2, 32, 32, (2, 2), dtype="f64"),
+]
+"""Planes with fewer rows or columns than the filter."""
+
+
 def own(form: Callable[..., Lowering]) -> Callable[..., Lowering]:
     """The form in which each thread makes for itself what all read."""
     return lambda spec, *args: form(replace(spec, own=True), *args)
@@ -117,6 +134,21 @@ def test_matrices_compute_the_correlation_exactly(size: int, taps: int, stride: 
             assert total == (at == stride * i + t)
 
 
+@pytest.mark.parametrize(("inputs", "taps"), [(1, 2), (1, 3), (2, 3), (2, 5), (3, 4), (3, 5)])
+def test_matrices_of_a_plane_compute_the_correlation_exactly(inputs: int, taps: int) -> None:
+    """Outputs are sums over t of ``g[t] d[i + t - padding]``, zeros around the plane."""
+    for padding, end in itertools.product(range(taps), repeat=2):
+        outputs = inputs + padding + end - taps + 1
+        products = outputs + inputs - 1
+        if not 1 <= outputs <= 6 - inputs + 1:
+            continue
+        m = plane_matrices(outputs, inputs, taps, padding)
+        assert (len(m.input), len(m.filter), len(m.output)) == (products, products, outputs)
+        for i, t, at in itertools.product(range(outputs), range(taps), range(inputs)):
+            total = sum(m.output[i][j] * m.filter[j][t] * m.input[j][at] for j in range(products))
+            assert total == (at == i + t - padding)
+
+
 @pytest.mark.parametrize("begins", [0, 1])
 @pytest.mark.parametrize("outputs", [2, 4])
 def test_matrices_compute_the_gradient_to_the_input_exactly(outputs: int, begins: int) -> None:
@@ -138,10 +170,11 @@ def test_matrices_compute_the_gradient_to_the_input_exactly(outputs: int, begins
 PLANES = [(8, 12), (5, 7), (6, 8), (4, 9), (3, 9), (9, 2), (1, 3)]
 
 
+LARGE = ((99, 99), (99, 99))
 ALONG = [
-    axes(6, (3, 3), (1, 1), (1, 1)),
-    axes(4, (3, 3), (2, 2), (1, 0), to_input=True),
-    axes(6, (3, 3), (2, 2), (1, 1)),
+    axes(6, (3, 3), (1, 1), (1, 1), LARGE),
+    axes(4, (3, 3), (2, 2), (1, 0), LARGE, to_input=True),
+    axes(6, (3, 3), (2, 2), (1, 1), LARGE),
 ]
 
 
@@ -166,6 +199,23 @@ def whole_vectors(x: Blocked, y: Blocked) -> tuple[Blocked, Blocked]:
     return Blocked.dense(x.dtype, x.shape, x.halo, BLOCK), y
 
 
+def cut(
+    case: Case, size: int, source: Blocked, result: Blocked, *, to_input: bool = False
+) -> tuple[Axis, Axis]:
+    """The axes of tiles transformed to so many rows and columns."""
+    planes = ((source.shape[2], source.shape[3]), (result.shape[2], result.shape[3]))
+    return axes(size, case.kernel, case.stride, case.padding, planes, to_input=to_input)
+
+
+def too_large(case: Case, size: int) -> bool:
+    """Whether the filter has too many taps for tiles of a size, which take no whole plane."""
+    spans = zip(case.kernel, case.size, case.out_size, strict=True)
+    return any(
+        taps >= size and (inputs >= taps or inputs + outputs - 1 > size)
+        for taps, inputs, outputs in spans
+    )
+
+
 def build(
     case: Case, size: int, *, grad: bool, epilogue: BiasAddRelu | None = None
 ) -> tuple[WinogradSpec, Array, Array, Array]:
@@ -173,15 +223,10 @@ def build(
     x, w, dy = case.arrays()
     y, dx, _ = reference(case, x, w, dy)
     x_layout, y_layout = whole_vectors(*layouts(case))
-    common = (case.weights(), size)
-    options = {
-        "stride": case.stride, "padding": case.padding, "groups": case.groups,
-        "epilogue": epilogue,
-    }  # fmt: skip
-    if grad:
-        spec = input_grad(y_layout, x_layout, *common, **options)  # type: ignore[arg-type]
-    else:
-        spec = forward(x_layout, y_layout, *common, **options)  # type: ignore[arg-type]
+    operands = (y_layout, x_layout) if grad else (x_layout, y_layout)
+    along = cut(case, size, *operands, to_input=grad)
+    make = input_grad if grad else forward
+    spec = make(*operands, case.weights(), along, groups=case.groups, epilogue=epilogue)
     return spec, dy if grad else x, w.astype(DTYPES[case.dtype]), dx if grad else y
 
 
@@ -206,10 +251,10 @@ def check(actual: Array, expected: Array, dtype: str, size: int) -> None:
 
 @pytest.mark.parametrize("target_name", TARGETS)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("case", [*CASES, *STRIDED, *FILTERED, *FEW], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *STRIDED, *FILTERED, *FEW, *SMALL], ids=str)
 def test_convolution_and_gradient(case: Case, size: int, target_name: str) -> None:
     target = target_named(target_name)
-    if max(case.kernel) >= size:
+    if too_large(case, size):
         pytest.skip("the filter leaves no two outputs")
     for grad, threads in ((False, 1), (False, 3), (True, 2)):
         spec, x, w, expected = build(case, size, grad=grad)
@@ -221,7 +266,10 @@ def test_convolution_and_gradient(case: Case, size: int, target_name: str) -> No
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("tiling", [Tiling(3, 1, 6, 1), Tiling(5, 2, 5, 2), Tiling(2, 4, 64, 8)])
+@pytest.mark.parametrize(
+    "tiling",
+    [Tiling(3, 1, 6, 1), Tiling(5, 2, 5, 2, 2), Tiling(2, 4, 64, 8), Tiling(4, 1, 8, 1, 4)],
+)
 @pytest.mark.parametrize("halo", [0, 1, 3])
 @pytest.mark.parametrize(("stride", "grad"), [(1, False), (2, False), (2, True)])
 def test_every_tiling(form: str, tiling: Tiling, halo: int, stride: int, grad: bool) -> None:
@@ -260,6 +308,43 @@ def test_when_each_thread_makes_what_all_read() -> None:
     assert own_of(256, 14, 2) == own_of(256, 28, 2) == ""
     assert own_of(64, 16, 2, invariant=True) != "filters"
     assert own_of(256, 4, 2, invariant=True) == "tiles"
+
+
+def test_kept_filters_are_split_where_tiles_are_few() -> None:
+    """So that each is read by one thread; where tiles are many, each thread takes some."""
+    target = replace(Target.named("avx512"), l3=32 << 20)
+
+    def splits_of(channels: int, size: int, threads: int, *, invariant: bool = True) -> int:
+        case = Case(8, channels, channels, (size, size))
+        spec, *_ = build(case, 6, grad=False)
+        best = schedule(replace(spec, invariant_weights=invariant), target, threads)
+        return best.tiling.splits
+
+    assert splits_of(512, 2, 2) == splits_of(256, 4, 2) == 2
+    assert splits_of(512, 2, 1) == splits_of(64, 56, 2) == splits_of(64, 56, 8) == 1
+    assert splits_of(256, 4, 2, invariant=False) == 1
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_next_weights_are_asked_for_once(
+    grad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store in place of each prefetch shows that products ask for all weights but those that
+    come first, where the cache would not hold them."""
+    case = Case(2, 64, 64, (8, 8))  # whole tiles: those that are not there ask for nothing
+    spec, x, w, _ = build(case, 6, grad=grad)
+    source = replace(spec.weights.source, strides=None)
+    spec = replace(spec, weights=replace(spec.weights, source=source))
+    monkeypatch.setattr(Emitter, "prefetch", mark)
+    for target in (FAR, NEAR):
+        kernel = KernelSpec(spec, Tiling(4, 2, 8, 2), own=True)
+        weights, out = np.zeros_like(blocked_weights(w)), np.zeros(spec.y.buffer_shape, np.float32)
+        lowering = lower_filters_first(kernel, target, 1)
+        run_lowering(lowering, [to_blocked(spec.x, x), weights, out], 1, target)
+        asked = (weights.reshape(4, 4, -1, 16) == 7.0).any(-1)
+        expected = np.ones(asked.shape, bool)
+        expected[:2, :2] = False
+        assert (asked == expected).all() == (target is FAR)
 
 
 @pytest.mark.parametrize("target_name", TARGETS)
@@ -385,7 +470,7 @@ def test_tiles_fit_the_registers(size: int, name: str) -> None:
     target = Target.named(name)
     for images, plane in itertools.product((1, 8), (2, 7, 16, 56)):
         case = Case(images, 64, 128, (plane, plane))
-        spec, *_ = (forward(*layouts(case), case.weights(), size, padding=(1, 1)),)
+        spec = forward(*layouts(case), case.weights(), cut(case, size, *layouts(case)))
         for threads in (1, 2, 64):
             best = schedule(spec, target, threads)
             tiling = best.tiling
@@ -405,7 +490,8 @@ def test_compiles_for_neon() -> None:
 
 def test_refusals_say_why() -> None:
     def refusal(case: Case) -> str | None:
-        spec = forward(*layouts(case), case.weights(), 6, groups=case.groups)
+        along = cut(case, 6, *layouts(case))
+        spec = forward(*layouts(case), case.weights(), along, groups=case.groups)
         return spec.refusal()
 
     assert refusal(Case(1, 16, 16, (4, 4))) is None

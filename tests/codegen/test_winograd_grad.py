@@ -36,9 +36,13 @@ from tests.codegen.test_winograd import (
     FAR,
     FEW,
     FILTERED,
+    LARGE,
     SIZES,
+    SMALL,
     STRIDED,
     check,
+    cut,
+    too_large,
     whole_vectors,
 )
 
@@ -48,7 +52,7 @@ def build(case: Case, size: int) -> tuple[WinogradGradSpec, list[Array], Array]:
     x, w, dy = case.arrays()
     x_layout, y_layout = whole_vectors(*layouts(case))
     _, _, dw = reference(case, x, w, dy)
-    along = axes(size, case.kernel, case.stride, case.padding)
+    along = cut(case, size, x_layout, y_layout)
     spec = WinogradGradSpec(x_layout, y_layout, case.weights(), along, case.groups)
     return spec, [to_blocked(x_layout, x), to_blocked(y_layout, dy)], dw
 
@@ -63,10 +67,10 @@ def run(
 
 @pytest.mark.parametrize("target_name", TARGETS)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("case", [*CASES, *STRIDED, *FILTERED, *FEW], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *STRIDED, *FILTERED, *FEW, *SMALL], ids=str)
 def test_gradient(case: Case, size: int, target_name: str) -> None:
     target = target_named(target_name)
-    if max(case.kernel) >= size:
+    if too_large(case, size):
         pytest.skip("the filter leaves no two outputs")
     spec, operands, dw = build(case, size)
     for threads in (1, 3):
@@ -121,7 +125,8 @@ def test_tiles_fit_the_registers(size: int, name: str) -> None:
     target = Target.named(name)
     for images, plane in itertools.product((1, 8), (2, 7, 56)):
         case = Case(images, 64, 128, (plane, plane))
-        spec = WinogradGradSpec(*layouts(case), case.weights(), axes(size, (3, 3), (1, 1), (1, 1)))
+        along = cut(case, size, *layouts(case))
+        spec = WinogradGradSpec(*layouts(case), case.weights(), along)
         for threads in (1, 2, 64):
             best = grad_schedule(spec, target, threads)
             kernel = best.kernel
@@ -142,7 +147,7 @@ def test_compiles_for_neon() -> None:
 
 def test_refusals_say_why() -> None:
     def refusal(case: Case) -> str | None:
-        along = axes(6, (3, 3), (1, 1), (1, 1))
+        along = axes(6, (3, 3), (1, 1), (1, 1), LARGE)
         return WinogradGradSpec(*layouts(case), case.weights(), along, case.groups).refusal()
 
     assert refusal(Case(1, 16, 16, (4, 4))) is None
