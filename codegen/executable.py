@@ -49,6 +49,8 @@ class _Kept:
 
     def holds(self, stamp: Sequence[object]) -> bool:
         """Whether a stamp says that the arguments are unchanged."""
+        if stamp is self.stamp:
+            return True
         return len(stamp) == len(self.stamp) and all(map(operator.is_, stamp, self.stamp))
 
 
@@ -212,11 +214,14 @@ class Executable:
         return self._direct(*arguments)
 
     def unprepared(self, arguments: Sequence[Any]) -> list[int]:
-        """Numbers of the state that is not in the form the program wants it in."""
+        """Numbers of the state that is not in the form the program wants it in, among all
+        arguments or the first of them."""
+        count = len(arguments)
         return [
             number
             for number, form in self._state
-            if type(arguments[number]) is not Resident or arguments[number].form is not form
+            if number < count
+            and (type(arguments[number]) is not Resident or arguments[number].form is not form)
         ]
 
     def prepared(self, number: int, argument: Any) -> Any:

@@ -168,6 +168,7 @@ class Program:
                 lambda: traced.func,
                 traced.func.result_types,
                 tensors=tensors,
+                captured=len(leaves),
                 donated=donate,
                 gives_tensors=gives_tensors,
             )
@@ -181,7 +182,7 @@ class Program:
         """The same; ``None`` where the surroundings are not what the program was traced in."""
         if self._fixed:
             return leaves
-        captured = self.environment.current()
+        captured = self.environment.current(getattr(self.executable, "is_settled", None))
         return None if captured is None else [*leaves, *captured]
 
     def native_table(self, types: Sequence[type], items: Sequence[Item]) -> Table | None:

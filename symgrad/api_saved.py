@@ -161,6 +161,7 @@ class LoadedProgram:
                 lambda: self.func,
                 executable.image.results,
                 tensors=described["tensors"],
+                captured=first,
                 donated=described["donated"],
                 gives_tensors=described["gives_tensors"],
             )

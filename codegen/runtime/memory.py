@@ -28,35 +28,55 @@ LIMIT = 1 << 30
 _PAGE = 1 << 12
 
 
+class _Loan(weakref.ref[Array]):
+    """An array whose memory comes back when it dies."""
+
+    __slots__ = ("memory",)
+    memory: Any
+
+
 class _Pool:
-    """Free memory by size, and the arrays whose memory will come back."""
+    """Free memory by size, and the arrays whose memory will come back.
+
+    What takes and returns memory is called for every large result of every run.
+    """
 
     def __init__(self) -> None:
         self.free: defaultdict[int, list[Any]] = defaultdict(list)
         self.free_bytes = 0
-        self.live: dict[int, weakref.ref[Array]] = {}
+        self._live: dict[int, _Loan] = {}
+        self._return = self._take_back
 
-    def take(self, size: int) -> Any:
-        """Memory as a ctypes array, which is no NumPy array on purpose."""
-        if self.free[size]:
+    def lend(self, shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> Array:
+        """An array in ``size`` bytes of free memory, or in new memory."""
+        free = self.free[size]
+        if free:
             self.free_bytes -= size
-            return self.free[size].pop()
-        raw = aligned_bytes(size)
-        memory: Any = (ctypes.c_char * size).from_address(raw.ctypes.data)
-        memory.owner = raw  # keeps it alive
-        return memory
+            memory = free.pop()
+        else:
+            memory = _memory(size)
+        # NumPy lets views of views refer to the array below them, down to the first whose
+        # memory no array owns: this one.  It dies when no view is left.
+        array: Array = np.ndarray(shape, dtype, memory)
+        loan = _Loan(array, self._return)
+        loan.memory = memory
+        self._live[id(loan)] = loan
+        return array
 
-    def recycle(self, memory: Any, owner: Array) -> None:
-        """Takes the memory back when its array dies."""
-        key, size = id(owner), len(memory)
+    def _take_back(self, loan: _Loan, limit: int = LIMIT) -> None:
+        del self._live[id(loan)]
+        size = len(loan.memory)
+        if self.free_bytes + size <= limit:
+            self.free_bytes += size
+            self.free[size].append(loan.memory)
 
-        def back(_: object) -> None:
-            del self.live[key]
-            if self.free_bytes + size <= LIMIT:
-                self.free_bytes += size
-                self.free[size].append(memory)
 
-        self.live[key] = weakref.ref(owner, back)
+def _memory(size: int) -> Any:
+    """New memory as a ctypes array, which is no NumPy array on purpose."""
+    raw = aligned_bytes(size)
+    memory: Any = (ctypes.c_char * size).from_address(raw.ctypes.data)
+    memory.owner = raw  # keeps it alive
+    return memory
 
 
 _pool = _Pool()
@@ -82,13 +102,4 @@ def allocator(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[], Arra
     size = math.prod(shape) * dtype.itemsize
     if size < SMALL:
         return functools.partial(np.empty, shape, dtype)
-    return functools.partial(_recycled, shape, dtype, size)
-
-
-def _recycled(shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> Array:
-    memory = _pool.take(-(-size // _PAGE) * _PAGE)
-    # NumPy lets views of views refer to the array below them, down to the first whose
-    # memory no array owns: this one.  It dies when no view is left.
-    owner = np.frombuffer(memory, np.uint8)
-    _pool.recycle(memory, owner)
-    return owner[:size].view(dtype).reshape(shape)
+    return functools.partial(_pool.lend, shape, dtype, -(-size // _PAGE) * _PAGE)

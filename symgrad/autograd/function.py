@@ -23,7 +23,7 @@ from symgrad.tensors.contents import Handle, stands_for
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import ByHand, saved
 from symgrad.tensors.record import RECORDER, recording
-from symgrad.tensors.recorded import Leaf
+from symgrad.tensors.recorded import leaf_of
 from symgrad.tensors.state import is_grad_enabled, no_grad
 from symgrad.tracer import Tracer
 
@@ -273,7 +273,7 @@ def linked(
 ) -> Sequence[Value]:
     """The ``values``, as if ``pullback`` were their derivative by ``inputs``."""
     builder = RECORDER.builder
-    key = Leaf(np.zeros((), np.bool_))
+    key = leaf_of(np.zeros((), np.bool_))
     PULLBACKS[key] = pullback
     with recording():
         made = builder.emit("custom", key, *inputs, *values, count=len(values))

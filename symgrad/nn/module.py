@@ -57,9 +57,9 @@ class Module(StateDict):
             if not isinstance(x, Tensor) and isinstance(x, _ARRAYS) and pure.holds_tensors(self):
                 with pure.own_arrays(self):
                     return self._call_with(self._hooks, inputs, options)
-        if self._hooks is None:
-            return self.forward(*inputs, **options)
-        return self._call_with(self._hooks, inputs, options)
+        if self._hooks is not None:
+            return self._call_with(self._hooks, inputs, options)
+        return self.forward(*inputs, **options) if options else self.forward(*inputs)
 
     def _call_with(
         self, hooks: ModuleHooks | None, inputs: tuple[Any, ...], options: dict[str, Any]

@@ -9,7 +9,7 @@ import numpy as np
 
 from symgrad.tensors import Tensor, dtypes
 from symgrad.tensors.contents import Handle
-from symgrad.tensors.recorded import Leaf
+from symgrad.tensors.recorded import leaf_of
 
 Array = np.ndarray[Any, Any]
 
@@ -28,7 +28,7 @@ class Parameter(Tensor):
     def of_array(cls, array: Array, *, requires_grad: bool = True) -> Parameter:
         """A parameter of an array that nobody else writes to."""
         made = cls.__new__(cls)
-        Tensor.__init__(made, Handle(Leaf(array)), requires_grad=requires_grad)
+        Tensor.__init__(made, Handle(leaf_of(array)), requires_grad=requires_grad)
         return made
 
     @classmethod
@@ -102,7 +102,7 @@ class UninitializedBuffer(_Uninitialized):
         self, requires_grad: bool = False, device: Any = None, dtype: Any = None
     ) -> None:
         wanted = dtypes.get_default_dtype() if dtype is None else dtypes.named(dtype)
-        super().__init__(Handle(Leaf(np.empty(0, wanted.numpy))), requires_grad=requires_grad)
+        super().__init__(Handle(leaf_of(np.empty(0, wanted.numpy))), requires_grad=requires_grad)
 
 
 def is_lazy(x: Any) -> bool:
@@ -117,7 +117,7 @@ def _show(made: Tensor, data: Any) -> None:
         Tensor.__init__(made, plain._tracer)
         made._layout = plain._layout
     else:
-        Tensor.__init__(made, Handle(Leaf(_contents(data))))
+        Tensor.__init__(made, Handle(leaf_of(_contents(data))))
 
 
 def _contents(data: Any) -> Array:

@@ -21,8 +21,8 @@ from symgrad.optim.rule import NARROW, Now, Rule
 from symgrad.tensors.apply import record
 from symgrad.tensors.counters import advance
 from symgrad.tensors.halves import common_half, computed, rounded
-from symgrad.tensors.handle import Tensor, values_of
-from symgrad.tensors.recorded import Leaf
+from symgrad.tensors.handle import Tensor, give_values, values_of
+from symgrad.tensors.recorded import Recorded, leaf_of
 from symgrad.tensors.state import enable_grad
 from symgrad.tensors.templates import kept
 from symgrad.tracer import Tracer
@@ -97,7 +97,7 @@ class Optimizer:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if set_to_none:
-                    parameter._grad = None
+                    parameter._gradient = None
                 elif parameter._grad is not None:
                     parameter._grad.zero_()
 
@@ -245,23 +245,19 @@ class RuleOptimizer(Optimizer):
                 loss = closure()
         changed: list[Tensor] = []
         made: list[Value] = []
-        spent: list[Leaf] = []
+        spent: list[Recorded] = []
         for group in self.param_groups:
-            params = [p for p in group["params"] if p._grad is not None]
+            params = [p for p in group["params"] if p._gradient is not None]
             if params:
                 self._update(self._rule_of(group), params, changed, made, spent)
-        owners: list[tuple[Tensor, Any]] = []
-        views: list[Tensor] = []
-        for tensor, value in zip(changed, made, strict=True):
-            if tensor._tracer._view is None:
-                owners.append((tensor, value))
-            else:  # the program writes to its base, too
-                tensor._take(value)
-                views.append(tensor)
-        Tensor._compute(views, spent, also=made)
-        for tensor, value in owners:
+        owns = [t._tracer._view is None for t in changed]
+        shows = [not is_owner for is_owner in owns]
+        views = list(itertools.compress(changed, shows))
+        give_values(views, itertools.compress(made, shows))
+        Tensor._compute(views, spent, also=made)  # which writes to the bases of views, too
+        for value in itertools.compress(made, owns):
             value.op = None
-            tensor._take(value)
+        give_values(itertools.compress(changed, owns), itertools.compress(made, owns))
         for hook in list(self._post_hooks.values()):
             hook(self, (closure,), {})
         return loss
@@ -272,7 +268,7 @@ class RuleOptimizer(Optimizer):
         params: list[Tensor],
         changed: list[Tensor],
         made: list[Value],
-        spent: list[Leaf],
+        spent: list[Recorded],
     ) -> None:
         """Records the update of parameters.
 
@@ -290,10 +286,11 @@ class RuleOptimizer(Optimizer):
         dtypes = [value.type.dtype.name for value in before[: len(params)]]
         clock = _Clock(rule)
         times = clock.times(list(zip(dtypes, steps, strict=True)))
-        gradients: Any = [p._grad for p in params]
-        made += record(
-            _update_by(shape, slots, times), [*before, *values_of(gradients), *clock.numbers]
-        )
+        gradients = [
+            g if isinstance(g := p._gradient, Value) else g._value()  # type: ignore[union-attr]
+            for p in params
+        ]
+        made += record(_update_by(shape, slots, times), [*before, *gradients, *clock.numbers])
         changed += updated
         spent += [v for v in before if v.op is None]  # type: ignore[misc]
 
@@ -345,7 +342,7 @@ class _Clock:
 
     def __init__(self, rule: Any) -> None:
         self._rule = rule
-        self.numbers: list[Leaf] = []
+        self.numbers: list[Recorded] = []
         """Of each time the scheduled options in the rule's order, then the number of the step
         if it matters."""
 
@@ -361,9 +358,9 @@ class _Clock:
             value = getattr(self._rule, name)
             kind = computed(dtype) if name in NARROW else np.float64
             parts = value if isinstance(value, tuple) else (value,)
-            self.numbers += [Leaf(np.asarray(part, kind)) for part in parts]
+            self.numbers += [leaf_of(np.asarray(part, kind)) for part in parts]
         if self._rule.counter is not None:
-            self.numbers.append(Leaf(np.asarray(step, np.float64)))
+            self.numbers.append(leaf_of(np.asarray(step, np.float64)))
 
 
 def _now(rule: Rule, numbers: list[Tracer]) -> Now:

@@ -96,14 +96,14 @@ def begin() -> None:
 
 
 def check_leaves(
-    leaves: Sequence[AccumulateGrad], inputs: Sequence[Value], found: Sequence[Tensor | None]
+    leaves: Sequence[AccumulateGrad], inputs: Sequence[Value], found: Sequence[Value | None]
 ) -> None:
     """Looks at the derivatives by ``inputs``, those values that are leaves."""
     if not (_mode.enabled and _mode.check_nan):
         return
     nodes = {id(leaf.value): leaf for leaf in leaves}
     for value, gradient in zip(inputs, found, strict=True):
-        if gradient is not None and id(value) in nodes and _has_nan(gradient._value()):
+        if gradient is not None and id(value) in nodes and _has_nan(gradient):
             _report(nodes[id(value)])
 
 

@@ -17,7 +17,7 @@ from symgrad.tensors.contents import Handle
 from symgrad.tensors.graphs import Recording, ancestors
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.record import RECORDER, recording
-from symgrad.tensors.recorded import Leaf, Unknown, contents_of
+from symgrad.tensors.recorded import Unknown, contents_of, leaf_of
 
 _LOOKED_AT = (
     "a value was looked at inside vmap, where it stands for those of all examples; choose with "
@@ -39,7 +39,7 @@ def batched(
     examples, unknown = [], [Unknown(_LOOKED_AT) for _ in batches]
     for batch, contents in zip(batches, unknown, strict=True):
         kind = batch._value().type
-        example = Tensor(Handle(Leaf(contents, kind.with_shape(kind.shape[1:]))))
+        example = Tensor(Handle(leaf_of(contents, kind.with_shape(kind.shape[1:]))))
         example._node = batch._edge()
         examples.append(example)
     outputs = function(examples)

@@ -8,7 +8,7 @@ must be able to pass, the function is recorded instead, as one operation.
 
 from __future__ import annotations
 
-import weakref
+import operator
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -18,17 +18,18 @@ from symgrad.ir import Func, TensorType, Value
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
 from symgrad.tensors.apply import apply
-from symgrad.tensors.handle import Tensor, need_gradient, values_of
-from symgrad.tensors.record import run
+from symgrad.tensors.handle import Tensor, need_gradient, own_handle, values_of
+from symgrad.tensors.record import prepared, stamp_of
 from symgrad.tensors.recorded import (
-    Leaf,
     Recorded,
     Unknown,
     are_shared,
     array_of,
     is_known,
+    leaf_of,
     references_each,
 )
+from symgrad.tensors.standing import Standing, leave, left, writes, written
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer
 from symgrad.tracing import current_trace
@@ -38,6 +39,7 @@ class OnTensors:
     """A compiled program for arguments some of which, ``tensors``, are tensors.
 
     ``results`` are the types of its results, ``func`` gives the IR it was compiled from.
+    Arguments from the number ``captured`` on are captured.
     Results are tensors, too, or arrays unless ``gives_tensors``.  They may take the memory
     of arguments ``donated``, where nothing but the argument itself refers to it.
     """
@@ -49,6 +51,7 @@ class OnTensors:
         results: Sequence[TensorType],
         *,
         tensors: Sequence[int],
+        captured: int,
         donated: Collection[int] = (),
         gives_tensors: bool = True,
     ) -> None:
@@ -56,6 +59,8 @@ class OnTensors:
         self.tensors = tensors
         self.donated = [i for i in tensors if i in donated]
         self.gives_tensors = gives_tensors
+        self._captured = captured
+        self._leading = [i for i in tensors if i < captured]
         self._func = func
         self._types = results
         self._operation = _operation(func)
@@ -65,16 +70,45 @@ class OnTensors:
         if self.gives_tensors and is_grad_enabled():
             if need_gradient([arguments[i] for i in self.tensors]):
                 return self._recorded(arguments)
-        values = self._values(arguments)
+        standing = left(self)
+        if standing is not None and standing.is_of(arguments[self._captured :]):
+            values = self._values(arguments[: self._captured], self._leading)
+            contents = [*prepared(self.program, values), *standing.contents]
+            made = self.program.run(contents, standing.stamp)
+        else:
+            made = self._run(arguments)
+        if not self.gives_tensors:
+            return [array_of(c)[()] for c in made]
+        return [Tensor.of_value(leaf_of(c, t)) for c, t in zip(made, self._types, strict=True)]
+
+    def _run(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Finds the contents of all tensors, and runs the program."""
+        captured = arguments[self._captured :]
+        handles: list[Any] = list(map(own_handle, captured))
+        known = all(handle is not None for handle in handles)
+        stands = bool(captured) and known and not self.donated
+        if stands:  # from now on every write is counted
+            for handle in handles:
+                handle.stands = True
+        before = writes()
+        values = self._values(arguments, self.tensors)
         given = self._donate(arguments, values)
-        made = run(self.program, values)
+        contents = prepared(self.program, values)
+        stamp = stamp_of(self.program, contents)
+        made: Sequence[Any] = self.program.run(contents, stamp)
         if given:
             gone = Unknown(_GONE.format(self._func().name))
             for leaf in given:
                 leaf.contents = gone
-        if not self.gives_tensors:
-            return [array_of(c)[()] for c in made]
-        return [Tensor.of_value(Leaf(c, t)) for c, t in zip(made, self._types, strict=True)]
+            written()
+        if stands and all(map(operator.is_, map(own_handle, captured), handles)):
+            leave(self, Standing(before, captured, contents[self._captured :], stamp))
+        return made
+
+    def is_settled(self, captured: Sequence[Any]) -> bool:
+        """Whether these are the tensors that the last call captured, with the same contents."""
+        standing = left(self)
+        return standing is not None and standing.is_of(captured)
 
     @property
     def lowered(self) -> Any:
@@ -83,12 +117,13 @@ class OnTensors:
 
     def profile(self, arguments: Sequence[Any]) -> Any:
         """See ``Executable.profile``."""
-        contents = list(map(_contents, self._values(arguments)))
+        contents = list(map(_contents, self._values(arguments, self.tensors)))
         return self.program.profile(self.program.prepare(contents))
 
-    def _values(self, arguments: Sequence[Any]) -> list[Any]:
-        """The arguments with values in place of tensors, computed where they are pending."""
-        tensors = [arguments[i] for i in self.tensors]
+    def _values(self, arguments: Sequence[Any], places: Sequence[int]) -> list[Any]:
+        """The arguments with values in place of the tensors in these places, computed where they
+        are pending."""
+        tensors = [arguments[i] for i in places]
         values: list[Any] = values_of(tensors)
         if not all(map(is_known, values)):
             known = list(map(_known, values))
@@ -97,14 +132,14 @@ class OnTensors:
                 known = list(map(_known, values_of(tensors)))
             values = known
         found = list(arguments)
-        for i, value in zip(self.tensors, values, strict=True):
+        for i, value in zip(places, values, strict=True):
             found[i] = value
         return found
 
-    def _donate(self, arguments: Sequence[Any], values: list[Any]) -> list[Leaf]:
+    def _donate(self, arguments: Sequence[Any], values: list[Any]) -> list[Recorded]:
         """The arguments whose memory is handed over; of what is shared, a copy is."""
         held = [values[i] for i in self.donated]
-        given: list[Leaf] = []
+        given: list[Recorded] = []
         shared: list[int] = []
         for i, value, count, is_shared in zip(
             self.donated, held, references_each(held), are_shared(held), strict=True
@@ -119,8 +154,9 @@ class OnTensors:
             # Of what is not in the program's form copies are made anyway.
             unprepared = set(self.program.unprepared(list(map(_contents, values))))
             for i in shared:
-                contents = values[i].contents
-                values[i] = Leaf(contents if i in unprepared else contents.copy(), values[i].type)
+                value = values[i]
+                own = value.contents if i in unprepared else value.contents.copy()
+                values[i] = leaf_of(own, value.type)
         return given
 
     def _recorded(self, arguments: Sequence[Any]) -> Sequence[Tensor]:
@@ -140,7 +176,7 @@ class OnTensors:
         name = "".join(part.capitalize() for part in func.name.split("_"))
         made: tuple[Tensor, ...] = apply(f"{name}Backward", self._operation, operands)
         for value in values_of(made):
-            value.op.mates = [weakref.ref(t) for t in made]  # type: ignore[union-attr]
+            value.op.mates = [t._as_reference() for t in made]  # type: ignore[union-attr]
         return made
 
 

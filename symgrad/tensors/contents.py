@@ -17,7 +17,8 @@ from symgrad.ir import Value
 from symgrad.ir.opdef import Array
 from symgrad.tensors.layout import WHOLE
 from symgrad.tensors.record import RECORDER, materialise, recording
-from symgrad.tensors.recorded import Leaf, contents_of, ends_a_graph, references
+from symgrad.tensors.recorded import contents_of, ends_a_graph, leaf_of, references
+from symgrad.tensors.standing import written
 from symgrad.tracer import Tracer
 from symgrad.tracing import same_contents
 
@@ -48,19 +49,23 @@ class _Loan:
 class Handle(Tracer):
     """The memory of a tensor that is no view, maybe shared with a NumPy array."""
 
-    # Every result has a handle: what all have in common they have from their class.
+    # Every result has a handle, and every operation looks at those of its operands: slots are
+    # read at once, what all handles have in common they have from their class.
+    __slots__ = ("_shared", "stands")
     trace = RECORDER
     weak = None
-    version = 0
-    _view = None
-    _shared: Array | _Loan | None = None
+    _shared: Array | _Loan | None
+    stands: bool
+    """Whether somebody may go on with its contents until it is ``written``, see ``standing``."""
 
     def __init__(self, value: Value) -> None:
-        self._value = value
+        self._value, self._view, self._shared, self.version = value, None, None, 0
+        self.stands = False
 
     def share(self, array: Array) -> None:
         """Shares an array outside, which sees and makes changes; what is recorded uses copies."""
         self._shared = array
+        self._tell()
 
     def lend(self) -> Array:
         """An array outside that sees and makes changes, as long as somebody has it."""
@@ -72,6 +77,7 @@ class Handle(Tracer):
             with recording():
                 self._shared = loan = _Loan(materialise([self.value])[0])
             lent, loan.hold = loan.hold, None
+            self._tell()
         assert lent is not None
         return lent
 
@@ -85,7 +91,7 @@ class Handle(Tracer):
             return
         is_over = isinstance(self._shared, _Loan) and self._shared.lent is None
         if not same_contents(shared, materialise([self._value])[0]):
-            self._value = unseen(self._value, Leaf(np.array(shared, order="C")))
+            self._value = unseen(self._value, leaf_of(np.array(shared, order="C")))
             self.version += 1
         if is_over:
             self._shared = None
@@ -93,6 +99,7 @@ class Handle(Tracer):
     def rebind(self, new: Tracer) -> None:
         """Replaces the contents, those of the array outside included."""
         super().rebind(new)
+        self._tell()
         if self._shared is not None:
             self._publish()
 
@@ -100,8 +107,13 @@ class Handle(Tracer):
         """As ``rebind`` for a value of its own."""
         self._value = value
         self.version += 1
+        self._tell()
         if self._shared is not None:
             self._publish()
+
+    def _tell(self) -> None:
+        if self.stands:
+            written()
 
     def _publish(self) -> None:
         """Makes the contents seen by the array outside."""
@@ -114,7 +126,7 @@ def cut_off(value: Value) -> Value:
     """The same contents as a value of its own that comes from nowhere."""
     contents = contents_of(value)
     if contents is not None:
-        return Leaf(contents, value.type)
+        return leaf_of(contents, value.type)
     return RECORDER.builder.emit("stop_gradient", value)  # type: ignore[no-any-return]
 
 

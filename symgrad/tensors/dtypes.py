@@ -153,7 +153,7 @@ class iinfo:  # noqa: N801  (torch's name)
         return f"iinfo(min={self.min}, max={self.max}, dtype={self.dtype})"
 
 
-class _Default:
+class Default:
     """What ``torch.tensor(1.0)`` has, unless told otherwise."""
 
     dtype: dtype = float32
@@ -168,12 +168,12 @@ def set_default_dtype(new: dtype) -> None:
             f"{new} as the default type is not supported: half types have to be asked for, by "
             "dtype= or x.to(...)"
         )
-    _Default.dtype = new
+    Default.dtype = new
 
 
 def get_default_dtype() -> dtype:
     """The type of floating-point literals."""
-    return _Default.dtype
+    return Default.dtype
 
 
 def named(spec: Any) -> dtype:
@@ -240,13 +240,13 @@ def promote(operands: Iterable[Any]) -> np.dtype[Any]:
                 own = _pair(own, other)
             if best is None or _RANK[own.kind] > _RANK[best.kind]:
                 best = own
-    return best if best is not None else _Default.dtype.numpy
+    return best if best is not None else Default.dtype.numpy
 
 
 def _of_number(x: Any) -> np.dtype[Any]:
     kind = np.asarray(x).dtype.kind
     if kind == "f":
-        return _Default.dtype.numpy
+        return Default.dtype.numpy
     return np.dtype({"b": np.bool_, "i": np.int64, "u": np.int64, "c": np.complex64}[kind])
 
 

@@ -7,7 +7,6 @@ computed when somebody looks.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,22 +66,27 @@ def backward(
         for leaf, total in zip(leaves.values(), found, strict=False)
         if total is not None  # a function of the user's own may say that there is no derivative
     ]
+    seen: list[Tensor] = list(outputs)  # a loss looked at next costs no second forward pass
+    bare: list[Value] = []
     for leaf, total in totals:
-        gradient = _hooked(leaf, total) if leaf._hooks else total
-        if leaf._grad is None:
-            leaf._grad = gradient
+        gradient = _hooked(leaf, _as_tensor(total)) if leaf._hooks else total
+        if leaf._gradient is None:
+            leaf._gradient = gradient
+            if isinstance(gradient, Value):
+                bare.append(gradient)
+                continue
         elif create_graph:
-            leaf._grad = leaf._grad + gradient
+            leaf._grad = leaf._grad + _as_tensor(gradient)  # type: ignore[operator]
         else:
             with no_grad():
-                leaf._grad._array()  # a second pass shall not repeat the first one's work
-                leaf._grad._replace(leaf._grad + gradient)
-    made = [leaf._grad for leaf, _ in totals if leaf._grad is not None]
-    outcome = (*made, *outputs)  # a loss looked at next costs no second forward pass
-    makers = {op: None for v in values_of(outcome) if (op := v.op) is not None}
-    mates = [weakref.ref(t) for t in outcome]
-    for op in makers:
-        op.mates = mates  # type: ignore[attr-defined]
+                before: Any = leaf._grad
+                before._array()  # a second pass shall not repeat the first one's work
+                before._replace(before + _as_tensor(gradient))
+        seen.append(leaf._grad)  # type: ignore[arg-type]
+    mates = [t._as_reference() for t in (*[leaf for leaf, _ in totals], *seen)]
+    for op in dict.fromkeys([v.op for v in (*bare, *values_of(seen))]):
+        if op is not None:
+            op.mates = mates  # type: ignore[attr-defined]
     Tensor._await(outputs)
     for leaf in [leaf for leaf, _ in totals if leaf._accumulated]:
         for hook in list(leaf._accumulated.values()):  # type: ignore[union-attr]
@@ -118,8 +122,9 @@ def grad(
         raise RuntimeError("One of the differentiated Tensors does not require grad")
     sweep = _Sweep(_listed(outputs), _listed(grad_outputs), retain_graph, create_graph, wanted)
     results: list[Tensor | None] = []
-    for tensor, derivative in zip(wanted, sweep.by(wanted), strict=True):
-        if derivative is not None:
+    for tensor, found in zip(wanted, sweep.by(wanted), strict=True):
+        if found is not None:
+            derivative = _as_tensor(found)
             results.append(_hooked(tensor, derivative) if tensor._hooks else derivative)
         elif materialize_grads:
             results.append(_zeros(tensor._value()))
@@ -138,6 +143,10 @@ def leaves_behind(tensors: Sequence[Any]) -> list[Tensor]:
     edges = [t._edge() for t in tensors if isinstance(t, Tensor)]
     nodes = reachable([edge for edge in edges if edge is not None])
     return [node.variable for node in nodes if isinstance(node, AccumulateGrad)]
+
+
+def _as_tensor(derivative: Tensor | Value) -> Tensor:
+    return Tensor.of_value(derivative) if isinstance(derivative, Value) else derivative
 
 
 def _zeros(value: Value) -> Tensor:
@@ -227,9 +236,10 @@ class _Sweep:
         tracked = [w for w in weights if w is not None and w.requires_grad]
         self._edges = [*roots, *(e for w in tracked if (e := w._edge()) is not None)]
 
-    def by(self, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    def by(self, tensors: Sequence[Tensor]) -> list[Tensor | Value | None]:
         """The derivatives by tensors; ``None`` for one that the outputs do not depend on.
 
+        They are bare values unless they are part of the graph, or several were added up.
         A leaf that was written to unseen has had several values: they all count.
         """
         own: dict[int, list[AccumulateGrad]] = {}
@@ -243,14 +253,15 @@ class _Sweep:
                 values.append(origin(tensor._value()))
                 continue
             for edge in own.get(id(tensor), ()):
-                if (value := edge.value) is not None:
+                if (value := edge._value()) is not None:
                     places.append(place)
                     values.append(value)
-        results: list[Tensor | None] = [None] * len(tensors)
+        results: list[Tensor | Value | None] = [None] * len(tensors)
         for place, derivative in zip(places, self._run(values), strict=True):
-            if derivative is not None:
-                total = results[place]
-                results[place] = derivative if total is None else total + derivative
+            if derivative is not None and (total := results[place]) is not None:
+                results[place] = _as_tensor(total) + _as_tensor(derivative)
+            elif derivative is not None:
+                results[place] = derivative
         if any(total is None for total in results):
             reached = self._told()
             for place, tensor in enumerate(tensors):
@@ -264,7 +275,7 @@ class _Sweep:
         is_by_hand = any(isinstance(node, ByHand) for node in self.nodes)
         return set(told(self._roots) if is_by_hand else self.nodes)
 
-    def _run(self, inputs: Sequence[Value]) -> list[Tensor | None]:
+    def _run(self, inputs: Sequence[Value]) -> Sequence[Tensor | Value | None]:
         """The derivatives by ``inputs``: part of the graph if that is wanted, else outside it."""
         anomaly.begin()
         watchers: dict[Value, list[Any]] = {}
@@ -281,12 +292,10 @@ class _Sweep:
                     self._outputs, self._weights, inputs, watchers, detached=not self.create_graph
                 )
             _note_habit(self._outputs)
-        made = self._tracked if self.create_graph else None
-        derivatives = [
-            None if c is None else made(*c) if made else Tensor.of_value(c[0]) for c in found
-        ]
-        anomaly.check_leaves(self.leaves, inputs, derivatives)
-        return derivatives
+        anomaly.check_leaves(self.leaves, inputs, [c and c[0] for c in found])
+        if self.create_graph:
+            return [c and self._tracked(*c) for c in found]
+        return [c and c[0] for c in found]
 
     def _foreseen(self, inputs: Sequence[Value]) -> list[Cotangent | None] | None:
         """The derivatives that were computed with the loss."""

@@ -9,7 +9,7 @@ from typing import Any
 from symgrad.ir import Builder, Func, Value
 from symgrad.ir.builder import inline
 from symgrad.ir.graph import Op
-from symgrad.tensors.recorded import PendingOp, Result, is_known
+from symgrad.tensors.recorded import PendingOp, Recorded, is_known
 
 
 class Recording:
@@ -95,7 +95,7 @@ class Recording:
         if number not in self.results:
             op = next(op for op in reversed(self.ops) if self._first[op] <= number)
             index = number - self._first[op]
-            self.results[number] = Result(op.region.results[index].type, op, index)
+            self.results[number] = Recorded(op.region.results[index].type, op, index)
         return self.results[number]
 
     def splice(

@@ -31,7 +31,15 @@ from symgrad.tensors.layout import Layout
 from symgrad.tensors.nodes import AccumulateGrad, Node, make_node, storage_version
 from symgrad.tensors.python_values import PythonValues
 from symgrad.tensors.record import RECORDER, compute, recording
-from symgrad.tensors.recorded import Leaf, array_of, contents_of, ends_a_graph, is_known
+from symgrad.tensors.recorded import (
+    Recorded,
+    array_of,
+    contents_of,
+    ends_a_graph,
+    is_known,
+    leaf_of,
+    references_each,
+)
 from symgrad.tensors.refusals import (
     BY_HAND,
     LEAF_FLAGS,
@@ -40,6 +48,7 @@ from symgrad.tensors.refusals import (
     check_leaf,
     check_writable,
 )
+from symgrad.tensors.standing import written
 from symgrad.tracer import Tracer
 
 _CPU = dtypes.device()
@@ -48,16 +57,23 @@ _CPU = dtypes.device()
 class Tensor(PythonValues):
     """A multi-dimensional array that remembers how it was computed; torch's interface."""
 
-    # Most tensors are results that soon are gone: they cost no more than what all have.
-    __slots__ = ("__dict__", "__weakref__", "_node", "_requires_grad", "_tracer")
+    # Most tensors are results that soon are gone: they cost no more than what all have.  What
+    # every operation and every training step looks at lies in slots.
+    __slots__ = (
+        "__dict__", "__weakref__", "_accumulate", "_base", "_gradient", "_node", "_reference",
+        "_requires_grad", "_tracer",
+    )  # fmt: skip
     _tracer: Tracer
     _requires_grad: bool
     _node: Node | None
-    _accumulate: AccumulateGrad | None = None
+    _accumulate: AccumulateGrad | None
     _foreseen: Any = None
     """The leaves a loss depends on and its derivatives by them, made when it was looked at."""
-    _grad: Tensor | None = None
-    _base: Tensor | None = None
+    _gradient: Tensor | Value | None
+    """A bare value until somebody looks at it, as most gradients are never looked at: ``_grad``."""
+    _reference: weakref.ref[Tensor] | None
+    """See ``_as_reference``."""
+    _base: Tensor | None
     _seen = 0
     _layout: Layout | None = None
     """Where the elements of a view lie; ``None`` for memory in row-major order."""
@@ -99,17 +115,19 @@ class Tensor(PythonValues):
         if not isinstance(tracer, Tracer):
             tracer = Tensor._construct(tracer, sizes)
         self._tracer, self._node, self._requires_grad = tracer, None, requires_grad
+        self._base = self._gradient = self._accumulate = self._reference = None
 
     @classmethod
     def of_array(cls, array: Array, *, requires_grad: bool = False) -> Tensor:
         """A tensor of an array that nobody else writes to."""
-        return cls(Handle(Leaf(array)), requires_grad=requires_grad)
+        return cls(Handle(leaf_of(array)), requires_grad=requires_grad)
 
     @classmethod
     def of_value(cls, value: Value, node: Node | None = None) -> Tensor:
         """A tensor of a recorded value, which ``node`` tells the origin of."""
         made = cls.__new__(cls)
         made._tracer, made._node, made._requires_grad = Handle(value), node, False
+        made._base = made._gradient = made._accumulate = made._reference = None
         return made
 
     # -- contents --------------------------------------------------------------------------
@@ -130,16 +148,26 @@ class Tensor(PythonValues):
         """The present contents, not to be written to."""
         value = self._value()
         if not is_known(value):
-            maker: Any = value.op
-            mates = [t for ref in maker.mates if (t := ref()) is not None and t is not self]
-            maker.mates = ()
             is_loss = self._node is not None and not self._spent and self.numel() == 1
-            Tensor._compute([self, *mates], also=Tensor._foresee(self) if is_loss else ())
+            self._compute_with_mates(value, Tensor._foresee(self) if is_loss else ())
         return array_of(contents_of(value))  # type: ignore[arg-type]
+
+    def _compute_with_mates(self, value: Value, also: Sequence[Value]) -> None:
+        """Computes this tensor, whose value is pending, with all that the same backward pass made:
+        tensors, and gradients that nobody has looked at."""
+        maker: Any = value.op
+        mates, maker.mates = maker.mates, ()
+        alive = [t for ref in mates if (t := ref()) is not None]
+        leaves = [t for t in alive if isinstance(t._gradient, Value)]
+        gradients: list[Any] = [t._gradient for t in leaves]
+        tensors = [t for t in alive if t is not self and not is_known(t._value())]
+        Tensor._compute([self, *tensors], also=[*also, *gradients])
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf._gradient = leaf_of(gradient.contents, gradient.type)
 
     @staticmethod
     def _compute(
-        tensors: Sequence[Tensor], spent: Sequence[Leaf] = (), also: Sequence[Value] = ()
+        tensors: Sequence[Tensor], spent: Sequence[Recorded] = (), also: Sequence[Value] = ()
     ) -> None:
         """Computes tensors, values, and all that awaits the next program, by one program.
 
@@ -152,8 +180,12 @@ class Tensor(PythonValues):
         views = [t for t in wanted if t._tracer._view is not None]
         compute([*values, *[t._root()._value for t in views], *also], spent)
         # What is known, and needs no derivative, lets go of the graph behind it.
-        for tensor in wanted:
-            if tensor._node is None or tensor._spent:
+        for tensor, value, others in zip(wanted, values, references_each(values), strict=True):
+            if tensor._node is not None and not tensor._spent:
+                continue
+            if others == _ITS_HANDLE and contents_of(value) is not None:
+                value.op = None
+            else:
                 _let_go(tensor._tracer)
         for view in views:
             if ends_a_graph((root := view._root())._value):
@@ -167,7 +199,13 @@ class Tensor(PythonValues):
         on to what it came from.
         """
         for tensor in tensors:
-            Tensor._awaiting[id(tensor)] = weakref.ref(tensor)
+            Tensor._awaiting[id(tensor)] = tensor._as_reference()
+
+    def _as_reference(self) -> weakref.ref[Tensor]:
+        """A weak reference, which is there for good: every training step needs it."""
+        if self._reference is None:
+            self._reference = weakref.ref(self)
+        return self._reference
 
     def _root(self) -> Tracer:
         """The memory that this is a view of."""
@@ -188,6 +226,7 @@ class Tensor(PythonValues):
             self._tracer.rebind(Tracer(RECORDER, made))
             if not seen and self._base is not None and self._base.requires_grad:
                 root._value = unseen(before, root._value)
+                written()
 
     def _take(self, value: Value) -> None:
         """As ``_replace``, by a value that is nobody else's."""
@@ -199,9 +238,10 @@ class Tensor(PythonValues):
 
     def _set_array(self, array: Array) -> None:
         """Takes over an array that nobody else writes to, of any type; unseen by the graph."""
-        value = Leaf(array, self._tracer._value.type if _fits(array, self._tracer) else None)
+        value = leaf_of(array, self._tracer._value.type if _fits(array, self._tracer) else None)
         if value.type is not self._tracer._value.type:
             self._tracer, self._layout = Handle(value), None
+            written()
         else:
             self._take(value)
 
@@ -297,6 +337,7 @@ class Tensor(PythonValues):
             if wanted:
                 # What was recorded before does not depend on this leaf.
                 self._tracer._value = cut_off(self._value())
+                written()
             self._requires_grad = bool(wanted)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -332,16 +373,31 @@ class Tensor(PythonValues):
         return known
 
     @property
+    def _grad(self) -> Tensor | None:
+        """``grad`` without its warnings."""
+        gradient = self._gradient
+        if isinstance(gradient, Value):
+            self._gradient = made = Tensor.of_value(gradient)
+            if (maker := gradient.op) is not None and maker.mates:  # type: ignore[attr-defined]
+                maker.mates.append(made._as_reference())  # type: ignore[attr-defined]
+            return made
+        return gradient
+
+    @_grad.setter
+    def _grad(self, new: Tensor | None) -> None:
+        self._gradient = new
+
+    @property
     def grad(self) -> Tensor | None:
         """What backward passes have left here."""
-        if self._grad is None and self._node is not None and self._retaining is None:
+        if self._gradient is None and self._node is not None and self._retaining is None:
             warnings.warn(NON_LEAF_GRAD, UserWarning, stacklevel=2)
         return self._grad
 
     @grad.setter
     def grad(self, new: Tensor | None) -> None:
         check_gradient(self, new)
-        self._grad = new
+        self._gradient = new
 
     def register_hook(self, hook: Callable[[Tensor], Any]) -> Removable:
         """Calls ``hook(gradient)`` in backward passes; a result replaces the gradient."""
@@ -419,6 +475,7 @@ class Tensor(PythonValues):
                 f"tensor of another type: {new._value().type} in place of {self._value().type}"
             )
         self._tracer, self._layout, self._base = tracer, new._layout, None
+        written()
 
     def set_(self, source: Tensor | None = None) -> Tensor:
         """Shows the memory of another tensor from now on, or none."""
@@ -452,7 +509,8 @@ class Tensor(PythonValues):
         copy = type(self).__new__(type(self))
         copy.__dict__.update(self.__dict__)
         copy._tracer, copy._node = self._tracer, self._node
-        copy._requires_grad = self._requires_grad
+        copy._requires_grad, copy._base = self._requires_grad, self._base
+        copy._gradient, copy._accumulate, copy._reference = self._grad, self._accumulate, None
         return copy
 
     def __reduce__(self) -> Any:
@@ -469,6 +527,27 @@ def values_of(tensors: Iterable[Tensor]) -> list[Value]:
         t._tracer._value if type(t._tracer) is Handle and t._tracer._shared is None else t._value()
         for t in tensors
     ]
+
+
+def give_values(tensors: Iterable[Tensor], values: Iterable[Value]) -> None:
+    """Each tensor takes a value that is nobody else's: see ``Tensor._take``."""
+    for tensor, value in zip(tensors, values, strict=True):
+        handle = tensor._tracer
+        if type(handle) is Handle and handle._shared is None:
+            handle._value = value
+            handle.version += 1
+            if handle.stands:
+                written()
+        else:
+            tensor._take(value)
+
+
+def own_handle(x: Any) -> Handle | None:
+    """The handle of a tensor whose memory is neither another's nor shared with an array."""
+    handle = x._tracer if isinstance(x, Tensor) else None
+    if type(handle) is not Handle or handle._view is not None or handle._shared is not None:
+        return None
+    return handle
 
 
 def edges_of(tensors: Iterable[Tensor]) -> list[Node | None]:
@@ -491,8 +570,12 @@ def _fits(array: Array, tracer: Tracer) -> bool:
     return bool(array.dtype == tracer.dtype and array.shape == tracer.shape)
 
 
+_ITS_HANDLE = 1
+"""References to a value that only one tensor has."""
+
+
 def _let_go(tracer: Tracer) -> None:
     """Forgets where a known value comes from."""
     value: Any = tracer._value
     if value.op is not None and value.contents is not None:
-        tracer._value = Leaf(value.contents, value.type)
+        tracer._value = leaf_of(value.contents, value.type)

@@ -12,7 +12,7 @@ from symgrad.tensors.contents import Handle
 from symgrad.tensors.dlpack import array_of, capsule_of
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.layout import Layout, layout_of
-from symgrad.tensors.recorded import Leaf
+from symgrad.tensors.recorded import leaf_of
 
 
 def from_numpy(array: Array) -> Tensor:
@@ -26,7 +26,7 @@ def from_numpy(array: Array) -> Tensor:
             "copy of your array  with array.copy().) "
         )
     dtypes.named(array.dtype)  # raises for types that tensors do not have
-    handle = Handle(Leaf(np.array(array, order="C")))
+    handle = Handle(leaf_of(np.array(array, order="C")))
     handle.share(array)
     tensor = Tensor(handle)
     if not array.flags.c_contiguous:

@@ -10,7 +10,7 @@ import numpy as np
 from symgrad.tensors import creation, dtypes
 from symgrad.tensors.elementwise import broadcast_shape
 from symgrad.tensors.handle import Tensor
-from symgrad.tensors.state import _mode
+from symgrad.tensors.state import MODE
 
 
 def _constructor(kind: dtypes.dtype) -> Callable[..., Tensor]:
@@ -84,7 +84,7 @@ PUBLIC: dict[str, Any] = {
     "is_nonzero": bool,
     "is_same_size": lambda input, other: input.shape == other.shape,
     "is_conj": lambda input: False,
-    "is_inference": lambda input: _mode.inference and False,
+    "is_inference": lambda input: MODE.inference and False,
     "is_neg": lambda input: False,
     "is_signed": lambda input: input.is_signed(),
     "newaxis": None,

@@ -32,7 +32,8 @@ from symgrad.tensors.forgotten import Hinting
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.indexing import getitem, setitem
 from symgrad.tensors.interchange import numpy, shared_array, to_dlpack
-from symgrad.tensors.nodes import Node, Saved, make_node, storage_version
+from symgrad.tensors.nodes import Node, Saved, each, make_node, storage_version
+from symgrad.tensors.standing import written
 from symgrad.tensors.state import is_grad_enabled, set_grad_enabled
 from symgrad.tensors.traced import takes_traced
 
@@ -89,21 +90,19 @@ def in_place(target: Tensor, result: Tensor, name: str = "") -> Tensor:
         new._node = in_place_node(new._node)
     write(target, new, name)
     if node is not None and node.saved:
-        node.saved = tuple(_kept(s, target, result) for s in node.saved if _is_kept(s, target))
+        node.saved = _kept(node.saved, target, result)
     return target
 
 
-def _is_kept(saved: Saved, target: Tensor) -> bool:
-    """What an operation replaces, its derivative reads as it was: torch keeps a copy."""
-    return saved[0] is not target._tracer
-
-
 def _kept(saved: Saved, target: Tensor, result: Tensor) -> Saved:
-    """The result that a derivative reads is now the tensor itself."""
-    tracer, _, kind = saved
-    if tracer is not result._tracer:
-        return saved
-    return target._tracer, storage_version(target._tracer), kind
+    """What a derivative still reads when ``result`` has been written into ``target``."""
+    kept: list[Any] = []
+    for tracer, version, kind in each(saved):
+        if tracer is result._tracer:  # the result is now the tensor itself
+            kept += target._tracer, storage_version(target._tracer), kind
+        elif tracer is not target._tracer:  # what is replaced it reads as it was: torch copies it
+            kept += tracer, version, kind
+    return tuple(kept)
 
 
 def _inplace(name: str) -> Callable[..., Tensor]:
@@ -153,6 +152,7 @@ def _rearranged(name: str) -> Callable[..., Tensor]:
             new = function(self, *args)
         self._tracer, self._layout, self._node = new._tracer, new._layout, new._node
         self._base, self._seen = None if new._base is self else new._base, new._seen
+        written()
         if new._node is not None:
             name = _OWN_NODES.get(new._node.name(), new._node.name())
             self._node = make_node(name, new._node.parents)
@@ -230,6 +230,7 @@ def _resize(self: Tensor, *sizes: Any) -> Tensor:
     new[: old.size] = old[:count]
     plain = Tensor.of_array(new.reshape(tuple(shape)))
     self._tracer, self._layout = plain._tracer, None
+    written()
     return self
 
 
@@ -277,6 +278,7 @@ def _detached(self: Tensor) -> Tensor:
         raise RuntimeError("Can't detach views in-place. Use detach() instead.")
     plain = self.detach()
     self._tracer, self._node, self._requires_grad = plain._tracer, None, False
+    written()
     self._base = None
     return self
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Container, Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from symgrad.ir import Value
 from symgrad.tensors import dtypes
@@ -27,22 +27,30 @@ def storage_version(tracer: Tracer) -> int:
     return tracer.version
 
 
-Saved = tuple[Tracer, int, "type[Node] | type[None]"]
-"""An operand or result that the derivative reads: its memory, the version of that at the time,
-and the kind of node it came from."""
+Saved = tuple[Any, ...]
+"""Operands and results that a derivative reads, in one tuple: of each its memory, the version of
+that at the time, and the kind of node it came from."""
 
 
-def saved(tensors: Iterable[Tensor]) -> tuple[Saved, ...]:
+def saved(tensors: Iterable[Tensor]) -> Saved:
     """Tensors as they are now, to be read by a derivative."""
-    return tuple([
-        (x := t._tracer, x.version if x._view is None else storage_version(x), type(t._node))
-        for t in tensors
-    ])  # fmt: skip
+    found: list[Any] = []
+    for t in tensors:
+        x = t._tracer
+        found += x, x.version if x._view is None else storage_version(x), type(t._node)
+    return tuple(found)
 
 
-def _changed(saved: Saved, now: int) -> RuntimeError:
+def each(saved: Saved) -> Iterator[tuple[Tracer, int, type[Node] | type[None]]]:
+    """What was saved, one by one."""
+    parts = iter(saved)
+    return zip(parts, parts, parts, strict=True)
+
+
+def _changed(
+    tracer: Tracer, version: int, kind: type[Node] | type[None], now: int
+) -> RuntimeError:
     """The error for memory that was written to since, and is at the version ``now``."""
-    tracer, version, kind = saved
     title = kind.title() if issubclass(kind, Node) else ""
     source = title.removesuffix("0").removesuffix("Backward")
     which = f", which is output 0 of {source}," if source else ""
@@ -68,7 +76,7 @@ class Node:
         self,
         parents: tuple[Node | None, ...],
         saves: bool = False,
-        saved: tuple[Saved, ...] | None = (),
+        saved: Saved | None = (),
     ) -> None:
         self.parents = parents
         self.saves = saves
@@ -112,11 +120,12 @@ class Node:
                 "retain_graph=True if you need to backward through the graph a second time or "
                 "if you need to access saved tensors after calling backward."
             )
-        for saved in self.saved:
-            tracer, version, _ = saved
+        saved = self.saved
+        for i in range(0, len(saved), 3):
+            tracer = saved[i]
             now = tracer.version if tracer._view is None else storage_version(tracer)
-            if now != version:
-                raise _changed(saved, now)
+            if now != saved[i + 1]:
+                raise _changed(tracer, saved[i + 1], saved[i + 2], now)
         if self.saves and not retain:
             self.saved = None
 

@@ -22,14 +22,17 @@ from symgrad.tensors.contents import Handle
 from symgrad.tensors.handle import Tensor, edges_of
 from symgrad.tensors.nodes import Node, saved
 from symgrad.tensors.record import RECORDER
-from symgrad.tensors.recorded import Leaf
-from symgrad.tensors.state import is_grad_enabled
+from symgrad.tensors.recorded import Recorded
+from symgrad.tensors.state import MODE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 LIMIT = 4096
 """Plans kept."""
 OTHERS = "others"
+
+FUNCTIONS_BEHIND: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""The functions that ``remembered`` ones stand for."""
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class Plan:
     """
 
     region: Region
-    constants: tuple[Leaf, ...]
+    constants: tuple[Recorded, ...]
     """Operands of the region after the given ones."""
     kind: type[Node] | None
     """The node of results that are tracked, if any is."""
@@ -149,7 +152,7 @@ def remembered(function: F) -> F:
         if not tensors or _watching:
             return function(*args, **kwargs)
         key = (
-            function, wanted and (1 + is_grad_enabled()), dtypes.get_default_dtype(),
+            function, wanted and (1 + MODE.tracking), dtypes.Default.dtype,
             *kinds, *kwargs,
         )  # fmt: skip
         plan = _plans.get(key) or _plans.get(key := _with_repeats(key, tensors))
@@ -162,6 +165,7 @@ def remembered(function: F) -> F:
             values = [values[place] for place in plan.order]
         return plan.record(tensors, values)
 
+    FUNCTIONS_BEHIND[call] = function
     return call  # type: ignore[return-value]
 
 

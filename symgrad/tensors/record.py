@@ -24,17 +24,17 @@ from symgrad.tensors import recompiles
 from symgrad.tensors.graphs import Recording
 from symgrad.tensors.recorded import (
     Contents,
-    Leaf,
     PendingOp,
     Recorded,
-    Result,
     are_shared,
     array_of,
     atom,
     contents_of,
     is_known,
+    leaf_of,
     references_each,
 )
+from symgrad.tensors.standing import written
 from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, _active
 
@@ -55,13 +55,13 @@ class LazyBuilder(Builder):
         super().__init__(locations=False)
         self._count = itertools.count()
 
-    def record(self, region: Region, operands: Sequence[Value]) -> list[Result]:
+    def record(self, region: Region, operands: Sequence[Value]) -> list[Recorded]:
         """Records what a region computes of operands as one op; returns its results."""
         op = PendingOp(region, tuple(operands), next(self._count))
         if op.depth > CHAIN_LIMIT:
             materialise([v for v in op.operands if not is_known(v)])
             op.depth = 1
-        made = [Result(v.type, op, i) for i, v in enumerate(region.results)]
+        made = [Recorded(v.type, op, i) for i, v in enumerate(region.results)]
         return made
 
     def _insert(
@@ -90,7 +90,7 @@ class SweptBuilder(LazyBuilder):
         self._count = RECORDER.builder._count
         self._made: list[PendingOp] = []
 
-    def record(self, region: Region, operands: Sequence[Value]) -> list[Result]:
+    def record(self, region: Region, operands: Sequence[Value]) -> list[Recorded]:
         """As any recorder does."""
         made = super().record(region, operands)
         op = made[0].op
@@ -129,7 +129,7 @@ class LazyTrace(Trace):
         return x if value is not other.value else Tracer(self, self.builder.emit("identity", value))
 
     def _capture(self, array: Array) -> Value:
-        return Leaf(array.copy())
+        return leaf_of(array.copy())
 
 
 RECORDER = LazyTrace()
@@ -176,13 +176,13 @@ PROGRAMS = _Programs()
 register_owner(PROGRAMS)
 
 
-def materialise(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> list[Array]:
+def materialise(values: Sequence[Value], spent: Sequence[Recorded] = ()) -> list[Array]:
     """The arrays of values; what is pending is computed by one program."""
     compute(values, spent)
     return [array_of(contents_of(v)) for v in values]  # type: ignore[arg-type]
 
 
-def compute(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> None:
+def compute(values: Sequence[Value], spent: Sequence[Recorded] = ()) -> None:
     """Computes what is pending among values by one program.
 
     Results may take the memory of ``spent`` leaves, unless something but the handle, whose next
@@ -199,47 +199,61 @@ def compute(values: Sequence[Value], spent: Sequence[Leaf] = ()) -> None:
         results = run(program, graph.inputs)
         for number in donated:
             del graph.inputs[number].contents  # type: ignore[attr-defined]
+        if donated:
+            written()
         for value, contents in zip(pending, results, strict=True):
             value.contents = contents
 
 
 def run(program: Any, values: Sequence[Any]) -> Sequence[Contents]:
-    """What a program makes of values, whose contents stay in the form that it wants them in.
+    """What a program makes of values, whose contents stay in the form that it wants them in."""
+    given = prepared(program, values)
+    results: Sequence[Contents] = program.run(given, stamp_of(program, given))
+    return results
 
-    Arguments that are no values are contents.
+
+def prepared(program: Any, values: Sequence[Any]) -> list[Any]:
+    """The contents of a program's arguments, or of the first of them, which are values or contents.
+
+    Values keep them in the form that the program wants them in.
     """
     given = [v.contents if isinstance(v, Recorded) else v for v in values]
     for number in program.unprepared(given):  # one by one: each frees what it was before
         given[number] = program.prepared(number, given[number])
         values[number].contents = given[number]
+        written()
         program.give_back()
-    # Contents are never written to, and an object has one weak reference as long as it
-    # lives: what comes after it, even at the same address, has another.
-    stamp = [weakref.ref(given[i]) for i in program.invariant]
-    results: Sequence[Contents] = program.run(given, stamp)
-    return results
+    return given
+
+
+def stamp_of(program: Any, given: Sequence[Contents]) -> list[object]:
+    """What tells whether the arguments of which a program keeps something are what they were.
+
+    Contents are never written to, and an object has one weak reference as long as it lives: what
+    comes after it, even at the same address, has another.
+    """
+    return [weakref.ref(given[i]) for i in program.invariant]
 
 
 def _donated(
-    graph: Recording, results: Sequence[Value], spent: Sequence[Leaf]
+    graph: Recording, results: Sequence[Value], spent: Sequence[Recorded]
 ) -> tuple[int, ...]:
     """The inputs among ``spent`` that only a handle and the ops that make ``results`` refer to."""
     if not spent:
         return ()
-    users = {v.op for v in results if v.op is not None}
-    uses = Counter(map(id, itertools.chain.from_iterable([op.operands for op in users])))
     numbers = graph.used(spent)
     leaves: list[Any] = [graph.inputs[i] for i in numbers]
+    counts = references_each(leaves)
+    users = {v.op for v in results if v.op is not None}
+    uses = Counter(itertools.chain.from_iterable([op.operands for op in users]))
     here = 4  # the graph's inputs and their numbers, spent, the handle
-    return tuple(
-        [
-            number
-            for number, leaf, count, is_shared in zip(
-                numbers, leaves, references_each(leaves), are_shared(leaves), strict=True
-            )
-            if count == here + uses[id(leaf)] and not is_shared
-        ]
-    )
+    own = [
+        (number, leaf)
+        for number, leaf, count in zip(numbers, leaves, counts, strict=True)
+        if count == here + uses[leaf]
+    ]
+    shared = are_shared([leaf for _, leaf in own])
+    return tuple([number for (number, _), other in zip(own, shared, strict=True) if not other])
 
 
 def recorded_function(values: Sequence[Value]) -> Func:

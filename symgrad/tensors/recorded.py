@@ -19,6 +19,7 @@ from symgrad.ir.errors import UsageError
 from symgrad.ir.graph import TAME, Op, Region
 from symgrad.ir.opdef import Array, OpDef
 from symgrad.ir.types import type_of_array
+from symgrad.tensors.standing import let_go
 
 if TYPE_CHECKING:  # compiling is imported when something is compiled
     from symgrad.codegen.runtime.resident import Resident
@@ -83,10 +84,12 @@ def references_each(objects: list[Any]) -> list[int]:
 _LISTED = next(map(sys.getrefcount, _PROBE))
 
 
-def are_shared(leaves: Sequence[Leaf]) -> list[bool]:
+def are_shared(leaves: Sequence[Recorded]) -> list[bool]:
     """Whether anything but the leaf itself refers to the contents of each, or to the array that
     these lie in."""
-    contents = [leaf.contents for leaf in leaves]
+    if leaves:
+        let_go()
+    contents: list[Any] = [leaf.contents for leaf in leaves]
     inner = [None if isinstance(c, np.ndarray) else c.memory for c in contents]
     return [
         outside > 1 or (array is not None and others > 1)
@@ -97,42 +100,20 @@ def are_shared(leaves: Sequence[Leaf]) -> list[bool]:
 
 
 class Recorded(Value):
-    """A value of the recorder: an array, or the result of a recorded op."""
+    """A value of the recorder: an array, or the result of a recorded op.
+
+    An array is a *leaf*: its contents are known and it comes from nowhere.  A result becomes one,
+    too, when it is known and its op is let go of.
+    """
 
     __slots__ = ("__weakref__", "contents")
 
+    op: PendingOp | None
     contents: Contents | None
     """What it holds, once that is known."""
-
-
-class Leaf(Recorded):
-    """A value whose contents are known and that comes from nowhere.
-
-    A result becomes one, too, when it is known and its op is let go of.
-    """
-
-    __slots__ = ()
-
-    contents: Contents
-    op = None
-    index = 0
-    name = ""
-    facts = TAME
-
-    def __init__(self, contents: Contents, type: TensorType | None = None) -> None:
-        self.type = type_of_array(array_of(contents)) if type is None else type
-        self.contents = contents
-
-
-class Result(Recorded):
-    """A result of a recorded op."""
-
-    __slots__ = ()
-
-    op: PendingOp | None
     name = ""
 
-    def __init__(self, type: TensorType, op: PendingOp, index: int) -> None:
+    def __init__(self, type: TensorType, op: PendingOp | None, index: int) -> None:
         self.type = type
         self.op = op
         self.index = index
@@ -140,8 +121,15 @@ class Result(Recorded):
 
     @property
     def facts(self) -> int:  # type: ignore[override]
-        """As those of a leaf, once it is one."""
+        """Those of a parameter, or of any op's result."""
         return TAME if self.op is None else 0
+
+
+def leaf_of(contents: Contents, type: TensorType | None = None) -> Recorded:
+    """A leaf that holds these."""
+    made = Recorded(type_of_array(array_of(contents)) if type is None else type, None, 0)
+    made.contents = contents
+    return made
 
 
 def contents_of(value: Value) -> Contents | None:

@@ -13,17 +13,18 @@ class _Mode(threading.local):
     inference = False
 
 
-_mode = _Mode()
+MODE = _Mode()
+"""That of this thread."""
 
 
 def is_grad_enabled() -> bool:
     """Whether operations are tracked now."""
-    return _mode.tracking
+    return MODE.tracking
 
 
 def is_inference_mode_enabled() -> bool:
     """Whether ``inference_mode`` is on."""
-    return _mode.inference
+    return MODE.inference
 
 
 class _Tracking:
@@ -34,17 +35,17 @@ class _Tracking:
         self._outer: list[tuple[bool, bool]] = []
 
     def __enter__(self) -> None:
-        self._outer.append((_mode.tracking, _mode.inference))
+        self._outer.append((MODE.tracking, MODE.inference))
         self._set()
 
     def __exit__(self, *exc: object) -> None:
-        _mode.tracking, _mode.inference = self._outer.pop()
+        MODE.tracking, MODE.inference = self._outer.pop()
 
     def _set(self) -> None:
         tracking, inference = self._wanted
-        _mode.tracking = tracking
+        MODE.tracking = tracking
         if inference is not None:
-            _mode.inference = inference
+            MODE.inference = inference
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         tracking, inference = self._wanted
@@ -79,7 +80,7 @@ class set_grad_enabled(_Tracking):  # noqa: N801  (torch's name)
 
     def __init__(self, mode: bool) -> None:
         super().__init__(mode)
-        self._before = _mode.tracking, _mode.inference
+        self._before = MODE.tracking, MODE.inference
         self._set()
 
     def __enter__(self) -> None:

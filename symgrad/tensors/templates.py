@@ -26,7 +26,7 @@ from symgrad.ir.opdef import Array
 from symgrad.ir.types import DType, TensorType, f64, i64, type_of_array
 from symgrad.tensors import dtypes
 from symgrad.tensors.record import RECORDER
-from symgrad.tensors.recorded import Leaf, shared_region
+from symgrad.tensors.recorded import Recorded, leaf_of, shared_region
 from symgrad.tracer import Tracer
 from symgrad.tracing import Trace
 
@@ -76,7 +76,7 @@ class Template:
     """An operation's region and how its results come out of it."""
 
     region: Region
-    constants: tuple[Leaf, ...]
+    constants: tuple[Recorded, ...]
     """Arrays that the function made: operands that follow its own."""
     lifted: tuple[int, ...]
     """Places of numbers that are operands of the region, after the tensors."""
@@ -89,7 +89,7 @@ class Template:
     ) -> Sequence[Value]:
         """The values of tensors among ``operands``, and those of the numbers after them."""
         numbers = [operands[i] for i in self.lifted]
-        return (*values, *[Leaf(np.asarray(x), _number_type(x)) for x in numbers])
+        return (*values, *[leaf_of(np.asarray(x), _number_type(x)) for x in numbers])
 
     def record(self, values: Sequence[Value], operands: Sequence[Any]) -> Sequence[Value]:
         """Records the operation on ``operands``, those that are tensors having ``values``;
@@ -279,7 +279,7 @@ class _TemplateTrace(Trace):
         super().__init__("template")
         self.builder = Builder(locations=False)
         self.parent = None
-        self.constants: list[tuple[Value, Leaf]] = []
+        self.constants: list[tuple[Value, Recorded]] = []
 
     def concrete(self, x: Tracer, wanted: str) -> Any:
         raise _NoTemplateError
@@ -289,7 +289,7 @@ class _TemplateTrace(Trace):
 
     def _capture(self, array: Array) -> Value:
         value = self.builder.param(type_of_array(array))
-        self.constants.append((value, Leaf(array.copy())))
+        self.constants.append((value, leaf_of(array.copy())))
         return value
 
     def _lift_outer(self, x: Tracer) -> Value:

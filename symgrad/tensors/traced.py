@@ -18,8 +18,9 @@ from symgrad.tensors.contents import Handle
 from symgrad.tensors.graphs import ancestors, spliced
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import make_node
+from symgrad.tensors.plans import FUNCTIONS_BEHIND, remembered
 from symgrad.tensors.record import RECORDER
-from symgrad.tensors.recorded import Leaf, Unknown, array_of, contents_of
+from symgrad.tensors.recorded import Unknown, array_of, contents_of, leaf_of
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import HANDLERS, Tracer
 from symgrad.tracing import Trace, _active, current_trace
@@ -77,7 +78,7 @@ class _Call:
         if not isinstance(x, Tracer):
             return x
         if id(x) not in self._tracers:
-            value = Leaf(Unknown(_LOOKED_AT), x.value.type)
+            value = leaf_of(Unknown(_LOOKED_AT), x.value.type)
             stand_in = Tensor(Handle(value))
             if x._kind == "f" and is_grad_enabled():  # else writes to it would go unseen
                 stand_in._node = make_node("", ())
@@ -131,6 +132,8 @@ def _through(tracer: Tracer, base: Tracer) -> Callable[[Tracer], Tracer]:
 
 def takes_traced(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` of tensors, for traced values, too."""
+    if function in FUNCTIONS_BEHIND:  # its plans let no traced value pass
+        return remembered(takes_traced(FUNCTIONS_BEHIND[function]))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

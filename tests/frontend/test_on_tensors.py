@@ -4,6 +4,7 @@ nothing is read or overwritten that something else refers to."""
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import symgrad as sg
 from symgrad import nn
 from symgrad.nn import functional as F
 from symgrad.tensors.recorded import contents_of
+from symgrad.tensors.standing import left
 
 ROOM = np.random.default_rng(5).standard_normal
 
@@ -293,6 +295,59 @@ def test_captured_tensors_are_read_at_every_call(wrap: Any) -> None:
     check()
     assert len(runs) == 2
     TABLE["w"] = sg.ones(3)
+
+
+ROADS = """
+w.add_(1); w[0] = 5.0; w[1:].mul_(2); w.view(-1)[2:].zero_(); w.data.mul_(2); w.data = w.data + 1
+w.detach().fill_(3.0); w.detach_().sub_(1); w.detach().numpy()[0] = 7.0
+np.asarray(w.detach())[1] = 7.0; np.from_dlpack(w.detach())[2] = 7.0
+sg.from_dlpack(w.detach()).add_(1); w.copy_(w * 3); w.set_(w * 2); w.t_(); w.exp_()
+w.clamp_(0, 0.1); nn.init.ones_(w); w.requires_grad_(False).resize_(3, 3)
+w.requires_grad_(False).add_(1); train(w); train(w[:2]); layer.weight = nn.Parameter(w * 2)
+vars(layer)["weight"] = w * 2; layer._parameters["weight"] = nn.Parameter(w * 2)
+layer.load_state_dict({"weight": w + 1, "bias": layer.bias}); layer.reset_parameters()
+nn.utils.vector_to_parameters(sg.arange(12.0), layer.parameters())
+(lent if "lent" in vars() else w.detach().numpy())[0] = 9.0
+"""
+
+
+def train(parameter: Any) -> None:
+    """One step, which has momentum to donate."""
+    leaf = parameter if parameter.is_leaf else parameter.detach()
+    leaf.grad = sg.ones_like(leaf)
+    sg.optim.SGD([leaf], lr=0.5, momentum=0.9).step()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("road", [r.strip() for r in ROADS.replace("\n", ";").split(";") if r])
+def test_no_road_to_captured_contents_goes_unseen(road: str, is_shared: bool) -> None:
+    """What a call has found is left to the next ones, but not past a write."""
+    layer, x = nn.Linear(3, 3), sg.tensor(images(2, 3))
+    names = {"layer": layer, "w": layer.weight, "np": np, "nn": nn, "sg": sg, "train": train}
+    with sg.no_grad():
+        if is_shared:
+            names["lent"] = layer.weight.detach().numpy()
+        f = sg.jit(layer)
+        for _ in range(3):
+            f(x).numpy()  # which shares the memory of the result alone
+        ((program,),) = [f._programs.get(key) for key in f._programs]
+        assert (left(program.executable) is None) == is_shared
+        exec(road, names)
+        got = [f(x) for _ in range(3)]
+        for y in got:
+            np.testing.assert_allclose(y.numpy(), layer(x).numpy(), rtol=1e-5)
+
+
+def test_contents_found_for_a_call_are_free_after_a_write() -> None:
+    layer, x = nn.Linear(3, 3), sg.tensor(images(2, 3))
+    f = sg.jit(layer)
+    with sg.no_grad():
+        for _ in range(3):
+            f(x)
+        gc.collect()  # the trace
+        before = weakref.ref(contents(layer.weight))
+        layer.weight.add_(1).tolist()
+    assert before() is None
 
 
 def test_a_module_itself_is_read_at_every_call() -> None:

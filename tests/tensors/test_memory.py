@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from symgrad.ir.graph import Op
 
 import symgrad as torch
+from symgrad.tensors.recorded import is_known
 
 
 def test_a_view_writes_to_its_base_and_sees_its_writes() -> None:
@@ -293,3 +295,41 @@ def test_many_shapes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         (x * x).sum().backward()
         x.grad.tolist()
     assert [len(cache) for cache in limits] == list(limits.values())
+
+
+def _two_layers() -> tuple[list[Any], Any]:
+    torch.manual_seed(0)
+    params = [torch.randn(3, 3, requires_grad=True) for _ in range(2)]
+    return params, (torch.ones(2, 3) @ params[0] @ params[1]).sum()
+
+
+def test_a_gradient_is_one_tensor_whoever_looks() -> None:
+    (p, q), loss = _two_layers()
+    loss.backward()
+    gradient = p.grad
+    assert p.grad is gradient and copy.copy(p).grad is gradient
+    (p * 2).sum().backward()
+    assert p.grad is gradient
+    expected = np.ones((3, 2)) @ np.ones((2, 3)) @ q.detach().numpy().T + 2
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("are_taken", [False, True])
+def test_who_looks_at_a_gradient_wants_all_of_the_backward_pass(are_taken: bool) -> None:
+    params, loss = _two_layers()
+    loss.backward()
+    taken = [p.grad for p in params] if are_taken else []
+    if are_taken:
+        for p in params:
+            p.grad = None
+    first = taken[0] if are_taken else params[0].grad
+    first.tolist()
+    others = [taken[1], loss] if are_taken else [params[1].grad, loss]
+    assert [is_known(x._value()) for x in others] == [True, True]
+
+
+def test_gradients_that_were_computed_hold_nothing_but_themselves() -> None:
+    params, loss = _two_layers()
+    loss.backward()
+    params[0].grad.tolist()
+    assert params[1].grad._value().op is None

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import symgrad.numpy as snp
 from symgrad.ir.errors import ShapeError, UsageError
 from symgrad.nn.faces import FitError, for_tensors, kind_of, known_array
@@ -76,7 +78,10 @@ def _check_classes(input: Array, target: Array, ignore_index: int) -> None:
     if kind_of(target) not in "iu":
         raise FitError(f"expected target dtype to be Long or Byte, but got {_kind_name(target)}")
     known = known_array(target)
-    if known is not None and known.size:
+    if known is None or not known.size:
+        return
+    unsigned = known.view(known.dtype.str.replace("i", "u"))  # what is below zero is large
+    if np.maximum.reduce(unsigned, axis=None) >= input.shape[axis]:
         wrong = ((known < 0) | (known >= input.shape[axis])) & (known != ignore_index)
         if wrong.any():
             raise IndexError(f"Target {known[wrong].flat[0]} is out of bounds.")
