@@ -25,6 +25,11 @@ _EXPORTS = {
     "symgrad.checkpoints": "load save",
     "symgrad.api_backend": "profile set_conv_precision set_num_threads",
     "symgrad.codegen.precision": "get_conv_precision",
+    "symgrad.nn.functional": """adaptive_avg_pool1d alpha_dropout avg_pool1d bilinear celu_
+    channel_shuffle conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    cosine_similarity feature_alpha_dropout group_norm hardshrink layer_norm max_pool1d max_pool2d
+    max_pool3d pairwise_distance pixel_shuffle pixel_unshuffle rms_norm rrelu rrelu_ selu_
+    threshold_""",
     "symgrad.codegen.runtime.threads": "get_num_threads",
 }
 """Public names by the module that has them: imported on first use (PEP 562)."""
@@ -50,7 +55,15 @@ def __getattr__(name: str) -> object:
         if name in names:
             globals()[name] = names[name]
             return names[name]
-    raise AttributeError(f"module 'symgrad' has no attribute {name!r}")
+    from symgrad.absent import MissingError
+
+    raise MissingError("module 'symgrad'", name, _public)
+
+
+def _public() -> list[str]:
+    from symgrad.tensors import NAMES
+
+    return [*__dir__(), *NAMES]
 
 
 def _is_submodule(name: str) -> bool:

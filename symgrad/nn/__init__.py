@@ -1,5 +1,6 @@
 """Building blocks of neural networks: torch's layers, on tensors and as pure functions."""
 
+from symgrad.absent import MissingError
 from symgrad.nn import functional, init, utils
 from symgrad.nn.module import Module
 from symgrad.nn.modules.activations import (
@@ -344,3 +345,7 @@ __all__ = [
     "init",
     "utils",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    raise MissingError("module 'symgrad.nn'", name, lambda: __all__)

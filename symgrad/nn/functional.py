@@ -4,6 +4,7 @@ Each is a composite of IR ops; fusion makes composites as fast as ops of their o
 Images are ``[N, C, *spatial]``.  The functions live in ``symgrad.nn.functions``, by family.
 """
 
+from symgrad.absent import MissingError
 from symgrad.nn.functions.activations import (
     celu,
     elu,
@@ -157,3 +158,7 @@ __all__ = [
     "softsign", "tanh", "tanhshrink", "threshold", "threshold_", "triplet_margin_loss",
     "triplet_margin_with_distance_loss", "unflatten", "unfold",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    raise MissingError("module 'symgrad.nn.functional'", name, lambda: __all__)

@@ -47,6 +47,11 @@ _PUBLIC = {
     special: "polygamma",
 }
 
+_IN_PLACE = """abs acos acosh addmv arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan
+atanh ceil clamp clamp_max clamp_min clip cos cosh deg2rad detach erf erfc exp exp2 expm1 fill fix
+floor frac gcd index_put lcm ldexp log log10 log1p log2 logit nan_to_num neg negative rad2deg
+reciprocal relu round rsqrt sigmoid sin sinc sinh sqrt square tan tanh trunc xlogy""".split()
+"""Methods that are functions of the top level, too, under their names with ``_``."""
 _METHODS_ONLY = """alias expand expand_as view_as reshape_as repeat to contiguous new
 sum_to_size unfold""".split()
 
@@ -62,6 +67,7 @@ NAMES: dict[str, object] = with_traced({
         for m in (joining, order, analysis, indexing, products)
         for name, f in m.PLAIN.items()
     },
+    **{f"{name}_": getattr(handle.Tensor, f"{name}_") for name in _IN_PLACE},
     **random.PUBLIC,
     **legacy.PUBLIC,
     **settings.PUBLIC,

@@ -7,7 +7,6 @@ so that the error is raised where torch raises it.
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from symgrad.tensors.axes import many_axes, one_axis
 from symgrad.tensors.elementwise import FUNCTIONS, cast, declared
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.joining import to, vander
+from symgrad.tensors.namespaces import Linalg
 from symgrad.tensors.parts import diagonal
 from symgrad.tensors.products import cross, matmul, multi_dot
 from symgrad.tensors.reductions import norm, returned, sum
@@ -476,7 +476,7 @@ def _linalg_cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
     return cross(input, other, dim)
 
 
-namespace = SimpleNamespace(
+namespace = Linalg(
     norm=linalg_norm, vector_norm=vector_norm, matrix_norm=matrix_norm, det=det, slogdet=slogdet,
     inv=inverse, solve=solve, solve_triangular=solve_triangular, cholesky=linalg_cholesky,
     eigh=eigh, eigvalsh=eigvalsh, qr=linalg_qr, svd=linalg_svd, svdvals=svdvals, pinv=pinv,

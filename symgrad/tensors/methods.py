@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.absent import MissingError
 from symgrad.randomness import drawing
 from symgrad.tensors import (  # noqa: F401  (all enter their functions)
     analysis,
@@ -364,6 +365,7 @@ _METHODS: dict[str, Any] = {
     "data_ptr": lambda self: shared_array(self.detach()).ctypes.data,
     "dim_order": lambda self: tuple(range(self.ndim)),
     "cpu": lambda self, memory_format=None: self,
+    "pin_memory": lambda self: self,
     "type_as": lambda self, other: self.to(other.dtype),
     "polygamma_": _inplace("_polygamma"),
 }
@@ -385,6 +387,12 @@ def _transposed(self: Tensor) -> Tensor:
     return shapes.permute(self, tuple(reversed(range(self.ndim))))
 
 
+def _missing(self: Tensor, name: str) -> Any:
+    raise MissingError(f"'{type(self).__name__}' object", name, lambda: dir(self))
+
+
+Tensor.__getattr__ = _missing  # type: ignore[method-assign]
+
 _PROPERTIES: dict[str, Any] = {
     "T": _transposed,
     "mT": lambda self: shapes.transpose(self, -2, -1),
@@ -394,7 +402,11 @@ _PROPERTIES: dict[str, Any] = {
     "nbytes": lambda self: self.numel() * self.dtype.itemsize,
     "itemsize": lambda self: self.dtype.itemsize,
     "layout": lambda self: creation.strided,
+    "is_cpu": lambda self: True,
     "is_cuda": lambda self: False,
+    "is_meta": lambda self: False,
+    "is_mps": lambda self: False,
+    "is_nested": lambda self: False,
     "is_sparse": lambda self: False,
     "is_quantized": lambda self: False,
     "output_nr": lambda self: 0,

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-import symgrad.numpy as snp
 from symgrad.ir.opdef import Array
 from symgrad.randomness import Generator, Source, drawing
 from symgrad.tensors import dtypes
-from symgrad.tensors.apply import apply
-from symgrad.tensors.arithmetic import mul, where
+from symgrad.tensors.arithmetic import mul
 from symgrad.tensors.creation import default_type, like, made, sizes
-from symgrad.tensors.elementwise import FUNCTIONS
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import make_node
 from symgrad.tensors.state import is_grad_enabled
@@ -153,23 +150,6 @@ def dropout(input: Tensor, p: float, train: bool) -> Tensor:
     return input * (mul(kept, 1 / (1 - p)) if p < 1 else kept)
 
 
-def rrelu(
-    input: Tensor, lower: float = 0.125, upper: float = 1 / 3, training: bool = False
-) -> Tensor:
-    """``input``, times a slope where it is negative: a random one in training."""
-    if training:
-        slope = rand_like(input) * (upper - lower) + lower
-        chosen: Tensor = where(FUNCTIONS["ge"](input, 0), input, input * slope)
-        return chosen
-    middle = (lower + upper) / 2
-
-    def compute(x: Any) -> Any:
-        return snp.where(x >= 0, x, x * middle)
-
-    result: Tensor = apply("RreluWithNoiseBackward0", compute, (input,))
-    return result
-
-
 def get_rng_state() -> Tensor:
     """The state of the default stream as bytes."""
     return Tensor.of_array(np.frombuffer(pickle.dumps(Source.default.state), np.uint8).copy())
@@ -216,6 +196,6 @@ PUBLIC = {
     f.__name__: f
     for f in (
         rand, randn, randint, randperm, rand_like, randn_like, randint_like, normal, bernoulli,
-        poisson, multinomial, dropout, rrelu, get_rng_state, set_rng_state, Generator,
+        poisson, multinomial, dropout, get_rng_state, set_rng_state, Generator,
     )
 }  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from symgrad.tensors.elementwise import (
     without_derivative,
 )
 from symgrad.tensors.handle import Tensor
+from symgrad.tensors.namespaces import Special
 from symgrad.tracing import constant, stage
 
 _SQRT_HALF = math.sqrt(0.5)
@@ -304,12 +304,12 @@ _RENAMED = {"expit": "sigmoid", "gammaln": "lgamma", "psi": "digamma", "multigam
 _OWN = "xlog1py entr ndtr ndtri"
 
 
-def namespace() -> SimpleNamespace:
+def namespace() -> Special:
     """``torch.special``, once all functions are entered."""
     found = {name: FUNCTIONS[name] for name in _SHARED.split() if name in FUNCTIONS}
     found |= {name: FUNCTIONS[other] for name, other in _RENAMED.items()}
     found |= {name: FUNCTIONS[f"special_{name}"] for name in _OWN.split()}
-    return SimpleNamespace(**found, polygamma=polygamma)
+    return Special(**found, polygamma=polygamma)
 
 
 __all__ = ["FORMULAS", "clamp", "mul", "namespace", "polygamma", "prelu"]

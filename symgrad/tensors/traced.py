@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from types import FunctionType, SimpleNamespace
+from types import FunctionType
 from typing import Any
 
 from symgrad import tree
@@ -17,6 +17,7 @@ from symgrad.ir.errors import UsageError
 from symgrad.tensors.contents import Handle
 from symgrad.tensors.graphs import ancestors, spliced
 from symgrad.tensors.handle import Tensor
+from symgrad.tensors.namespaces import Namespace
 from symgrad.tensors.nodes import make_node
 from symgrad.tensors.plans import FUNCTIONS_BEHIND, remembered
 from symgrad.tensors.record import RECORDER
@@ -153,7 +154,7 @@ def _holds_traced(x: Any) -> bool:
 def with_traced(names: dict[str, Any]) -> dict[str, Any]:
     """Names of functions, and of namespaces of such, which take traced values then, too."""
     return {
-        name: SimpleNamespace(**with_traced(vars(x))) if isinstance(x, SimpleNamespace)
+        name: type(x)(**with_traced(vars(x))) if isinstance(x, Namespace)
         else takes_traced(x) if isinstance(x, FunctionType)
         else x
         for name, x in names.items()

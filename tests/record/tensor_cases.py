@@ -112,7 +112,7 @@ def record(case: str, numbers: Numbers) -> dict[str, Any]:
     entry["results"] = described(numbers, result, full=True)
     entry["gradients"] = derivatives(case, numbers, names, result)
     if any(isinstance(line, list) for line in entry["results"]) and uses_profile(case):
-        for dtype in cases.PROFILES[1:]:
+        for dtype in cases.other_profiles(case):
             try:
                 _, result = evaluate(case, dtype)
             except Exception:

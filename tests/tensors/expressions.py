@@ -11,6 +11,7 @@ import re
 import zlib
 from typing import Any
 
+import layer_expressions
 import numpy as np
 
 ARITHMETIC = """
@@ -359,7 +360,8 @@ x[0]._base is x; x.clone().copy_(y); x.clone().copy_(v); x.clone().fill_(2.5); x
 x.clone().zero_(); x.clone().requires_grad_().requires_grad; x.clone().detach_().requires_grad
 torch.fill(x, 2.0); torch.zero_(x.clone()); torch.detach(x); 1.5 in torch.tensor([1.5, 2])
 x.__contains__(5.0); [r.shape for r in x]; list(v.detach())[0]; torch.numel(i); reversed(v)
-x.dim_order(); x.register_hook(lambda g: None) is None if x.requires_grad else 0
+x.is_cpu; x.is_meta; x.is_mps; x.is_nested; x.dim_order()
+x.register_hook(lambda g: None) is None if x.requires_grad else 0
 (x * 1).retain_grad() if x.requires_grad else 0; x.new(2).shape; x.element_size()
 x.detach().resize_(2, 2).shape; !x.item(); !bool(x); !float(x)
 !x.numpy() if x.requires_grad else torch.ones(2, requires_grad=True).numpy()
@@ -440,6 +442,7 @@ CASES: list[str] = [
     *_listed(POSITIVE_IN_PLACE, "p.clone()."),
     *_listed(UNIT_IN_PLACE, "(u / 2 + 0.5).clone()."),
     *_listed(INTEGER_IN_PLACE, "i.clone()."),
+    *layer_expressions.CASES,
 ]  # fmt: skip
 
 SHAPES_OF = {
@@ -449,6 +452,12 @@ SHAPES_OF = {
 RANGES = {"p": (0.5, 2.0), "u": (-0.9, 0.9)}
 PROFILES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 """The element type that the inputs have; gradients are compared for the first."""
+
+
+def other_profiles(case: str) -> tuple[str, ...]:
+    """The element types, beside the first, that an expression is compared for."""
+    floats = [p for p in PROFILES if "float" in p]
+    return tuple(floats[1:]) if case in layer_expressions.CASES else PROFILES[1:]
 
 
 def inputs(dtype: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -286,3 +286,20 @@ def local_response_norm(
     }  # fmt: skip
     mean = snp.reshape(emit("window_sum", squares, **around), input.shape) * (1 / size)
     return input / (mean * alpha + k) ** beta
+
+
+def _norm_except(x: Array, dim: int) -> Array:
+    axes = None if dim == -1 else tuple(a for a in range(x.ndim) if a != dim)
+    return snp.sqrt(snp.sum(x * x, axis=axes, keepdims=dim != -1))
+
+
+@for_tensors("NormExceptDimBackward0")
+def norm_except(x: Array, dim: int) -> Array:
+    """The norms over all axes but ``dim``, which stay as axes of size 1; of all if that is -1."""
+    return _norm_except(x, dim)
+
+
+@for_tensors("WeightNormInterfaceBackward0")
+def scaled_to_norm(v: Array, g: Array, dim: int) -> Array:
+    """``g v / |v|`` with the norms of ``norm_except``."""
+    return v * (g / _norm_except(v, dim))

@@ -14,8 +14,8 @@ from symgrad.nn import init
 from symgrad.nn.faces import FitError
 from symgrad.nn.functions.recurrent import GATES, join_directions, run_cell, run_layer
 from symgrad.nn.module import Module
+from symgrad.nn.packed import PackedSequence, packed_places, padded_places, pick, running
 from symgrad.nn.parameter import Parameter
-from symgrad.nn.utils.rnn import PackedSequence, packed_places, padded_places, pick, running
 from symgrad.tensors import NAMES, Tensor
 
 Array = Any
