@@ -22,11 +22,12 @@ from symgrad.api_staging import (
     this_trace,
     transform,
 )
+from symgrad.dispatch import HANDLERS
 from symgrad.ir import TensorType, Value, dtype_of
 from symgrad.ir.adjoint import pull_back
 from symgrad.ir.batching import batch_into
 from symgrad.ir.errors import DifferentiationError, ShapeError, UsageError
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, stage
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from symgrad.api_leaves import signature, signatures
 from symgrad.codegen.runtime.source import ATTRIBUTE, CELL, ITEM, MISSING, Source, Together
 from symgrad.ir.opdef import Array
-from symgrad.tracer import is_tensor
+from symgrad.operators import is_tensor
 from symgrad.tracing import Capture, TensorCapture
 
 _NEAR = 4  # steps within which functions are followed and numbers watched

@@ -30,7 +30,8 @@ from symgrad.codegen.runtime.vectorcall import answered_natively, retire
 from symgrad.ir import Func, Value
 from symgrad.ir.collector import collector_paused
 from symgrad.ir.errors import DTypeError, TraceError, UsageError
-from symgrad.tracer import NUMBERS, Tracer, is_tensor
+from symgrad.operators import NUMBERS, is_tensor
+from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, current_trace
 
 if TYPE_CHECKING:

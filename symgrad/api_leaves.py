@@ -13,7 +13,8 @@ import numpy as np
 
 from symgrad.ir import TensorType, dtype_of
 from symgrad.ir.errors import DTypeError, UsageError
-from symgrad.tracer import NUMBERS, Tracer, is_tensor, lost_in_tracing
+from symgrad.operators import NUMBERS, is_tensor
+from symgrad.tracer import Tracer, lost_in_tracing
 
 
 def leaf_type(x: Any) -> tuple[TensorType, type | None]:

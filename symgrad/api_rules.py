@@ -16,7 +16,8 @@ from symgrad.api_leaves import leaf_type
 from symgrad.api_staging import Callback, this_trace, transform
 from symgrad.ir import Builder, TensorType, Value
 from symgrad.ir.errors import DTypeError, ShapeError, UsageError
-from symgrad.tracer import Tracer, is_tensor
+from symgrad.operators import is_tensor
+from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, current_trace
 
 MAX_ORDER = 3

@@ -34,7 +34,8 @@ from symgrad.ir import Func, TensorType, parse
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
 from symgrad.ir.types import parse_type, type_of_array
-from symgrad.tracer import NUMBERS, Tracer, is_tensor
+from symgrad.operators import NUMBERS, is_tensor
+from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, current_trace
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from symgrad.api_staging import (
 from symgrad.bounded import Bounded
 from symgrad.ir import Builder, Func, Op, TensorType, Value
 from symgrad.ir.adjoint import pull_back
-from symgrad.tracer import is_tensor
+from symgrad.operators import is_tensor
 from symgrad.tracing import current_trace
 
 

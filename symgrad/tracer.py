@@ -9,29 +9,22 @@ NumPy.
 
 from __future__ import annotations
 
-import difflib
 import dis
 import functools
-import inspect
-import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS, full_name, nearest, refuse_unknown, without_out
 from symgrad.ir import Value
 from symgrad.ir.errors import DTypeError, SymgradError, TraceError, UnsupportedError
 from symgrad.ir.opdef import Array
+from symgrad.operators import Operators
 
 if TYPE_CHECKING:
     from symgrad.tracing import Trace
-
-HANDLERS: dict[Any, Callable[..., Any]] = {}
-"""NumPy callable, or ``(ufunc, method)``, to its traced form; what tensors add has names."""
-
-NUMBERS = (bool, int, float, complex)
-
 
 class _View:
     """How a view reads its base, and how a write to it changes the base."""
@@ -49,59 +42,6 @@ class _View:
         self.base, self.read, self.write, self.key = base, read, write, key
         self.memory = memory
         self.version = base.version
-
-
-def _operator(ufunc: np.ufunc, *, swap: bool = False) -> Callable[[Any, Any], Tracer]:
-    def operate(self: Any, other: Any) -> Any:
-        if not is_operand(other):
-            return NotImplemented
-        left, right = (other, self) if swap else (self, other)
-        return weaken(_rule(ufunc, self, other)(left, right), left, right)
-
-    return operate
-
-
-def _promotes(x: Tracer, other: Any) -> bool:
-    """Whether the dtype of a result depends on whose rules hold, NumPy's or those of tensors."""
-    if is_tensor(other):
-        return bool(other._dtype != x.dtype)
-    return x.dtype.kind not in "fc" or (isinstance(other, Tracer) and other.dtype != x.dtype)
-
-
-def _rule(ufunc: np.ufunc, x: Tracer, other: Any) -> Callable[..., Any]:
-    """What an operator does, by the rules of NumPy or by those of tensors."""
-    if x.trace.takes_tensors and _promotes(x, other):
-        return functools.partial(HANDLERS["on tensors"], _OPERATORS[ufunc])
-    return HANDLERS[ufunc]
-
-
-_OPERATORS: dict[np.ufunc, Callable[..., Any]] = {
-    np.add: operator.add, np.subtract: operator.sub, np.multiply: operator.mul,
-    np.true_divide: operator.truediv, np.floor_divide: operator.floordiv,
-    np.remainder: operator.mod, np.divmod: divmod, np.power: operator.pow,
-    np.matmul: operator.matmul, np.bitwise_and: operator.and_, np.bitwise_or: operator.or_,
-    np.bitwise_xor: operator.xor, np.left_shift: operator.lshift,
-    np.right_shift: operator.rshift, np.equal: operator.eq, np.not_equal: operator.ne,
-    np.less: operator.lt, np.less_equal: operator.le, np.greater: operator.gt,
-    np.greater_equal: operator.ge,
-}  # fmt: skip
-
-
-def _inplace(ufunc: np.ufunc) -> Callable[[Any, Any], Any]:
-    def operate(self: Tracer, other: Any) -> Any:
-        if not is_operand(other):
-            return NotImplemented
-        result = _rule(ufunc, self, other)(self, other)
-        if not self.ndim:  # as a NumPy scalar, a 0-d tracer is immutable
-            return weaken(result, self, other)
-        self.assign(result, ufunc.__name__)
-        return self
-
-    return operate
-
-
-def _unary(ufunc: np.ufunc) -> Callable[[Any], Tracer]:
-    return lambda self: weaken(HANDLERS[ufunc](self), self)
 
 
 class _Size(int):
@@ -133,7 +73,7 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class Tracer:
+class Tracer(Operators):
     """A stand-in for an array during tracing, with the interface of ``numpy.ndarray``.
 
     ``weak`` is the Python number type it stands for, if it does: such an operand does
@@ -360,42 +300,6 @@ class Tracer:
         """Refused: a traced value has no Python list."""
         return self.trace.concrete(self, "list")
 
-    # -- operators -------------------------------------------------------------------------
-
-    __add__, __radd__, __iadd__ = _operator(np.add), _operator(np.add, swap=True), _inplace(np.add)
-    __sub__, __isub__ = _operator(np.subtract), _inplace(np.subtract)
-    __rsub__ = _operator(np.subtract, swap=True)
-    __mul__, __imul__ = _operator(np.multiply), _inplace(np.multiply)
-    __rmul__ = _operator(np.multiply, swap=True)
-    __truediv__, __itruediv__ = _operator(np.true_divide), _inplace(np.true_divide)
-    __rtruediv__ = _operator(np.true_divide, swap=True)
-    __floordiv__, __ifloordiv__ = _operator(np.floor_divide), _inplace(np.floor_divide)
-    __rfloordiv__ = _operator(np.floor_divide, swap=True)
-    __mod__, __imod__ = _operator(np.remainder), _inplace(np.remainder)
-    __rmod__ = _operator(np.remainder, swap=True)
-    __divmod__, __rdivmod__ = _operator(np.divmod), _operator(np.divmod, swap=True)
-    __pow__, __ipow__ = _operator(np.power), _inplace(np.power)
-    __rpow__ = _operator(np.power, swap=True)
-    __matmul__, __imatmul__ = _operator(np.matmul), _inplace(np.matmul)
-    __rmatmul__ = _operator(np.matmul, swap=True)
-    __and__, __iand__ = _operator(np.bitwise_and), _inplace(np.bitwise_and)
-    __rand__ = _operator(np.bitwise_and, swap=True)
-    __or__, __ior__ = _operator(np.bitwise_or), _inplace(np.bitwise_or)
-    __ror__ = _operator(np.bitwise_or, swap=True)
-    __xor__, __ixor__ = _operator(np.bitwise_xor), _inplace(np.bitwise_xor)
-    __rxor__ = _operator(np.bitwise_xor, swap=True)
-    __lshift__, __ilshift__ = _operator(np.left_shift), _inplace(np.left_shift)
-    __rlshift__ = _operator(np.left_shift, swap=True)
-    __rshift__, __irshift__ = _operator(np.right_shift), _inplace(np.right_shift)
-    __rrshift__ = _operator(np.right_shift, swap=True)
-    __eq__ = _operator(np.equal)  # type: ignore[assignment]
-    __ne__ = _operator(np.not_equal)  # type: ignore[assignment]
-    __lt__, __le__ = _operator(np.less), _operator(np.less_equal)
-    __gt__, __ge__ = _operator(np.greater), _operator(np.greater_equal)
-    __neg__, __pos__ = _unary(np.negative), _unary(np.positive)
-    __abs__, __invert__ = _unary(np.absolute), _unary(np.invert)
-    __hash__ = None  # type: ignore[assignment]  # as arrays: == is elementwise
-
     # -- containers ------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Tracer:
@@ -458,7 +362,7 @@ class Tracer:
             name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
             raise unsupported(name, inputs)
         if method == "__call__":
-            _refuse_unknown(ufunc, handler, kwargs)
+            refuse_unknown(ufunc, handler, kwargs)
         result = fresh(handler(*inputs, **kwargs), self)
         return result if out is None else _store(out, result, ufunc.__name__)
 
@@ -467,7 +371,7 @@ class Tracer:
     ) -> Any:
         handler = HANDLERS.get(function)
         if handler is None:
-            raise unsupported(_full_name(function), [*args, *kwargs.values()])
+            raise unsupported(full_name(function), [*args, *kwargs.values()])
         return call_traced(function, handler, args, kwargs, self)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
@@ -485,45 +389,12 @@ def call_traced(
     kwargs: dict[str, Any], operand: Any,
 ) -> Any:  # fmt: skip
     """A NumPy function in its traced form, which knows nothing of ``out``."""
-    out, place = kwargs.pop("out", None), _place_of_out(function)
-    if place is not None and len(args) > place:
-        out, args = args[place], (*args[:place], *args[place + 1 :])
-    _refuse_unknown(function, handler, kwargs)
+    args, out = without_out(function, args, kwargs)
+    refuse_unknown(function, handler, kwargs)
     result = fresh(handler(*args, **kwargs), operand)
     if out is None:
         return result
     return _store(out if isinstance(out, tuple) else (out,), result, function.__name__)
-
-
-def _refuse_unknown(
-    function: Callable[..., Any], handler: Callable[..., Any], given: dict[str, Any]
-) -> None:
-    """Raises for keywords that a traced form does not know."""
-    known = _keywords_of(handler) if given else None
-    for name in given.keys() - known if known is not None else ():
-        raise UnsupportedError(f"np.{_full_name(function)}: {name}= cannot be traced; leave it out")
-
-
-@functools.cache
-def _keywords_of(handler: Callable[..., Any]) -> frozenset[str] | None:
-    """The keywords that a traced form takes; ``None`` for any."""
-    parameters = inspect.signature(handler).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return frozenset(p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY)
-
-
-@functools.cache
-def _place_of_out(function: Callable[..., Any]) -> int | None:
-    """Where ``out`` stands among the positional parameters of a NumPy function, if it does."""
-    if isinstance(function, np.ufunc):
-        return function.nin
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except ValueError:  # C functions without a signature have no place for it either
-        return None
-    names = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    return names.index("out") if "out" in names else None
 
 
 def _store(out: Sequence[Any], result: Any, name: str) -> Any:
@@ -543,25 +414,10 @@ def _is_item_assignment() -> bool:
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "STORE_SUBSCR"
 
 
-def _full_name(function: Callable[..., Any]) -> str:
-    """A NumPy function's name with that of its module: ``linalg.eig``."""
-    _, _, module = getattr(function, "__module__", "numpy").partition(".")
-    return f"{module}.{function.__name__}" if module else function.__name__
-
-
 def unsupported(name: str, operands: Sequence[Any]) -> SymgradError:
     """The error for a NumPy function that has no traced form."""
-    known = sorted({_full_name(f) for f in HANDLERS if hasattr(f, "__name__")})
-    close = difflib.get_close_matches(name, known, 3, 0.6)
     listed = ", ".join(describe(x) for x in operands if isinstance(x, Tracer))
-    hint = f"nearest supported: {', '.join(close)}" if close else "see symgrad.numpy.SUPPORTED"
-    return UnsupportedError(f"np.{name} cannot be traced (operands {listed}); {hint}")
-
-
-def is_operand(x: Any) -> bool:
-    """Whether arithmetic takes ``x``: a tracer, an array, a tensor or a number."""
-    known = isinstance(x, (Tracer, np.ndarray, np.generic, list, tuple, *NUMBERS))
-    return known or is_tensor(x)
+    return UnsupportedError(f"np.{name} cannot be traced (operands {listed}); {nearest(name)}")
 
 
 def lost_in_tracing(kind: type) -> str | None:
@@ -574,12 +430,6 @@ def lost_in_tracing(kind: type) -> str | None:
     return None
 
 
-def is_tensor(x: Any) -> bool:
-    """Whether a value is a tensor, whose type need not have been imported yet."""
-    tensors = sys.modules.get("symgrad.tensors.handle")
-    return tensors is not None and isinstance(x, tensors.Tensor)
-
-
 def is_traced(x: Any) -> bool:
     """Whether ``x`` is a tracer or a container with one in it."""
     if isinstance(x, (list, tuple)):
@@ -590,15 +440,6 @@ def is_traced(x: Any) -> bool:
 def fresh(result: Any, operand: Any) -> Any:
     """A result that is the operand itself as an array of its own, as NumPy's would be."""
     return result.copy() if result is operand and isinstance(result, Tracer) else result
-
-
-def weaken(result: Any, *operands: Any) -> Any:
-    """Marks the result of an operator on nothing but Python numbers as one itself."""
-    if all(x.weak is not None if isinstance(x, Tracer) else type(x) in NUMBERS for x in operands):
-        kinds = {"f": float, "i": int, "c": complex}
-        for x in result if isinstance(result, tuple) else (result,):
-            x.weak = kinds.get(x._kind)
-    return result
 
 
 def describe(x: Tracer) -> str:

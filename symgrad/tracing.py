@@ -17,21 +17,15 @@ from typing import Any
 import numpy as np
 
 from symgrad.codegen.runtime import vectorcall
+from symgrad.dispatch import HANDLERS
 from symgrad.ir import Builder, TensorType, Value, dtype_of
 from symgrad.ir.errors import DTypeError, InternalError, TraceError
 from symgrad.ir.graph import Op
 from symgrad.ir.interp import evaluate
 from symgrad.ir.opdef import Array, lookup
 from symgrad.ir.types import type_of_array
-from symgrad.tracer import (
-    HANDLERS,
-    NUMBERS,
-    Tracer,
-    describe,
-    is_tensor,
-    is_traced,
-    lost_in_tracing,
-)
+from symgrad.operators import NUMBERS, is_tensor
+from symgrad.tracer import Tracer, describe, is_traced, lost_in_tracing
 
 __all__ = [
     "HANDLERS",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.numpy.core import (
     astype,
@@ -20,7 +21,7 @@ from symgrad.numpy.core import (
 )
 from symgrad.numpy.indexing import guard
 from symgrad.numpy.reductions import NO_VALUE, mean, sum_
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import constant
 
 

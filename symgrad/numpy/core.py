@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir import dtype_of
 from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer, call_traced, is_tensor, is_traced
+from symgrad.operators import NUMBERS, is_tensor
+from symgrad.tracer import Tracer, call_traced, is_traced
 from symgrad.tracing import constant, current_trace, stage
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.numpy.core import SUPPORTED, astype, broadcast, implements, result_type, sizes, traced
-from symgrad.tracer import HANDLERS, Tracer, is_traced
+from symgrad.tracer import Tracer, is_traced
 from symgrad.tracing import constant, current_trace
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import DTypeError, UnsupportedError
 from symgrad.ir.graph import Value, scalar_constant
 from symgrad.numpy.core import (
@@ -27,7 +28,8 @@ from symgrad.numpy.core import (
     traced,
     types_text,
 )
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer
+from symgrad.operators import NUMBERS
+from symgrad.tracer import Tracer
 from symgrad.tracing import constant, stage
 
 OPS: dict[np.ufunc, str] = {

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError
 from symgrad.numpy.core import astype, broadcast, float_type, implements, reshape, traced
 from symgrad.numpy.products import matmul
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import constant, stage
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import DTypeError, ShapeError, TraceError, UnsupportedError
 from symgrad.numpy.core import (
     along,
@@ -27,7 +28,7 @@ from symgrad.numpy.core import (
     traced,
     transposed,
 )
-from symgrad.tracer import HANDLERS, Tracer, describe, is_traced
+from symgrad.tracer import Tracer, describe, is_traced
 from symgrad.tracing import constant, current_trace, stage
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError, UsageError
 from symgrad.numpy.core import (
     along,
@@ -22,7 +23,7 @@ from symgrad.numpy.core import (
     types_text,
 )
 from symgrad.numpy.indexing import guard
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import constant, stage
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.numpy import products as _products
 from symgrad.numpy.core import (
@@ -20,7 +21,7 @@ from symgrad.numpy.core import (
 )
 from symgrad.numpy.elementwise import norm_root, where
 from symgrad.numpy.factors import inv, svdvals
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import constant, stage
 
 

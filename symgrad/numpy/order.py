@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.ir.types import i64
 from symgrad.numpy.core import (
@@ -23,7 +24,7 @@ from symgrad.numpy.core import (
 )
 from symgrad.numpy.indexing import guard, take_along_axis
 from symgrad.numpy.reductions import keep_axes
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.numpy.core import (
     along,
@@ -27,7 +28,7 @@ from symgrad.numpy.core import (
     traced,
 )
 from symgrad.numpy.elementwise import norm_root, where
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import constant, stage
 
 NO_VALUE: Any = np._NoValue

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.ir.errors import ShapeError, UnsupportedError
 from symgrad.numpy.core import (
     astype,
@@ -26,7 +27,7 @@ from symgrad.numpy.core import (
     transposed,
 )
 from symgrad.numpy.core import reshape as plain_reshape
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 import symgrad.numpy as snp
-from symgrad.tracer import is_tensor
+from symgrad.operators import is_tensor
 
 Array = Any
 Arrays = Mapping[str, Array]

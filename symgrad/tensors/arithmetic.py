@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import symgrad.numpy as snp
+from symgrad.dispatch import HANDLERS
 from symgrad.tensors import dtypes
 from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.elementwise import (
@@ -27,7 +28,7 @@ from symgrad.tensors.elementwise import (
 from symgrad.tensors.halves import computed
 from symgrad.tensors.handle import Tensor
 from symgrad.tensors.plans import OTHERS, remembered
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import constant, stage
 
 

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from symgrad.dispatch import HANDLERS
 from symgrad.numpy import core
+from symgrad.operators import NUMBERS
 from symgrad.tensors import dtypes
 from symgrad.tensors.apply import INPUTS, NOTHING, RESULT, apply
 from symgrad.tensors.creation import tensor
@@ -19,7 +21,7 @@ from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import make_node
 from symgrad.tensors.plans import remembered
 from symgrad.tensors.state import is_grad_enabled
-from symgrad.tracer import HANDLERS, NUMBERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import constant, stage
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import symgrad.numpy as snp
+from symgrad.dispatch import HANDLERS
 from symgrad.ir import Value
 from symgrad.ir.errors import ShapeError
 from symgrad.numpy.core import astype
@@ -19,7 +20,7 @@ from symgrad.tensors.parts import element
 from symgrad.tensors.positions import along, flat
 from symgrad.tensors.recorded import is_known
 from symgrad.tensors.shapes import viewed
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 
 _KINDS = (

@@ -12,6 +12,7 @@ from types import FunctionType
 from typing import Any
 
 from symgrad import tree
+from symgrad.dispatch import HANDLERS
 from symgrad.ir import Value
 from symgrad.ir.errors import UsageError
 from symgrad.tensors.contents import Handle
@@ -23,7 +24,7 @@ from symgrad.tensors.plans import FUNCTIONS_BEHIND, remembered
 from symgrad.tensors.record import RECORDER
 from symgrad.tensors.recorded import Unknown, array_of, contents_of, leaf_of
 from symgrad.tensors.state import is_grad_enabled
-from symgrad.tracer import HANDLERS, Tracer
+from symgrad.tracer import Tracer
 from symgrad.tracing import Trace, _active, current_trace
 
 _LOOKED_AT = (
