@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.image import Layout
-from symgrad.codegen.jit import emit_object, linked
 from symgrad.codegen.lower import Lowered, lower
+from symgrad.codegen.objects import emit_object, linked
 from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime.program import ARENA
 from symgrad.codegen.target import Target

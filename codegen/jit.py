@@ -1,20 +1,12 @@
 """LLVM text in, addresses of machine code out.
 
-Each module is optimised by three passes only: SROA, InstCombine and SimplifyCFG give our
-kernels O3's speed at a tenth of its time.  Those that are written in the shape they shall
-have (``emitter.SHAPED``) do without InstCombine, and with less behind the selection of
-instructions: that is a sixth of LLVM's time, and none of their speed.  The object code is kept
-by content, on disk and in the process: the same text for the same target is compiled once,
-whatever its function is called.
-
-A ``Compilation`` is the way to running code; ``optimised``, ``emit_assembly`` and
-``emit_object`` show or export the stages, for any target LLVM knows.
+The object code is kept by content, on disk and in the process: the same text for the same
+target is compiled once, whatever its function is called.  A ``Compilation`` is the way to
+running code; ``objects`` does the work on a module.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import hashlib
 import heapq
@@ -23,16 +15,20 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
-from symgrad.codegen.emitter import SHAPED
-from symgrad.codegen.target import Target
+from symgrad.codegen.objects import (
+    CompileError,
+    emit_object,
+    is_native,
+    tools_for,
+    unlocked_calls,
+    version,
+)
+from symgrad.codegen.target import Target, available_cpus
 from symgrad.ir.cache import Cache
-from symgrad.ir.errors import InternalError
 
-_VERSION = 2
-"""Part of every cache key: raise it when the same text must be compiled anew."""
 _objects = Cache("objects")
 _addresses: dict[str, int] = {}
 _libraries: list[Any] = []  # keeps loaded code alive: it stays for the process's life
@@ -42,10 +38,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
     )
-
-
-class CompileError(InternalError):
-    """LLVM refused a module: a fault of the code generator, not of the user's program."""
 
 
 class Compilation:
@@ -67,7 +59,7 @@ class Compilation:
         self._changed = threading.Condition()
         self._is_open = True
         self._threads: list[threading.Thread] = []
-        self._spare = available_cpus() - 1 if _unlocked() else 0
+        self._spare = available_cpus() - 1 if unlocked_calls() else 0
 
     def add(self, name: str, text: str) -> None:
         """Takes the text of a module that defines a function ``name``.
@@ -221,40 +213,6 @@ def load_objects(objects: Mapping[str, bytes], target: Target) -> dict[str, int]
         return {symbol: _addresses[symbol] for symbol in objects}
 
 
-def optimised(text: str, target: Target) -> str:
-    """The module's LLVM text after the optimisation passes."""
-    with _reporting(text):
-        return str(_optimise(text, target))
-
-
-def emit_assembly(text: str, target: Target) -> str:
-    """The module's assembly text, for this machine or a foreign one."""
-    with _reporting(text):
-        machine = _tools_for(target, text).machine
-        assembly: str = machine.emit_assembly(_optimise(text, target))
-        return assembly
-
-
-def emit_object(text: str, target: Target) -> bytes:
-    """The module as a relocatable object file, position independent."""
-    with _at_work(), _reporting(text):
-        return _emit(_tools_for(target, text).machine, _optimise(text, target))
-
-
-def linked(texts: Sequence[str], entry: str) -> str:
-    """Modules as one in which only the function ``entry`` can be seen from outside."""
-    import llvmlite.binding as llvm
-
-    context = llvm.create_context()
-    first, *rest = (llvm.parse_assembly(text, context) for text in texts)
-    for module in rest:
-        first.link_in(module)
-    for function in first.functions:
-        if not function.is_declaration and function.name != entry:
-            function.linkage = "internal"
-    return str(first)
-
-
 # -- naming ----------------------------------------------------------------
 
 
@@ -268,22 +226,11 @@ _goes_on = re.compile("[a-zA-Z0-9.$-]").match
 """Whether text behind a name is a part of it, so that it is the name of something else."""
 
 
-def version() -> str:
-    """What the way from text to machine code depends on, as text for cache keys."""
-    import llvmlite
-    import llvmlite.binding as llvm
-
-    return f"{_VERSION} {llvmlite.__version__} {llvm.llvm_version_info}"
-
-
 def symbol_of(name: str, text: str, target: Target) -> str:
     """A name made of everything the machine code depends on, unique in the process."""
     content = hashlib.sha256(f"{version()} {target.key} ".encode())
     content.update(_rename(name, "", text).encode())
     return "k" + content.hexdigest()[:40]
-
-
-# -- text to object --------------------------------------------------------
 
 
 def _stored_or_made(symbol: str, text: str, target: Target) -> bytes:
@@ -293,196 +240,6 @@ def _stored_or_made(symbol: str, text: str, target: Target) -> bytes:
         blob = emit_object(text, target)
         _objects.put(symbol, blob)
     return blob
-
-
-def available_cpus() -> int:
-    """CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _is_native(triple: str) -> bool:
-    """Whether ``triple`` has this machine's instruction set."""
-    import llvmlite.binding as llvm
-
-    here, there = (llvm.get_triple_parts(t).Arch for t in (llvm.get_process_triple(), triple))
-    return bool(here == there)
-
-
-@functools.cache
-def _llvm_target(triple: str) -> Any:
-    """LLVM's code generator for ``triple``; others than this machine's load on demand."""
-    import llvmlite.binding as llvm
-
-    if _is_native(triple):
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-    else:
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
-    return llvm.Target.from_triple(triple)
-
-
-class _Tools(NamedTuple):
-    """What makes an object of a module; all of it works on one module at a time."""
-
-    machine: Any
-    passes: Any
-    builder: Any
-    """Of what the passes know about the machine."""
-
-    @staticmethod
-    def made(target: Target, *, is_shaped: bool) -> _Tools:
-        """Those for modules that are shaped, or for others."""
-        import llvmlite.binding as llvm
-
-        # The small model reaches constants by short displacements, which fold into operands.
-        # Level 1 leaves out the second scheduling of instructions, behind register allocation.
-        machine = _llvm_target(target.triple).create_target_machine(
-            cpu=target.cpu, features=target.features, opt=1 if is_shaped else 2, reloc="pic",
-            codemodel="small",
-        )  # fmt: skip
-        passes = llvm.create_new_module_pass_manager()
-        passes.add_always_inliner_pass()
-        passes.add_sroa_pass()
-        if not is_shaped:
-            passes.add_instruction_combine_pass()
-        passes.add_simplify_cfg_pass()
-        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(1))
-        return _Tools(machine, passes, builder)
-
-
-class _OfThread(threading.local):
-    """Each thread's tools, by target and by whether they are for modules that are shaped."""
-
-    def __init__(self) -> None:
-        self.tools: dict[tuple[Target, bool], _Tools] = {}
-
-
-_of_thread = _OfThread()
-
-
-def _tools_for(target: Target, text: str = "") -> _Tools:
-    """The tools for a module."""
-    is_shaped = text.startswith(SHAPED)
-    found = _of_thread.tools.get((target, is_shaped))
-    if found is None:
-        found = _of_thread.tools[target, is_shaped] = _Tools.made(target, is_shaped=is_shaped)
-    return found
-
-
-@functools.cache
-def _header(target: Target) -> str:
-    """The lines that tell a module what it is for."""
-    machine = _tools_for(target).machine
-    layout, triple = str(machine.target_data), machine.triple
-    return f'target datalayout = "{layout}"\ntarget triple = "{triple}"\n'
-
-
-def _optimise(text: str, target: Target) -> Any:
-    """The parsed module after the passes.  Each lives in a context of its own, so that
-    several threads may work at once."""
-    import llvmlite.binding as llvm
-
-    _, passes, builder = _tools_for(target, text)
-    module = llvm.parse_assembly(_header(target) + text, llvm.create_context())
-    if "verify" in os.environ.get("SYMGRAD_DEBUG", "").split(","):
-        module.verify()
-    if unlocked := _unlocked():
-        unlocked["LLVMPY_RunNewModulePassManager"](passes, module, builder)
-    else:
-        passes.run(module, builder)
-    return module
-
-
-def _emit(machine: Any, module: Any) -> bytes:
-    """Object code of an optimised module."""
-    from llvmlite.binding import ffi
-
-    unlocked = _unlocked()
-    if not unlocked:
-        blob: bytes = machine.emit_object(module)
-        return blob
-    with ffi.OutputString() as error:
-        buffer = unlocked["LLVMPY_TargetMachineEmitToMemory"](machine, module, 1, error)
-        if not buffer:
-            raise RuntimeError(str(error))
-    try:
-        start, size = ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer)
-        return ctypes.string_at(start, size)
-    finally:
-        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
-
-
-@functools.cache
-def _unlocked() -> dict[str, Any]:
-    """LLVM's two slow calls without the lock that llvmlite holds around every call.
-
-    That lock makes compiling threads wait for each other, while LLVM only asks that they
-    share no context.  A second handle on the same library has no lock and changes nothing
-    for other users of llvmlite.  Empty where llvmlite is not built as expected: then
-    everything goes through its public interface, one module after the other.
-    """
-    from llvmlite.binding import ffi
-
-    calls = {}
-    try:
-        library = ctypes.CDLL(ffi.lib._name)
-        for name in ("LLVMPY_RunNewModulePassManager", "LLVMPY_TargetMachineEmitToMemory"):
-            locked, calls[name] = getattr(ffi.lib, name), getattr(library, name)
-            if locked.argtypes is None:
-                return {}
-            calls[name].argtypes, calls[name].restype = locked.argtypes, locked.restype
-    except (AttributeError, OSError):
-        return {}
-    return calls
-
-
-_gate = threading.Condition()
-_working: list[None] = []
-"""An entry for each thread that LLVM is working for."""
-
-
-@contextlib.contextmanager
-def _at_work() -> Iterator[None]:
-    """LLVM works within, on whatever thread: a fork waits, for the child would find it halfway."""
-    with _gate:
-        _working.append(None)
-    try:
-        yield
-    finally:
-        with _gate:
-            _working.pop()
-            _gate.notify_all()
-
-
-def _stop_work() -> None:
-    _gate.acquire()
-    _gate.wait_for(lambda: not _working)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_stop_work, after_in_parent=_gate.release, after_in_child=_gate.release
-    )
-
-
-@contextlib.contextmanager
-def _reporting(text: str) -> Iterator[None]:
-    """Turns LLVM's errors into ``CompileError`` and keeps the module for whoever looks."""
-    try:
-        yield
-    except RuntimeError as error:
-        import tempfile
-
-        handle, path = tempfile.mkstemp(prefix="symgrad-", suffix=".ll")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        raise CompileError(
-            f"LLVM refused a generated module: {error}\nThis is a fault of symgrad; "
-            f"the module's text is in {path}"
-        ) from error
 
 
 # -- object to address -----------------------------------------------------
@@ -495,7 +252,7 @@ def _linker() -> Any:
     import llvmlite.binding as llvm
 
     return llvm.create_lljit_compiler(
-        _tools_for(Target.host()).machine, use_jit_link=os.name == "posix"
+        tools_for(Target.host()).machine, use_jit_link=os.name == "posix"
     )
 
 
@@ -503,7 +260,7 @@ def _load(objects: Mapping[str, bytes], target: Target) -> dict[str, int]:
     """Addresses of the symbols after linking their objects into this process."""
     import llvmlite.binding as llvm
 
-    if not _is_native(target.triple):
+    if not is_native(target.triple):
         raise CompileError(f"code for {target.triple} cannot run here; emit it as an object file")
     library = llvm.JITLibraryBuilder().add_current_process()
     for symbol, blob in objects.items():

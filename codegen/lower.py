@@ -10,12 +10,12 @@ from typing import Any
 
 from symgrad.codegen import plan
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.jit import emit_assembly, optimised
 from symgrad.codegen.kernels import Phase
 from symgrad.codegen.layout import Layouts
 from symgrad.codegen.lowering import find_epilogues, lower_func, reuse_donated
 from symgrad.codegen.lowering.scope import Call, Scope
 from symgrad.codegen.memory_report import describe_memory, memory_of
+from symgrad.codegen.objects import emit_assembly, optimised
 from symgrad.codegen.precision import get_conv_precision
 from symgrad.codegen.prologue import Prologue, invariant_values, split
 from symgrad.codegen.runtime.resident import STATELESS, Form, State

@@ -15,7 +15,7 @@ from typing import Any
 import symgrad.codegen
 import symgrad.ir
 from symgrad.codegen.image import Image
-from symgrad.codegen.jit import version
+from symgrad.codegen.objects import version
 from symgrad.codegen.target import Target
 from symgrad.ir.cache import Cache
 from symgrad.ir.graph import Func

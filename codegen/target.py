@@ -158,3 +158,10 @@ def _cache_sizes() -> dict[str, Any]:
         except (OSError, ValueError, KeyError):
             continue
     return sizes
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from symgrad.codegen.jit import available_cpus
+from symgrad.codegen.target import available_cpus
 
 FIRST_RUN = 0.02
 """Seconds for which the first run shall not have to share the interpreter."""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.jit import CompileError
+from symgrad.codegen.objects import CompileError
 from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime import cpython, vectorcall
 from symgrad.codegen.runtime.calltable import (

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.jit import available_cpus, compile_modules, version
+from symgrad.codegen.jit import compile_modules
+from symgrad.codegen.objects import version
 from symgrad.codegen.registers import Reg, vec
 from symgrad.codegen.runtime.program import NativeProgram, Step
-from symgrad.codegen.target import Target
+from symgrad.codegen.target import Target, available_cpus
 from symgrad.ir.cache import Cache
 from symgrad.ir.record import record
 

@@ -20,7 +20,6 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.jit import available_cpus
 from symgrad.codegen.registers import Reg
 from symgrad.codegen.runtime.native import (
     LINE,
@@ -39,6 +38,7 @@ from symgrad.codegen.runtime.waiting import (
     emit_wait,
     emit_wake,
 )
+from symgrad.codegen.target import available_cpus
 
 # Layout of the team's block.  The words that threads wait for have a line each.
 LOCK, EPOCH, LAUNCH = (i * LINE for i in range(3))

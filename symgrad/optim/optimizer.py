@@ -21,8 +21,9 @@ from symgrad.optim.rule import NARROW, Now, Rule
 from symgrad.tensors.apply import record
 from symgrad.tensors.counters import advance
 from symgrad.tensors.halves import common_half, computed, rounded
-from symgrad.tensors.handle import Tensor, give_values, values_of
+from symgrad.tensors.handle import Tensor
 from symgrad.tensors.recorded import Recorded, leaf_of
+from symgrad.tensors.several import give_values, values_of
 from symgrad.tensors.state import enable_grad
 from symgrad.tensors.templates import kept
 from symgrad.tracer import Tracer

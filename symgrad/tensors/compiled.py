@@ -18,7 +18,7 @@ from symgrad.ir import Func, TensorType, Value
 from symgrad.ir.builder import inline
 from symgrad.ir.errors import UsageError
 from symgrad.tensors.apply import apply
-from symgrad.tensors.handle import Tensor, need_gradient, own_handle, values_of
+from symgrad.tensors.handle import Tensor, own_handle
 from symgrad.tensors.record import prepared, stamp_of
 from symgrad.tensors.recorded import (
     Recorded,
@@ -29,6 +29,7 @@ from symgrad.tensors.recorded import (
     leaf_of,
     references_each,
 )
+from symgrad.tensors.several import need_gradient, values_of
 from symgrad.tensors.standing import Standing, leave, left, writes, written
 from symgrad.tensors.state import is_grad_enabled
 from symgrad.tracer import Tracer

@@ -15,7 +15,7 @@ from symgrad.ir import Value
 from symgrad.tensors import anomaly
 from symgrad.tensors.contents import origin
 from symgrad.tensors.derivatives import Cotangent, cotangents, graph_behind
-from symgrad.tensors.handle import Tensor, values_of
+from symgrad.tensors.handle import Tensor
 from symgrad.tensors.hooks import Retaining
 from symgrad.tensors.nodes import (
     AccumulateGrad,
@@ -28,6 +28,7 @@ from symgrad.tensors.nodes import (
 )
 from symgrad.tensors.record import RECORDER, recording
 from symgrad.tensors.recorded import is_known
+from symgrad.tensors.several import values_of
 from symgrad.tensors.state import enable_grad, no_grad
 
 

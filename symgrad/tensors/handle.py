@@ -48,6 +48,7 @@ from symgrad.tensors.refusals import (
     check_leaf,
     check_writable,
 )
+from symgrad.tensors.several import values_of
 from symgrad.tensors.standing import written
 from symgrad.tracer import Tracer
 
@@ -521,49 +522,12 @@ def _rebuilt(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
     return kind.of_array(array, requires_grad=requires_grad)
 
 
-def values_of(tensors: Iterable[Tensor]) -> list[Value]:
-    """The present values of tensors."""
-    return [
-        t._tracer._value if type(t._tracer) is Handle and t._tracer._shared is None else t._value()
-        for t in tensors
-    ]
-
-
-def give_values(tensors: Iterable[Tensor], values: Iterable[Value]) -> None:
-    """Each tensor takes a value that is nobody else's: see ``Tensor._take``."""
-    for tensor, value in zip(tensors, values, strict=True):
-        handle = tensor._tracer
-        if type(handle) is Handle and handle._shared is None:
-            handle._value = value
-            handle.version += 1
-            if handle.stands:
-                written()
-        else:
-            tensor._take(value)
-
-
 def own_handle(x: Any) -> Handle | None:
     """The handle of a tensor whose memory is neither another's nor shared with an array."""
     handle = x._tracer if isinstance(x, Tensor) else None
     if type(handle) is not Handle or handle._view is not None or handle._shared is not None:
         return None
     return handle
-
-
-def edges_of(tensors: Iterable[Tensor]) -> list[Node | None]:
-    """The nodes that stand for tensors in the graph; ``None`` for those outside it."""
-    return [
-        t._edge() if t._base is not None or (t._node is None and t._requires_grad) else t._node
-        for t in tensors
-    ]
-
-
-def need_gradient(tensors: Iterable[Tensor]) -> bool:
-    """Whether a derivative by any of these tensors, or through it, may be asked for."""
-    return True in [
-        t._node is not None or t._requires_grad or (t._base is not None and t.requires_grad)
-        for t in tensors
-    ]
 
 
 def _fits(array: Array, tracer: Tracer) -> bool:

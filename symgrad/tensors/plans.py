@@ -19,10 +19,11 @@ from symgrad.ir import Value
 from symgrad.ir.graph import Region
 from symgrad.tensors import anomaly, dtypes
 from symgrad.tensors.contents import Handle
-from symgrad.tensors.handle import Tensor, edges_of
+from symgrad.tensors.handle import Tensor
 from symgrad.tensors.nodes import Node, saved
 from symgrad.tensors.record import RECORDER
 from symgrad.tensors.recorded import Recorded
+from symgrad.tensors.several import edges_of
 from symgrad.tensors.state import MODE
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from symgrad.ir.record import record
 
 
 class _Writes:
@@ -22,7 +23,7 @@ class _Writes:
     """Whether anything stands until the next one."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Standing:
     """The contents of tensors, found when so many writes had been counted."""
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from symgrad.codegen.compile import compile_func
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels.attention import in_turn
 from symgrad.codegen.lower import kernel_text, lower
 from symgrad.codegen.lowering.scope import Scope
+from symgrad.codegen.objects import emit_assembly
 from symgrad.codegen.target import Target
 from symgrad.ir import Builder, Func
 from symgrad.ir.passes import optimize

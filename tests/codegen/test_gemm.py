@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from symgrad.codegen.access import Access
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.gemm_schedule import (
     Problem,
@@ -25,6 +24,7 @@ from symgrad.codegen.kernels.matrix import Matrix, PaddedAccess, Source, Window
 from symgrad.codegen.kernels.pack import prefetch_share
 from symgrad.codegen.lower import kernel_text
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
+from symgrad.codegen.objects import emit_assembly
 from symgrad.codegen.registers import Reg
 from symgrad.codegen.target import Target
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels import gemm_schedule
 from symgrad.codegen.kernels.gemm import GemmSpec, lower_gemm
 from symgrad.codegen.kernels.gemm_plan import Plan
@@ -18,6 +17,7 @@ from symgrad.codegen.kernels.gemm_schedule import TILES, on_tiles
 from symgrad.codegen.kernels.tile_unit import AMX, PLAIN
 from symgrad.codegen.lower import kernel_text
 from symgrad.codegen.lowering.epilogue import RegionEpilogue
+from symgrad.codegen.objects import emit_assembly
 from symgrad.codegen.target import Target, may_use_tiles
 
 from tests.codegen.harness import TARGETS, run_lowering, target_named

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from symgrad.codegen import jit
+from symgrad.codegen import jit, objects
 from symgrad.codegen.emitter import Emitter
 from symgrad.codegen.target import Target
 from symgrad.ir import cache
@@ -51,8 +51,8 @@ def test_compiles_and_loads() -> None:
 
 def test_the_same_text_is_the_same_code_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    emit = jit._emit
-    monkeypatch.setattr(jit, "_emit", lambda *args: made.append(args) or emit(*args))
+    emit = objects._emit
+    monkeypatch.setattr(objects, "_emit", lambda *args: made.append(args) or emit(*args))
     modules = {"f": adds("f", 3), "g": adds("g", 3), "f_1": adds("f_1", 3), "h": adds("h", 4)}
     loaded = jit.compile_modules(modules, Target.host())
     assert loaded["f"] == loaded["g"] == loaded["f_1"] != loaded["h"]
@@ -75,7 +75,7 @@ def test_llvm_looks_for_no_better_instructions_in_shaped_code() -> None:
         return k.module()
 
     target = Target.host()
-    optimised = [jit.optimised(twice(shaped), target) for shaped in (False, True)]
+    optimised = [objects.optimised(twice(shaped), target) for shaped in (False, True)]
     assert [text.count(" add ") for text in optimised] == [1, 2]
     assert not any("alloca" in text for text in optimised)
     assert all(call(jit.compile_modules({"f": twice(s)}, target)["f"], 5) == 8 for s in (0, 1))
@@ -98,7 +98,7 @@ def test_a_second_process_finds_the_objects(monkeypatch: pytest.MonkeyPatch) -> 
     def never(*_: object) -> None:
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(jit, "_emit", never)
+    monkeypatch.setattr(objects, "_emit", never)
     loaded = jit.compile_modules(modules, Target.host())
     assert (call(loaded["f"], 1), call(loaded["g"], 1)) == (4, 5)
 
@@ -108,7 +108,7 @@ def test_the_key_holds_text_target_and_versions(monkeypatch: pytest.MonkeyPatch)
     other = adds("f", 4)
     keys = {jit.symbol_of("f", t, Target.host()) for t in (text, other)}
     keys.add(jit.symbol_of("f", text, Target.named("avx2")))
-    monkeypatch.setattr(jit, "_VERSION", -1)
+    monkeypatch.setattr(objects, "_VERSION", -1)
     keys.add(jit.symbol_of("f", text, Target.host()))
     monkeypatch.setattr("llvmlite.binding.llvm_version_info", (1, 2, 3))
     keys.add(jit.symbol_of("f", text, Target.host()))
@@ -135,7 +135,7 @@ def test_threads_and_the_public_interface_agree(
     modules = {f"add{i}": adds(f"add{i}", i, padding=40) for i in range(40)}
     monkeypatch.setattr(jit, "available_cpus", lambda: cpus)
     if not unlocked:
-        monkeypatch.setattr(jit, "_unlocked", dict)
+        monkeypatch.setattr(objects, "unlocked_calls", dict)
     loaded = jit.compile_modules(modules, Target.host())
     assert [call(loaded[f"add{i}"], 7) for i in range(40)] == [7 + i for i in range(40)]
 
@@ -146,7 +146,7 @@ def test_what_fails_on_a_thread_fails_where_it_is_loaded(monkeypatch: pytest.Mon
         for i in range(10):
             compilation.add(f"f{i}", adds(f"f{i}", i))
         compilation.add("g", "define nonsense @g")
-        with pytest.raises(jit.CompileError, match="LLVM refused"):
+        with pytest.raises(objects.CompileError, match="LLVM refused"):
             compilation.load()
     assert not any(thread.is_alive() for thread in compilation._threads)
 
@@ -172,20 +172,20 @@ def test_a_fork_waits_for_threads_that_compile(monkeypatch: pytest.MonkeyPatch) 
                 compilation.add(f"f{i}", adds(f"f{i}", 10 * round + i, padding=100))
             child = os.fork()
             if child == 0:
-                known = jit.emit_object(adds("h", 1), Target.host())
+                known = objects.emit_object(adds("h", 1), Target.host())
                 os._exit(known[:4] != b"\x7fELF")
             assert os.waitpid(child, 0)[1] == 0
             assert call(compilation.load()["f3"], 1) == 10 * round + 4
 
 
 def test_this_llvmlite_compiles_on_several_threads() -> None:
-    assert len(jit._unlocked()) == 2
+    assert len(objects.unlocked_calls()) == 2
 
 
 def test_objects_do_not_depend_on_how_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = jit.emit_object(adds("f", 3), Target.host())
-    monkeypatch.setattr(jit, "_unlocked", dict)
-    assert made == jit.emit_object(adds("f", 3), Target.host())
+    made = objects.emit_object(adds("f", 3), Target.host())
+    monkeypatch.setattr(objects, "unlocked_calls", dict)
+    assert made == objects.emit_object(adds("f", 3), Target.host())
 
 
 def test_stages_as_text() -> None:
@@ -195,10 +195,10 @@ def test_stages_as_text() -> None:
         k.store(x, slot)
         k.line(f"ret i64 {k.load('i64', slot)}")
     assert "alloca" in k.module()
-    text = jit.optimised(k.module(), Target.host())
+    text = objects.optimised(k.module(), Target.host())
     assert "alloca" not in text
     assert re.search(r"define .*i64 @f\(", text)
-    assert "f:" in jit.emit_assembly(k.module(), Target.host())
+    assert "f:" in objects.emit_assembly(k.module(), Target.host())
 
 
 @pytest.mark.parametrize(
@@ -212,14 +212,14 @@ def test_assembly_for_any_target(name: str, instruction: str) -> None:
     with k.function("f", ("ptr",)) as (p,):
         x = k.load(f"<{lanes} x float>", p)
         k.store(k.fadd(x, x), p)
-    assert instruction in jit.emit_assembly(k.module(), target)
-    assert jit.emit_object(k.module(), target)[:4] == b"\x7fELF"
+    assert instruction in objects.emit_assembly(k.module(), target)
+    assert objects.emit_object(k.module(), target)[:4] == b"\x7fELF"
 
 
 def test_foreign_code_is_not_loaded() -> None:
     foreign = "neon" if Target.host().triple.startswith("x86") else "avx2"
     target = Target.named(foreign)
-    with pytest.raises(jit.CompileError, match=r"cannot run here"):
+    with pytest.raises(objects.CompileError, match=r"cannot run here"):
         jit.compile_modules({"f": adds("f", 1, target)}, target)
 
 
@@ -231,8 +231,8 @@ def test_foreign_code_is_not_loaded() -> None:
     ],
 )
 def test_what_llvm_refuses_is_kept_in_a_file(text: str, reason: str) -> None:
-    with pytest.raises(jit.CompileError, match=reason) as caught:
-        jit.optimised(text, Target.host())
+    with pytest.raises(objects.CompileError, match=reason) as caught:
+        objects.optimised(text, Target.host())
     path = re.search(r"\S+\.ll", str(caught.value))
     assert path is not None
     assert Path(path[0]).read_text() == text
@@ -246,7 +246,7 @@ def test_what_llvm_refuses_is_kept_in_a_file(text: str, reason: str) -> None:
     ],
 )
 def test_unresolved_names_are_an_error(text: str, capfd: Any) -> None:
-    with pytest.raises(jit.CompileError, match="does not link"):
+    with pytest.raises(objects.CompileError, match="does not link"):
         jit.compile_modules({"f": text}, Target.host())
     # and the process goes on
     assert call(jit.compile_modules({"f": adds("f", 1)}, Target.host())["f"], 1) == 2
@@ -254,7 +254,7 @@ def test_unresolved_names_are_an_error(text: str, capfd: Any) -> None:
 
 def test_verification_is_a_debug_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     unsound = "define i64 @f() {\n  ret i64 0\n}\n!llvm.ident = !{!0}\n!0 = !{i32 1}"
-    jit.optimised(unsound, Target.host())
+    objects.optimised(unsound, Target.host())
     monkeypatch.setenv("SYMGRAD_DEBUG", "ir,verify")
-    with pytest.raises(jit.CompileError):
-        jit.optimised(unsound, Target.host())
+    with pytest.raises(objects.CompileError):
+        objects.optimised(unsound, Target.host())

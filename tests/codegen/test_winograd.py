@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from symgrad.codegen.access import Access
 from symgrad.codegen.emitter import Emitter
-from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels import Lowering
 from symgrad.codegen.kernels.blocked import BLOCK, Blocked
 from symgrad.codegen.kernels.winograd import (
@@ -32,6 +31,7 @@ from symgrad.codegen.kernels.winograd_regions import Axis, Cut, axes
 from symgrad.codegen.kernels.winograd_schedule import schedule
 from symgrad.codegen.kernels.winograd_tiles import Shape, Tiling, WinogradSpec
 from symgrad.codegen.lower import kernel_text
+from symgrad.codegen.objects import emit_assembly
 from symgrad.codegen.registers import Reg
 from symgrad.codegen.target import Target
 

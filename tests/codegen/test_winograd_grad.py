@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from symgrad.codegen.access import Access
-from symgrad.codegen.jit import emit_assembly
 from symgrad.codegen.kernels import Lowering
 from symgrad.codegen.kernels.winograd_grad import (
     GradKernelSpec,
@@ -20,6 +19,7 @@ from symgrad.codegen.kernels.winograd_grad import (
 from symgrad.codegen.kernels.winograd_grad_schedule import grad_schedule, lower_winograd_grad
 from symgrad.codegen.kernels.winograd_regions import axes
 from symgrad.codegen.lower import kernel_text
+from symgrad.codegen.objects import emit_assembly
 from symgrad.codegen.target import Target
 
 from tests.codegen.harness import TARGETS, Array, run_lowering, target_named
