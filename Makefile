@@ -16,6 +16,7 @@ test: $(STAMP)
 # Lint, types and the architecture contracts, on the installed package.
 check: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	cd $(VENV) && bin/mypy -p symgrad --config-file ../pyproject.toml
 	cd $(VENV) && bin/lint-imports --config ../pyproject.toml
 

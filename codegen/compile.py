@@ -92,9 +92,7 @@ def _build(lowered: Lowered, compilation: Compilation) -> Executable:
     if before is not None:
         kernels = [symbols[name] for name in before.names]
         filling = layout.steps(before.calls, kernels)
-        prologue = PrologueImage(
-            before.invariant, filling, before.arena_bytes, before.kept_bytes
-        )
+        prologue = PrologueImage(before.invariant, filling, before.arena_bytes, before.kept_bytes)
     image = Image(
         name=func.name,
         params=func.param_types,

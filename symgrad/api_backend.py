@@ -94,6 +94,7 @@ class HasPrograms(Protocol):
     def forget(self) -> None:
         """Drops them: they are compiled anew at the next call."""
 
+
 _owners: weakref.WeakSet[HasPrograms] = weakref.WeakSet()
 
 

@@ -75,9 +75,7 @@ class Surroundings:
         return [
             p
             for p in self._places
-            if _is_number(p.value)
-            and p.name in self._names
-            and _unchanged(p.read(), p.value)
+            if _is_number(p.value) and p.name in self._names and _unchanged(p.read(), p.value)
         ]
 
     # -- the walk --------------------------------------------------------------------------
@@ -111,9 +109,7 @@ class Surroundings:
             read = Source(f.__globals__).then(ITEM, name)
             yield from self._of_value(read, read(), name, depth)
 
-    def _of_value(
-        self, read: Source, value: Any, name: str | None, depth: int
-    ) -> Iterator[Place]:
+    def _of_value(self, read: Source, value: Any, name: str | None, depth: int) -> Iterator[Place]:
         number = type(value) in _NUMBERS and depth <= _NEAR
         if number or isinstance(value, np.ndarray) or is_tensor(value):
             yield Place(read, value, name)
@@ -151,7 +147,6 @@ class Surroundings:
             for name, method in vars(kind).items():
                 if name in self._names and isinstance(method, types.FunctionType):
                     yield from self._of_callable(method, depth + 1)
-
 
     def _of_namespace(self, read: Source, value: Any, depth: int) -> Iterator[Place]:
         """What a class or a module has under names that the code mentions."""

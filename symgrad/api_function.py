@@ -206,9 +206,7 @@ class Program:
         )  # fmt: skip
         return table
 
-    def __call__(
-        self, arguments: Sequence[Any], out: Sequence[Array | None] | None = None
-    ) -> Any:
+    def __call__(self, arguments: Sequence[Any], out: Sequence[Array | None] | None = None) -> Any:
         """Runs on what ``arguments`` gave and puts the result together.
 
         ``out`` has an array for each result of the program, or ``None``.
@@ -332,7 +330,6 @@ class Function:
             table = program.native_table(kinds, items)
             if table is not None:
                 from symgrad.codegen.runtime.fastcall import answer_with
-
 
                 self._native = [table, *self._native][:MAX_NATIVE]
                 answer_with(self, self._native, takes_out=self._statics.leaves_out)

@@ -156,9 +156,7 @@ class custom_vjp:  # noqa: N801  (a decorator)
                 for ct in cts:
                     if ct is not None:
                         ct.value.facts = 0
-                answer = bwd(
-                    *fixed, tree.unflatten(kept_spec, kept), tree.unflatten(out_spec, cts)
-                )
+                answer = bwd(*fixed, tree.unflatten(kept_spec, kept), tree.unflatten(out_spec, cts))
                 parts = self._fitted(answer, dynamic, [v.type for v in inputs])
             hidden = list(inner.outer.values())
             consts = [trace.lift(x) for x, _ in hidden]
@@ -187,9 +185,7 @@ class custom_vjp:  # noqa: N801  (a decorator)
             )
         return answer
 
-    def _fitted(
-        self, answer: Any, args: Sequence[Any], types: Sequence[TensorType]
-    ) -> list[Value]:
+    def _fitted(self, answer: Any, args: Sequence[Any], types: Sequence[TensorType]) -> list[Value]:
         """The cotangents of the floating arguments, checked leaf by leaf."""
         trace = this_trace()
         where = f"custom_vjp: the backward rule of {self.name}"

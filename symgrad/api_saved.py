@@ -191,9 +191,7 @@ class LoadedProgram:
 
     def stage(self, trace: Trace, leaves: Sequence[Any]) -> Any:
         """Emits the function's IR into a trace."""
-        operands = [
-            trace.lift(x, t.dtype.numpy) for x, t in zip(leaves, self._types, strict=True)
-        ]
+        operands = [trace.lift(x, t.dtype.numpy) for x, t in zip(leaves, self._types, strict=True)]
         operands += [trace.lift(x) for x in self._captured]
         made = inline(trace.builder, self.func, operands)
         return self._returned.put_together([Tracer(trace, value) for value in made])

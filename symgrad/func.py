@@ -47,9 +47,7 @@ class _Call:
         given = list(args)
         for place in chosen:
             if not -len(args) <= place < len(args):
-                raise RuntimeError(
-                    f"Got argnum={place}, but only {len(args)} positional inputs"
-                )
+                raise RuntimeError(f"Got argnum={place}, but only {len(args)} positional inputs")
         wanted = tuple([given[place] for place in chosen])
         leaves, self._spec = tree.flatten(wanted[0] if isinstance(self._argnums, int) else wanted)
         self.inputs = [self._input(x) for x in leaves]

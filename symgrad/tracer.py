@@ -26,6 +26,7 @@ from symgrad.operators import Operators
 if TYPE_CHECKING:
     from symgrad.tracing import Trace
 
+
 class _View:
     """How a view reads its base, and how a write to it changes the base."""
 

@@ -221,9 +221,7 @@ class PackWeightsSpec:
         return None
 
 
-def source_pair(
-    k: Emitter, spec: PackWeightsSpec, base: Reg, out_block: Int, in_block: Int
-) -> Reg:
+def source_pair(k: Emitter, spec: PackWeightsSpec, base: Reg, out_block: Int, in_block: Int) -> Reg:
     """Address of the block pair of weights that one of a panel's comes from."""
     if not spec.transposed:
         return weight_block(k, spec.source, base, out_block, in_block)
@@ -232,9 +230,7 @@ def source_pair(
     return weight_block(k, spec.source, base, o, i)
 
 
-def emit_pack_pair(
-    k: Emitter, name: str, spec: PackWeightsSpec, *, fetches: bool = True
-) -> None:
+def emit_pack_pair(k: Emitter, name: str, spec: PackWeightsSpec, *, fetches: bool = True) -> None:
     """Emits ``void name(ptr source, i64 out_block, i64 in_block, ptr panel, ptr stage)``.
 
     Writes one block pair of the panel of ``out_block``, and asks for the next one if it

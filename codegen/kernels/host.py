@@ -61,9 +61,7 @@ def lower_host(
     entry = _entry(reference, operands, results, tuple(attrs.items()))
     address = ctypes.cast(entry, ctypes.c_void_p).value or 0
     places = tuple(range(len(offsets)))
-    phase = Phase(
-        "host", emit_host, HostSpec(offsets), places, numbers=(address,), is_bound=True
-    )
+    phase = Phase("host", emit_host, HostSpec(offsets), places, numbers=(address,), is_bound=True)
     return Lowering((phase,))
 
 

@@ -137,9 +137,7 @@ class _Costs:
         shared = transforms / self.threads + self._shared(v_bytes, self.threads)
         return min((shared, False), (transforms + self._own(v_bytes), True))
 
-    def tiles_first(
-        self, tiles: int, vectors: int, block: int, depth: int, splits: int
-    ) -> float:
+    def tiles_first(self, tiles: int, vectors: int, block: int, depth: int, splits: int) -> float:
         """The kernel that takes blocks of tiles all the way."""
         cycles_per_byte = self.target.cycles_per_byte
         blocks = self.x_blocks + self.y_blocks // splits
@@ -159,9 +157,7 @@ class _Costs:
         foreign = self._shared(self.x_bytes, 1) * (splits - 1) / splits
         return products + self._transforms(share * blocks * self.needed) + moved + foreign
 
-    def filters_first(
-        self, tiles: int, vectors: int, block: int, depth: int, splits: int
-    ) -> float:
+    def filters_first(self, tiles: int, vectors: int, block: int, depth: int, splits: int) -> float:
         """The kernel that takes groups of output channels all the way."""
         cycles_per_byte, group = self.target.cycles_per_byte, self._group(vectors)
         shares = ceil(self.tiles / block)

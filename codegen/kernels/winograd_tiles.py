@@ -159,9 +159,7 @@ class Shape:
         return blocks * self.tiling.block * BLOCK + PAD
 
 
-def emit_filter(
-    k: Emitter, name: str, shape: Shape, u_plane: int, *, fetches: bool = True
-) -> None:
+def emit_filter(k: Emitter, name: str, shape: Shape, u_plane: int, *, fetches: bool = True) -> None:
     """Emits ``void name(ptr weights, i64 out_block, i64 in_block, ptr u, ptr stage, i64 low,
     i64 high)``.
 

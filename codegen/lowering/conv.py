@@ -109,7 +109,12 @@ def _run(
         fused.sums.parallel = parallel
     scope.run(
         convolution(
-            scope, folded or op, _blocked(source), _blocked(result), plain, epilogue,
+            scope,
+            folded or op,
+            _blocked(source),
+            _blocked(result),
+            plain,
+            epilogue,
             FOLDED if folded else "",
         ),
         [source, weights, *(fused.storages if fused else ())],

@@ -249,9 +249,7 @@ def _cuts(
             yield name, along, _winograd_refusal(op, along, size, precision)
 
 
-def _winograd_refusal(
-    op: Op, along: tuple[Axis, Axis], size: int, precision: str
-) -> str | None:
+def _winograd_refusal(op: Op, along: tuple[Axis, Axis], size: int, precision: str) -> str | None:
     """Why tiles transformed to ``size`` elements do not compute a convolution, if so."""
     kernel = [axis.taps for axis in along]
     if max(kernel) == 1:

@@ -195,9 +195,7 @@ def _per_query(y: Value, like: Value) -> Value:
     return rd.spread(y, like, (like.rank - 1,))
 
 
-def _scores_formula(
-    q: Value, k: Value, mask: Sequence[Value], scale: float, causal: bool
-) -> Value:
+def _scores_formula(q: Value, k: Value, mask: Sequence[Value], scale: float, causal: bool) -> Value:
     scores = _product(q, k, -1, -1) * scale
     never = insertion.builder.constant(float("-inf"), scores.type)
     for m in mask:

@@ -140,9 +140,7 @@ def _scan_adjoint(
     return tuple(found_cts)
 
 
-def recalling(
-    region: Region, gave: Mapping[Value, Value]
-) -> tuple[Region, list[Value]]:
+def recalling(region: Region, gave: Mapping[Value, Value]) -> tuple[Region, list[Value]]:
     """A body that takes values it would compute from arrays ``[length, ...]`` that have them.
 
     ``gave`` has these arrays by the values.  Returned are the body, with more parameters at its

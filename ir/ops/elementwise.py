@@ -100,6 +100,8 @@ def _quiet(f: Any) -> Any:
 
 # -- linear and bilinear ---------------------------------------------------------
 
+# A table, read by its rows:
+# fmt: off
 neg = elementwise(
     "neg", "x", NUMERIC, np.negative, sympy="-x", adjoint=lambda ct, y, x: (-ct,)
 )

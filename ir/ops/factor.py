@@ -360,9 +360,7 @@ def _eigh(a: Array) -> tuple[Array, Array]:
 
 
 @eigh.adjoint
-def _eigh_adjoint(
-    cts: Sequence[Value | None], results: Sequence[Value], a: Value
-) -> tuple[Value]:
+def _eigh_adjoint(cts: Sequence[Value | None], results: Sequence[Value], a: Value) -> tuple[Value]:
     w, v = results
     inner = _diagonal(_zero(cts[0], w))
     if cts[1] is not None:
@@ -389,9 +387,7 @@ def _qr(a: Array) -> tuple[Array, Array]:
 
 
 @qr.adjoint
-def _qr_adjoint(
-    cts: Sequence[Value | None], results: Sequence[Value], a: Value
-) -> tuple[Value]:
+def _qr_adjoint(cts: Sequence[Value | None], results: Sequence[Value], a: Value) -> tuple[Value]:
     q, r = results
     if r.shape[-2] != r.shape[-1]:
         raise ShapeError(f"qr: no derivative where there are more columns than rows, got {a.type}")
@@ -425,9 +421,7 @@ def _svd(a: Array) -> tuple[Array, Array, Array]:
 
 
 @svd.adjoint
-def _svd_adjoint(
-    cts: Sequence[Value | None], results: Sequence[Value], a: Value
-) -> tuple[Value]:
+def _svd_adjoint(cts: Sequence[Value | None], results: Sequence[Value], a: Value) -> tuple[Value]:
     u, s, vh = results
     inner = _diagonal(_zero(cts[1], s))
     whole = None

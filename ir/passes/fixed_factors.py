@@ -62,9 +62,7 @@ def transpose_of(builder: Builder, matrix: Value) -> Value:
 
 def _is_always_turned(region: Region, matrix: Value) -> bool:
     users = [op for op in region.ops if matrix in op.operands]
-    return bool(users) and matrix not in region.results and all(
-        _turns(op, matrix) for op in users
-    )
+    return bool(users) and matrix not in region.results and all(_turns(op, matrix) for op in users)
 
 
 def _turns(op: Op, matrix: Value) -> bool:

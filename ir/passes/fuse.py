@@ -159,11 +159,7 @@ class _Grouping:
 
     def _joins(self, view: View, reader: Op) -> bool:
         source = view.source.op
-        return (
-            source is not None
-            and view.is_free
-            and self.level[source] == self.level[reader]
-        )
+        return source is not None and view.is_free and self.level[source] == self.level[reader]
 
     def _place(self, op: Op, nest: Nest) -> None:
         nest.ops.append(op)

@@ -147,9 +147,7 @@ class _Body:
             reduce=tuple(self.reduce),
         )
         many = results if isinstance(results, tuple) else (results,)
-        return [
-            _reshaped(builder, r, v.shape) for r, v in zip(many, self.outputs, strict=True)
-        ]
+        return [_reshaped(builder, r, v.shape) for r, v in zip(many, self.outputs, strict=True)]
 
 
 def _reshaped(builder: Builder, value: Value, shape: Shape) -> Value:

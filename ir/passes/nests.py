@@ -113,10 +113,7 @@ class Uses:
             elif self.stays(op):
                 self.outside.update(id(v) for v in op.operands)
         self.written = {
-            view.key[0]
-            for views in self.sources.values()
-            for view in views
-            if not view.is_free
+            view.key[0] for views in self.sources.values() for view in views if not view.is_free
         } | self.outside
         """Values that must exist as arrays: to begin with, those that no nest can make
         point by point for all its readers."""

@@ -119,9 +119,7 @@ class _Sum:
     rest: tuple[Value, ...]
 
 
-def _sums(
-    region: Region, consts: int, carries: int, asked: Sequence[bool]
-) -> dict[int, _Sum]:
+def _sums(region: Region, consts: int, carries: int, asked: Sequence[bool]) -> dict[int, _Sum]:
     """The sums of products among the state, which nobody looks at on the way."""
     uses = Counter(v for op in region.ops for v in op.operands)
     uses.update(region.results)

@@ -268,9 +268,7 @@ class _Call:
         return gradient.to(dtype)._value()  # type: ignore[no-any-return]
 
 
-def linked(
-    inputs: Sequence[Value], values: Sequence[Value], pullback: Pullback
-) -> Sequence[Value]:
+def linked(inputs: Sequence[Value], values: Sequence[Value], pullback: Pullback) -> Sequence[Value]:
     """The ``values``, as if ``pullback`` were their derivative by ``inputs``."""
     builder = RECORDER.builder
     key = leaf_of(np.zeros((), np.bool_))

@@ -92,9 +92,7 @@ def hessian(
         _check_single(call, "hessian")
         return call.like_inputs(call.pulled(call.outputs, [None]))
 
-    return jacobian(
-        gradient, inputs, create_graph, strict, vectorize, outer_jacobian_strategy
-    )
+    return jacobian(gradient, inputs, create_graph, strict, vectorize, outer_jacobian_strategy)
 
 
 def hvp(
@@ -107,9 +105,7 @@ def hvp(
     directions = call.directions(v, call.inputs, "input to the user-provided function is")
     with enable_grad():
         slopes = call.pulled(call.outputs, [None], create_graph=True)
-        found = grad(
-            slopes, call.inputs, directions, create_graph=create_graph, allow_unused=True
-        )
+        found = grad(slopes, call.inputs, directions, create_graph=create_graph, allow_unused=True)
     return call.shown_outputs(), call.like_inputs(_filled(found, call.inputs, create_graph))
 
 
@@ -200,8 +196,7 @@ class _Call:
             lambda weights: self.pulled([out], weights), [Tensor.of_array(basis)], len(basis)
         )
         return [
-            rows.reshape((*out.shape, *x.shape))
-            for rows, x in zip(found, self.inputs, strict=True)
+            rows.reshape((*out.shape, *x.shape)) for rows, x in zip(found, self.inputs, strict=True)
         ]
 
     def directions(self, v: Tensors, like: Sequence[Tensor], what: str) -> list[Tensor]:

@@ -31,8 +31,13 @@ Name = str | Callable[[dict[str, Any]], str]
 
 
 def for_tensors(
-    name: Name, *, saves: str | tuple[str, ...] = INPUTS, state: tuple[str, ...] = (),
-    views: bool = False, wide: bool = True, several: bool = False,
+    name: Name,
+    *,
+    saves: str | tuple[str, ...] = INPUTS,
+    state: tuple[str, ...] = (),
+    views: bool = False,
+    wide: bool = True,
+    several: bool = False,
 ) -> Callable[[F], F]:
     """Makes a function on arrays and traced values one on tensors too, ``grad_fn`` ``name``.
 

@@ -86,9 +86,7 @@ class UninitializedParameter(_Uninitialized, Parameter):
 
     _becomes = Parameter
 
-    def __init__(
-        self, requires_grad: bool = True, device: Any = None, dtype: Any = None
-    ) -> None:
+    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
         wanted = dtypes.get_default_dtype() if dtype is None else dtypes.named(dtype)
         super().__init__(np.empty(0, wanted.numpy), requires_grad)
 
@@ -98,9 +96,7 @@ class UninitializedBuffer(_Uninitialized):
 
     _becomes = Tensor
 
-    def __init__(
-        self, requires_grad: bool = False, device: Any = None, dtype: Any = None
-    ) -> None:
+    def __init__(self, requires_grad: bool = False, device: Any = None, dtype: Any = None) -> None:
         wanted = dtypes.get_default_dtype() if dtype is None else dtypes.named(dtype)
         super().__init__(Handle(leaf_of(np.empty(0, wanted.numpy))), requires_grad=requires_grad)
 

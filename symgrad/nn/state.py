@@ -71,9 +71,7 @@ class StateDict(HasMembers):
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
         own = dict(self._saved(""))
-        missing = [
-            k for k in own if k not in state_dict and not k.endswith("num_batches_tracked")
-        ]
+        missing = [k for k in own if k not in state_dict and not k.endswith("num_batches_tracked")]
         unexpected = [k for k in state_dict if k not in own]
         problems: list[str] = []
         if strict and missing:
@@ -193,4 +191,3 @@ def _size(x: Any) -> str:
 
 def _quoted(names: list[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
-

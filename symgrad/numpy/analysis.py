@@ -171,9 +171,7 @@ def interp(
 
 
 @implements(np.unwrap)
-def unwrap(
-    p: Any, discont: Any = None, axis: int = -1, *, period: Any = 2 * np.pi
-) -> Tracer:
+def unwrap(p: Any, discont: Any = None, axis: int = -1, *, period: Any = 2 * np.pi) -> Tracer:
     """Angles without jumps: differences become their complements to the period."""
     x = traced(p)
     x = astype(x, result_type(x, period))

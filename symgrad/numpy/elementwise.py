@@ -76,8 +76,7 @@ def _resolved(ufunc: np.ufunc, keys: tuple[Any, ...], dtype: Any) -> tuple[Any, 
 def matched(name: str, operands: tuple[Any, ...], dtypes: tuple[Any, ...]) -> list[Tracer]:
     """Operands converted to the given dtypes and broadcast to one shape."""
     arrays = [
-        None if type(x) in NUMBERS else astype(x, t)
-        for x, t in zip(operands, dtypes, strict=True)
+        None if type(x) in NUMBERS else astype(x, t) for x, t in zip(operands, dtypes, strict=True)
     ]
     shape = common_shape(name, [x for x in arrays if x is not None])
     return [

@@ -81,8 +81,7 @@ class LBFGS(Optimizer):
 
     def _gradient(self) -> Array:
         parts = [
-            np.zeros(p.shape, p._dtype) if p.grad is None else p.grad._array()
-            for p in self._params
+            np.zeros(p.shape, p._dtype) if p.grad is None else p.grad._array() for p in self._params
         ]
         return np.concatenate([part.reshape(-1) for part in parts])
 
@@ -269,9 +268,7 @@ def strong_wolfe(
     return low
 
 
-def _lowest_of_cubic(
-    a: _Point, b: _Point, bounds: tuple[float, float] | None = None
-) -> float:
+def _lowest_of_cubic(a: _Point, b: _Point, bounds: tuple[float, float] | None = None) -> float:
     """Where the cubic through two points with their slopes is lowest, within ``bounds``.
 
     Nocedal and Wright, (3.59); the middle if it has no lowest point.

@@ -156,4 +156,3 @@ def _whole_power(x: Any, n: int) -> Any:
         return x
     half = _whole_power(x, n // 2)
     return half * half * x if n % 2 else half * half
-

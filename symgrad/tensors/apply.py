@@ -118,9 +118,7 @@ class _Operation:
         self._tracked = self._wanted and is_grad_enabled()
         self._node: Node | None = None
 
-    def rounding(
-        self, function: Callable[..., Any], wide: bool, dtype: Any
-    ) -> Callable[..., Any]:
+    def rounding(self, function: Callable[..., Any], wide: bool, dtype: Any) -> Callable[..., Any]:
         """``function`` computing in float32 where these operands, or results, are of half types."""
         types = [x._tracer._value.type for x in self.tensors]
         if dtype is None:

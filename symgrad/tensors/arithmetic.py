@@ -162,9 +162,7 @@ def pow(input: Any, exponent: Any) -> Tensor:
 @remembered
 def float_power(input: Any, exponent: Any) -> Tensor:
     """``input ** exponent`` in float64."""
-    return pow(
-        *(x.double() if isinstance(x, Tensor) else float(x) for x in (input, exponent))
-    )
+    return pow(*(x.double() if isinstance(x, Tensor) else float(x) for x in (input, exponent)))
 
 
 @declared

@@ -209,10 +209,7 @@ def _watched(
     if not detached:
         found = _reading(found, copies, start)
     ends = "stop_gradient" if detached else "identity"
-    return [
-        None if v is None else (RECORDER.builder.emit(ends, v), _maker(v))
-        for v in found
-    ]
+    return [None if v is None else (RECORDER.builder.emit(ends, v), _maker(v)) for v in found]
 
 
 def _reading(

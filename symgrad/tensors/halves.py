@@ -27,9 +27,7 @@ def common_half(types: Sequence[Any]) -> DType | None:
     return only if only in HALVES else None
 
 
-def rounded(
-    function: Callable[..., Any], result: DType, wide: bool = True
-) -> Callable[..., Any]:
+def rounded(function: Callable[..., Any], result: DType, wide: bool = True) -> Callable[..., Any]:
     """``function`` on traced values with its float32 results converted to type ``result``.
 
     Operands of a half type arrive in float32 if ``wide``.  An operand that is returned stays

@@ -109,9 +109,7 @@ class Tensor(PythonValues):
 
     __array_priority__ = 2000  # before NumPy's arrays in mixed arithmetic
 
-    def __init__(
-        self, tracer: Any = (), *sizes: int, requires_grad: bool = False
-    ) -> None:
+    def __init__(self, tracer: Any = (), *sizes: int, requires_grad: bool = False) -> None:
         """Of a handle; users give data or sizes, for a tensor of the default type."""
         if not isinstance(tracer, Tracer):
             tracer = Tensor._construct(tracer, sizes)
@@ -516,6 +514,7 @@ class Tensor(PythonValues):
 
     def __reduce__(self) -> Any:
         return _rebuilt, (type(self), self._array(), self.requires_grad)
+
 
 def _rebuilt(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
     """A tensor that was pickled."""

@@ -276,9 +276,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     """The elements that ``index`` numbers along an axis."""
     axis = one_axis(dim, input.ndim)
     if index.ndim != input.ndim and index.ndim and input.ndim:
-        raise RuntimeError(
-            "Index tensor must have the same number of dimensions as input tensor"
-        )
+        raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
     check_positions(index, size_along(input, axis), axis, "gather")
     for a, (n, m) in enumerate(zip(index.shape, input.shape, strict=False)):
         if a != axis and n > m:

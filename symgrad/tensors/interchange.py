@@ -92,5 +92,3 @@ def reinterpreted(input: Tensor, dtype: Any) -> Tensor:
     if input.requires_grad:
         raise RuntimeError("view of another dtype has no derivative; use x.detach()")
     return from_numpy(shared_array(input).view(wanted.numpy))
-
-

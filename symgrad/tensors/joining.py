@@ -21,9 +21,7 @@ from symgrad.tracer import Tracer
 from symgrad.tracing import stage
 
 
-def moved(
-    label: str, compute: Callable[..., Any], *operands: Tensor, dtype: Any = None
-) -> Tensor:
+def moved(label: str, compute: Callable[..., Any], *operands: Tensor, dtype: Any = None) -> Tensor:
     """A copy whose derivative reads no value."""
     made: Tensor = apply(
         f"{label}Backward0", compute, operands, saves=NOTHING, wide=False, dtype=dtype
@@ -313,9 +311,7 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     if input.ndim == 1:
         return diag_embed(input, diagonal)
     if input.ndim != 2:
-        raise RuntimeError(
-            f"diag(): Supports 1D or 2D tensors. Got {input.ndim}D"
-        )
+        raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {input.ndim}D")
     made: Tensor = apply(
         "DiagonalBackward0_copy", lambda x: snp.diagonal(x, diagonal), (input,), saves=NOTHING
     )
@@ -353,17 +349,13 @@ def diagonal_scatter(
     input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> Tensor:
     """A copy with a diagonal replaced."""
-    return _replaced(
-        "DiagonalScatter", lambda x: diagonal(x, offset, dim1, dim2), input, src
-    )
+    return _replaced("DiagonalScatter", lambda x: diagonal(x, offset, dim1, dim2), input, src)
 
 
 @declared
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """A copy with one slice replaced."""
-    return _replaced(
-        "SelectScatter", lambda x: FUNCTIONS["select"](x, dim, index), input, src
-    )
+    return _replaced("SelectScatter", lambda x: FUNCTIONS["select"](x, dim, index), input, src)
 
 
 @declared

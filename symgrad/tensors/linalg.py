@@ -43,9 +43,7 @@ LinAlgError.__name__ = "_LinAlgError"
 
 def _check(name: str, a: Tensor, *, square: bool = True) -> None:
     if a.ndim < 2:
-        raise RuntimeError(
-            f"{name}: The input tensor A must have at least 2 dimensions."
-        )
+        raise RuntimeError(f"{name}: The input tensor A must have at least 2 dimensions.")
     if square and a.shape[-1] != a.shape[-2]:
         raise RuntimeError(
             f"{name}: A must be batches of square matrices, but they are {a.shape[-2]} by "

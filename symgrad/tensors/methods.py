@@ -314,8 +314,10 @@ _METHODS: dict[str, Any] = {
     **{f"{name}_": _running(name) for name in ("cumsum", "cumprod")},
     **{f"{name}_": _rearranged(name) for name in _REARRANGED},
     **{name: _random(draw) for name, draw in random.IN_PLACE.items()},
-    **{f"new_{f.__name__}": _new(f) for f in (creation.zeros, creation.ones, creation.empty,
-                                              creation.full)},
+    **{
+        f"new_{f.__name__}": _new(f)
+        for f in (creation.zeros, creation.ones, creation.empty, creation.full)
+    },
     "__rsub__": _rsub,
     "__rtruediv__": _rdiv,
     "__neg__": FUNCTIONS["neg"],

@@ -47,9 +47,7 @@ def each(saved: Saved) -> Iterator[tuple[Tracer, int, type[Node] | type[None]]]:
     return zip(parts, parts, parts, strict=True)
 
 
-def _changed(
-    tracer: Tracer, version: int, kind: type[Node] | type[None], now: int
-) -> RuntimeError:
+def _changed(tracer: Tracer, version: int, kind: type[Node] | type[None], now: int) -> RuntimeError:
     """The error for memory that was written to since, and is at the version ``now``."""
     title = kind.title() if issubclass(kind, Node) else ""
     source = title.removesuffix("0").removesuffix("Backward")
@@ -210,9 +208,7 @@ def told(roots: Sequence[Node]) -> list[Node]:
     return _reached(roots, parents)
 
 
-def _reached(
-    roots: Sequence[Node], parents: Callable[[Node], Sequence[Node | None]]
-) -> list[Node]:
+def _reached(roots: Sequence[Node], parents: Callable[[Node], Sequence[Node | None]]) -> list[Node]:
     found = dict.fromkeys(roots)
     stack = list(found)
     while stack:

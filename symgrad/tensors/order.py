@@ -54,9 +54,7 @@ def argsort(
     return made
 
 
-def _sorted(
-    kind: Any, label: str, input: Tensor, axis: int, descending: bool, keep: slice
-) -> Any:
+def _sorted(kind: Any, label: str, input: Tensor, axis: int, descending: bool, keep: slice) -> Any:
     indices = argsort(input, axis, descending)
     if keep != slice(None) and input.ndim:
         indices = indices[(*(slice(None),) * axis, keep)].contiguous()
@@ -82,9 +80,7 @@ def msort(input: Tensor) -> Tensor:
 
 
 @reduction
-def topk(
-    input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> Any:
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """The ``k`` largest, or smallest, elements along an axis in order, with their positions."""
     axis = one_axis(dim, input.ndim)
     if not 0 <= k <= (input.shape[axis] if input.ndim else 1):
@@ -92,9 +88,7 @@ def topk(
     return _sorted(TopK, "TopkBackward0", input, axis, largest, slice(0, k))
 
 
-def _chosen(
-    kind: Any, label: str, input: Tensor, axis: int, keepdim: bool, place: Any
-) -> Any:
+def _chosen(kind: Any, label: str, input: Tensor, axis: int, keepdim: bool, place: Any) -> Any:
     """Values along an axis, and their positions that ``place`` finds in the trace."""
 
     def find(x: Tracer) -> Any:

@@ -18,6 +18,7 @@ from symgrad.ir.opdef import Array
 if TYPE_CHECKING:
     from symgrad.tensors.handle import Tensor
 
+
 class _Options:
     """How tensors are printed; see ``set_printoptions``."""
 
@@ -125,14 +126,16 @@ def _block(
         return form(array.item()).rjust(width)
     shortened = summarize and len(array) > 2 * _Options.edgeitems
     if array.ndim == 1:
-        chosen = [*array[:_Options.edgeitems], *array[-_Options.edgeitems:]] if shortened else array
+        chosen = (
+            [*array[: _Options.edgeitems], *array[-_Options.edgeitems :]] if shortened else array
+        )
         words = [form(x.item()).rjust(width) for x in chosen]
         if shortened:
             words.insert(_Options.edgeitems, " ...")
         per_line = max(1, (_Options.linewidth - indent) // (width + 2))
         lines = [", ".join(words[i : i + per_line]) for i in range(0, len(words), per_line)]
         return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
-    rows = [*array[:_Options.edgeitems], *array[-_Options.edgeitems:]] if shortened else array
+    rows = [*array[: _Options.edgeitems], *array[-_Options.edgeitems :]] if shortened else array
     blocks = [_block(row, indent + 1, summarize, form, width) for row in rows]
     if shortened:
         blocks.insert(_Options.edgeitems, "...")

@@ -99,8 +99,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     """The product of a matrix and a vector."""
     if input.ndim != 2 or vec.ndim != 1:
         raise RuntimeError(
-            "vector + matrix @ vector expected, got "
-            f"{vec.ndim}, {input.ndim}, {vec.ndim}"
+            f"vector + matrix @ vector expected, got {vec.ndim}, {input.ndim}, {vec.ndim}"
         )
     if input.shape[1] != vec.shape[0]:
         raise RuntimeError(

@@ -147,6 +147,7 @@ class recording:  # noqa: N801  (a context, as those of contextlib)
 
 # -- running -------------------------------------------------------------------------------
 
+
 class _Programs:
     """Compiled programs by what they compute."""
 

@@ -74,9 +74,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     def compute(x: Tracer) -> Any:
         return snp.sum(cast(x, wanted), axis=axes, keepdims=keepdim)
 
-    made: Tensor = apply(
-        _variant("Sum", dim), compute, (input,), saves=NOTHING, dtype=wanted
-    )
+    made: Tensor = apply(_variant("Sum", dim), compute, (input,), saves=NOTHING, dtype=wanted)
     return made
 
 
@@ -425,7 +423,7 @@ def _declare_softmax(name: str, label: str, formula: Callable[[Tracer, int], Any
         operand = to(input, dtype=dtype)
         if operand._kind != "f":
             raise RuntimeError(
-                f'"{name}_lastdim_kernel_impl" not implemented for \'{operand.dtype.scalar_name}\''
+                f"\"{name}_lastdim_kernel_impl\" not implemented for '{operand.dtype.scalar_name}'"
             )
         made: Tensor = apply(label, lambda x: formula(x, dim), (operand,), saves=RESULT)
         return made

@@ -48,8 +48,7 @@ def check_leaf(tensor: Tensor) -> None:
         )
     if tensor._base is not None and tensor._base._requires_grad and tensor._base.is_leaf:
         raise RuntimeError(
-            "a view of a leaf Variable that requires grad is being used in an in-place "
-            "operation."
+            "a view of a leaf Variable that requires grad is being used in an in-place operation."
         )
 
 

@@ -186,9 +186,7 @@ def _by_slices(op: str, axis: int) -> Callable[[Tracer, Tracer, Tracer], Any]:
 
 
 @declared
-def index_add(
-    input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1
-) -> Tensor:
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
     """A copy with slices of ``source`` added to the slices that ``index`` numbers."""
     axis = one_axis(dim, input.ndim)
     if input._dtype != source._dtype:
@@ -231,9 +229,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
 
 
 @declared
-def index_put(
-    input: Tensor, indices: Any, values: Tensor, accumulate: bool = False
-) -> Tensor:
+def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """A copy with ``values`` put at, or added to, the elements an index chooses."""
     plain, _, _ = _key(input, tuple(indices))
 
@@ -283,5 +279,3 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
         return core.reshape(stage("scatter", flat(wide), used, places, axes=(0,)), shape)
 
     return _made("MaskedScatterBackward0", compute, input, source)
-
-

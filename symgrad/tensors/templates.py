@@ -84,9 +84,7 @@ class Template:
     is_single: bool
     """Whether the function returns a bare result in place of a tuple."""
 
-    def with_numbers(
-        self, values: Sequence[Value], operands: Sequence[Any]
-    ) -> Sequence[Value]:
+    def with_numbers(self, values: Sequence[Value], operands: Sequence[Any]) -> Sequence[Value]:
         """The values of tensors among ``operands``, and those of the numbers after them."""
         numbers = [operands[i] for i in self.lifted]
         return (*values, *[leaf_of(np.asarray(x), _number_type(x)) for x in numbers])

@@ -27,9 +27,7 @@ class Network:
         self, classes: int, channels: int, optimizer: SGDRule, *, small_images: bool, seed: int
     ) -> None:
         nn.init.manual_seed(seed)
-        self._model = resnet18(
-            num_classes=classes, in_channels=channels, small_images=small_images
-        )
+        self._model = resnet18(num_classes=classes, in_channels=channels, small_images=small_images)
         self.parameters, self.state = nn.arrays(self._model)
         self.momentum: Arrays = optimizer.init(self.parameters)
         self._step = self._compiled_step(optimizer)

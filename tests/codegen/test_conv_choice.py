@@ -97,9 +97,7 @@ def test_tiny_images_with_many_channels_read_each_weight_once(name: str) -> None
         ("conv_input_grad", 8, 2, "small images"),
     ],
 )
-def test_small_images_with_weights_in_place(
-    name: str, images: int, size: int, kernel: str
-) -> None:
+def test_small_images_with_weights_in_place(name: str, images: int, size: int, kernel: str) -> None:
     op = convolution(name, (images, 512, size, size), 512, (3, 3)).ops[0]
     plane = Blocked.dense("f32", (images, 512, size, size), ((1, 1), (1, 1)))
     weights = Weights.blocked("f32", (512, 512, 3, 3))

@@ -72,8 +72,7 @@ def fitting(to_input: bool, target: Target) -> list[Case]:
     return [
         c
         for c in CASES
-        if not spec_of(c, to_input=to_input).refusal(target)
-        and not (to_input and c.channels % 16)
+        if not spec_of(c, to_input=to_input).refusal(target) and not (to_input and c.channels % 16)
     ]
 
 

@@ -85,9 +85,7 @@ def jobs(case: Case) -> Iterator[Job]:
         return
     sizes = (4, 6) if case.dtype == "f32" else (4,)
     for size, tiles_first in itertools.product(sizes, (True, False)):
-        make = (
-            winograd_conv.lower_tiles_first if tiles_first else winograd_conv.lower_filters_first
-        )
+        make = winograd_conv.lower_tiles_first if tiles_first else winograd_conv.lower_filters_first
         name = f"winograd{size}_{'tiles' if tiles_first else 'filters'}"
         for grad, transform in enumerate((winograd_conv.forward, winograd_conv.input_grad)):
             source, result = (y, x) if grad else (x, y)
@@ -242,9 +240,7 @@ def random_blocks() -> Iterator[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize(
-    "algorithm", [None, "direct", "Winograd F(2", "Winograd F(4"], ids=str
-)
+@pytest.mark.parametrize("algorithm", [None, "direct", "Winograd F(2", "Winograd F(4"], ids=str)
 def test_batch_norm_network(
     algorithm: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

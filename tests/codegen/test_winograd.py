@@ -326,9 +326,7 @@ def test_kept_filters_are_split_where_tiles_are_few() -> None:
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_the_next_weights_are_asked_for_once(
-    grad: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_weights_are_asked_for_once(grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store in place of each prefetch shows that products ask for all weights but those that
     come first, where the cache would not hold them."""
     case = Case(2, 64, 64, (8, 8))  # whole tiles: those that are not there ask for nothing

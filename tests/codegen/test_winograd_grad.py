@@ -98,9 +98,7 @@ def test_epilogue_on_blocked_weights(target_name: str, tiles_first: bool) -> Non
     case, target = Case(2, 32, 48, (5, 7)), target_named(target_name)
     spec, operands, dw = build(case, 6)
     dense = Access("f32", (32 * 16 * 9, 16 * 16 * 9, 3 * 256, 256, 16, 1))
-    spec = replace(
-        spec, dw=replace(spec.dw, strides=None), epilogue=BiasAddRelu((dense, dense))
-    )
+    spec = replace(spec, dw=replace(spec.dw, strides=None), epilogue=BiasAddRelu((dense, dense)))
     kernel = GradKernelSpec(spec, 4, 1, 1, 3 if tiles_first else 0, 2 if tiles_first else 1)
     lowering = (lower_tiles_first if tiles_first else lower_filters_first)(kernel, target, 2)
     rng = np.random.default_rng(1)

@@ -69,9 +69,7 @@ def assert_alike(a: Any, b: Any, rtol: float) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("dtype", "rtol"), [("f4", 2e-5), ("f8", 1e-13)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_values_are_those_of_the_loop(
-    reverse: bool, dtype: str, rtol: float, threads: int
-) -> None:
+def test_values_are_those_of_the_loop(reverse: bool, dtype: str, rtol: float, threads: int) -> None:
     w, state, xs = oscillator_inputs(dtype)
     before = sg.get_num_threads()
     sg.set_num_threads(threads)

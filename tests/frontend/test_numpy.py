@@ -290,89 +290,103 @@ TABLE: dict[str, Case] = {
     "inverses": (lambda p, q: (np.linalg.inv(p), np.linalg.inv(q)), (P, Q)),
     "solve": (
         lambda p, q, v, x: (
-            np.linalg.solve(p, v), np.linalg.solve(p, x.T), np.linalg.solve(q, x.T),
+            np.linalg.solve(p, v),
+            np.linalg.solve(p, x.T),
+            np.linalg.solve(q, x.T),
             np.linalg.solve(p, q),
         ),
         (P, Q, V, X),
     ),
     "solve float32": (np.linalg.solve, (P.astype("f4") * 4, V.astype("f4"))),
     "solve integers": (np.linalg.solve, (np.array([[2, 1], [1, 3]]), np.array([1, 2]))),
-    "cholesky": (
-        lambda p, q: (np.linalg.cholesky(p), np.linalg.cholesky(q, upper=True)), (P, Q)
-    ),
+    "cholesky": (lambda p, q: (np.linalg.cholesky(p), np.linalg.cholesky(q, upper=True)), (P, Q)),
     "qr": (lambda x: (*np.linalg.qr(x), np.linalg.qr(x, "r")), (X,)),
-    "eigh": (
-        lambda a: (*np.linalg.eigh(a), np.linalg.eigvalsh(a, UPLO="U")), (A,)
-    ),
+    "eigh": (lambda a: (*np.linalg.eigh(a), np.linalg.eigvalsh(a, UPLO="U")), (A,)),
     "svd": (
         lambda x, a: (
-            *np.linalg.svd(x, full_matrices=False), *np.linalg.svd(a), np.linalg.svdvals(x),
+            *np.linalg.svd(x, full_matrices=False),
+            *np.linalg.svd(a),
+            np.linalg.svdvals(x),
             np.linalg.svd(x, compute_uv=False),
         ),
         (X, A),
     ),
     "pinv": (
         lambda x, t: (
-            np.linalg.pinv(x), np.linalg.pinv(t), np.linalg.pinv(x.T, 0.3),
+            np.linalg.pinv(x),
+            np.linalg.pinv(t),
+            np.linalg.pinv(x.T, 0.3),
             np.linalg.pinv(x, rtol=0.2),
         ),
         (X, T),
     ),
     "lstsq": (
-        lambda x, v: (np.linalg.lstsq(x.T, v), np.linalg.lstsq(x, x[:, :2], rcond=0.2)), (X, V)
+        lambda x, v: (np.linalg.lstsq(x.T, v), np.linalg.lstsq(x, x[:, :2], rcond=0.2)),
+        (X, V),
     ),
     "matrix_rank": (lambda x, a: [np.linalg.matrix_rank(m) for m in (x, a @ a.T)], (X, A)),
     "cond": (lambda p, x: [np.linalg.cond(p, n) for n in (None, 1, -2, "fro")], (P, X)),
     "norms by singular values": (
         lambda x, t: [
-            *(np.linalg.norm(x, n) for n in (2, -2, "nuc")), np.linalg.norm(t, 2, (2, 0)),
+            *(np.linalg.norm(x, n) for n in (2, -2, "nuc")),
+            np.linalg.norm(t, 2, (2, 0)),
             np.linalg.norm(t, "nuc", (0, 1)),
         ],
         (X, T),
     ),
     "interp": (
         lambda x, p, f: (
-            np.interp(x, p, f), np.interp(x, p, f, left=-7.0, right=9.0), np.interp(p, p, f),
-            np.interp(x * 9, p, f, period=1.3), np.interp(0.3, p[:1], f[:1]),
+            np.interp(x, p, f),
+            np.interp(x, p, f, left=-7.0, right=9.0),
+            np.interp(p, p, f),
+            np.interp(x * 9, p, f, period=1.3),
+            np.interp(0.3, p[:1], f[:1]),
         ),
         (Y, np.sort(V), U),
     ),
     "digitize": (
-        lambda x: (
-            np.digitize(x, [-0.5, 0.0, 0.5]), np.digitize(x, [0.5, 0.0, -0.5], right=True)
-        ),
+        lambda x: (np.digitize(x, [-0.5, 0.0, 0.5]), np.digitize(x, [0.5, 0.0, -0.5], right=True)),
         (np.array([-0.7, -0.5, 0.0, 0.2, 0.5, 3.0]),),
     ),
     "bincount": (
         lambda v: (
-            np.bincount([0, 2, 2, 5, 0], v), np.bincount(np.array([1, 1, 0, 1, 1]), v, minlength=4)
+            np.bincount([0, 2, 2, 5, 0], v),
+            np.bincount(np.array([1, 1, 0, 1, 1]), v, minlength=4),
         ),
         (V,),
     ),
     "running extrema": (
         lambda x, n: (
-            np.maximum.accumulate(x, 1), np.minimum.accumulate(x), np.maximum.accumulate(n, axis=1),
+            np.maximum.accumulate(x, 1),
+            np.minimum.accumulate(x),
+            np.maximum.accumulate(n, axis=1),
             np.fmax.accumulate(x, axis=-1),
         ),
         (np.where(B, Y, np.nan), N),
     ),
     "cumulative": (
         lambda x, v: (
-            np.cumulative_sum(x, axis=1), np.cumulative_prod(v, include_initial=True),
+            np.cumulative_sum(x, axis=1),
+            np.cumulative_prod(v, include_initial=True),
             np.cumulative_sum(x, axis=0, include_initial=True),
         ),
         (X, V),
     ),
     "insert": (
         lambda x, v: (
-            np.insert(x, 1, v, axis=0), np.insert(x, [0, 3], 7.0, axis=1), np.insert(v, 2, x[0]),
-            np.insert(x, slice(0, 2), 1, axis=0), np.insert(x, [3, 1], x[:, :2], axis=1),
+            np.insert(x, 1, v, axis=0),
+            np.insert(x, [0, 3], 7.0, axis=1),
+            np.insert(v, 2, x[0]),
+            np.insert(x, slice(0, 2), 1, axis=0),
+            np.insert(x, [3, 1], x[:, :2], axis=1),
         ),
         (X, V),
     ),
     "delete": (
         lambda x: (
-            np.delete(x, 1, 0), np.delete(x, [0, -1], axis=1), np.delete(x, slice(None, None, 2)),
+            np.delete(x, 1, 0),
+            np.delete(x, [0, -1], axis=1),
+            np.delete(x, slice(None, None, 2)),
             np.delete(x, np.arange(5) > 2, axis=1),
         ),
         (X,),

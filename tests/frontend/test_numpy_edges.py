@@ -37,7 +37,8 @@ CASES: dict[str, tuple[Callable[..., Any], Any]] = {
     "isclose of bytes": (lambda n: np.isclose(n, n + 3, atol=3), BYTES[:3] % 200),
     "isclose of bools": (lambda b: np.isclose(b, ~b), B),
     "unwrap integers": (
-        lambda n: (np.unwrap(n, period=4), np.unwrap(n, period=5), np.unwrap(n, period=6.0)), N
+        lambda n: (np.unwrap(n, period=4), np.unwrap(n, period=5), np.unwrap(n, period=6.0)),
+        N,
     ),
     "piecewise, stacked": (
         lambda x: np.piecewise(x, np.array([[True, False] * 2, [False] * 3 + [True]]), [1.0, 2.0]),
@@ -49,12 +50,14 @@ CASES: dict[str, tuple[Callable[..., Any], Any]] = {
     "interp": (lambda x: np.interp(x, [0.0, 1.0, 1.0], [2.0, 3.0, 5.0]), WILD),
     "gradient": (lambda n: np.gradient(n, axis=1), N),
     "initial of the result's dtype": (
-        lambda n: (np.sum(n, initial=0.5), np.max(n, 1, initial=9.5), np.prod(n, initial=2.5)), N
+        lambda n: (np.sum(n, initial=0.5), np.max(n, 1, initial=9.5), np.prod(n, initial=2.5)),
+        N,
     ),
     "initial of truth values": (lambda b: np.min(b, 1, initial=-1, where=[True, False]), B),
     "absolute truth": (lambda b: (abs(b), np.abs(b)), B),
     "numbers beyond a dtype": (
-        lambda n: (n < -2, n < 300, n == 256, n != -1, np.clip(n, -2, 9), np.clip(n, 5, 300)), BYTES
+        lambda n: (n < -2, n < 300, n == 256, n != -1, np.clip(n, -2, 9), np.clip(n, 5, 300)),
+        BYTES,
     ),
     "nothing to integrate": (lambda x: (np.trapezoid(x[:0], axis=0), np.unwrap(x[:0], axis=0)), X),
     "dtypes of polynomials": (
@@ -75,26 +78,35 @@ CASES: dict[str, tuple[Callable[..., Any], Any]] = {
         X,
     ),
     "nanmedian": (
-        lambda x: (np.nanmedian(x), np.nanmedian(x, 1), np.nanmedian(x, 0, keepdims=True)), HOLES
+        lambda x: (np.nanmedian(x), np.nanmedian(x, 1), np.nanmedian(x, 0, keepdims=True)),
+        HOLES,
     ),
     "out by position": (
         lambda x: (
-            np.sum(x, 0, None, None, True), x.sum(1, None, None, True), np.max(x, 0, None, True),
-            x.min(0, None, True), np.mean(x, 1, None, None, True), np.std(x, 1, None, None, 1),
-            np.take(x, [7, 8], 1, None, "clip"), np.any(x > 2, 0, None, True),
+            np.sum(x, 0, None, None, True),
+            x.sum(1, None, None, True),
+            np.max(x, 0, None, True),
+            x.min(0, None, True),
+            np.mean(x, 1, None, None, True),
+            np.std(x, 1, None, None, 1),
+            np.take(x, [7, 8], 1, None, "clip"),
+            np.any(x > 2, 0, None, True),
         ),
         X,
     ),
     "moments without nan": (
         lambda x: (
-            np.nanvar(x, 1, np.float32), np.nanstd(x, 0, correction=1, where=x > -1),
-            np.nanmean(x, 1, where=[True, True, False, True]), np.nanvar(x, None, None, None, 1),
+            np.nanvar(x, 1, np.float32),
+            np.nanstd(x, 0, correction=1, where=x > -1),
+            np.nanmean(x, 1, where=[True, True, False, True]),
+            np.nanvar(x, None, None, None, 1),
         ),
         HOLES,
     ),
     "ends of differences": (lambda x: np.ediff1d(x, to_begin=[[1, 2]], to_end=3), X),
     "equal with nan": (
-        lambda x: [np.array_equal(x, x * 1, equal_nan=flag) for flag in (True, False)], HOLES
+        lambda x: [np.array_equal(x, x * 1, equal_nan=flag) for flag in (True, False)],
+        HOLES,
     ),
     "methods": (lambda x: (np.sort(x[0]).searchsorted(x[1]), round(x[0, 0], 1)), X),
     "covariances of short numbers": (lambda x: (np.cov(x), np.corrcoef(x)), X.astype("f4")),

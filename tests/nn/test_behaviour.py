@@ -102,7 +102,7 @@ def test_loading_says_what_is_wrong() -> None:
     with pytest.raises(RuntimeError) as caught:
         model.load_state_dict(wrong)
     assert str(caught.value) == (
-        'Error(s) in loading state_dict for Sequential:\n\tMissing key(s) in state_dict: '
+        "Error(s) in loading state_dict for Sequential:\n\tMissing key(s) in state_dict: "
         '"0.weight". \n\tUnexpected key(s) in state_dict: "x". \n\tsize mismatch for 2.bias: '
         "copying a param with shape torch.Size([4]) from checkpoint, the shape in current model "
         "is torch.Size([1])."

@@ -67,6 +67,7 @@ def test_a_search_ends_where_wolfes_conditions_hold() -> None:
 
     for wave in (0.0, 0.3, 3.0):
         for t in (1e-3, 0.1, 1.0, 30.0):
+
             def point(t: float, wave: float = wave) -> _Point:
                 loss = (t - 2) ** 2 + wave * math.sin(5 * t)
                 slope = 2 * (t - 2) + 5 * wave * math.cos(5 * t)

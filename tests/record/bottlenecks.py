@@ -35,9 +35,7 @@ def forward(net: R.Bottlenecks, p: Dict, s: Dict, x: Tensor, train: bool) -> Ten
             name = f"layer{layer}.{block}"
             stride, dilation = (step, first_spread) if block == 0 else (1, spread)
             y = F.relu(norm(F.conv2d(x, p[f"{name}.conv1.weight"]), f"{name}.bn1"))
-            y = F.conv2d(
-                y, p[f"{name}.conv2.weight"], None, stride, dilation, dilation, net.groups
-            )
+            y = F.conv2d(y, p[f"{name}.conv2.weight"], None, stride, dilation, dilation, net.groups)
             y = F.relu(norm(y, f"{name}.bn2"))
             y = norm(F.conv2d(y, p[f"{name}.conv3.weight"]), f"{name}.bn3")
             if block == 0:

@@ -153,7 +153,6 @@ def norms() -> Iterator[Case]:
             "group_norm", spell({"size": shape, "groups": groups}), inputs, {"num_groups": groups}
         )
 
-
     for shape in [(3, 5, 4, 3), (2, 3, 7)]:
         affine = {"weight": (shape[1],), "bias": (shape[1],)}
         yield Case("instance_norm", spell({"size": shape}), {"input": shape, **affine})

@@ -161,6 +161,4 @@ def comparisons() -> Iterator[Case]:
 
 def all_cases() -> Iterator[Case]:
     """The cases of this file."""
-    return itertools.chain(
-        patches(), grids(), pools(), bags(), sequences(), comparisons()
-    )
+    return itertools.chain(patches(), grids(), pools(), bags(), sequences(), comparisons())

@@ -135,9 +135,11 @@ def test_errors(case: str) -> None:
     assert (type(caught.value).__name__, str(caught.value)) == (name, text)
 
 
-EXEMPT_NAMES = set("""no_grad enable_grad inference_mode set_grad_enabled from_numpy from_dlpack
+EXEMPT_NAMES = set(
+    """no_grad enable_grad inference_mode set_grad_enabled from_numpy from_dlpack
 frombuffer dtype compile autocast use_deterministic_algorithms set_float32_matmul_precision
-are_deterministic_algorithms_enabled get_float32_matmul_precision""".split())
+are_deterministic_algorithms_enabled get_float32_matmul_precision""".split()
+)
 EXEMPT_METHODS = set(
     "backward grad_fn of_array of_value register_post_accumulate_grad_hook set_ pin_memory".split()
 )

@@ -14,9 +14,7 @@ import symgrad as torch
 sys.path.insert(0, str(Path(__file__).parent))
 import mutations
 
-RECORDED = json.loads(
-    (Path(__file__).parents[1] / "data" / "tensor_mutations.json").read_text()
-)
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "tensor_mutations.json").read_text())
 UNSEEN = {
     "x.data.add_(1)",
     "x.detach().numpy().__setitem__(0, 7.0)",

@@ -204,9 +204,7 @@ def glu(input: Array, dim: int = -1) -> Array:
     """``a sigmoid(b)`` of the two halves of an axis.  Y. Dauphin et al. (2016)."""
     size = input.shape[dim]
     if size % 2:
-        raise UsageError(
-            f"Halving dimension must be even, but dimension {dim} is size {size}"
-        )
+        raise UsageError(f"Halving dimension must be even, but dimension {dim} is size {size}")
     lead = (slice(None),) * (dim % input.ndim)
     first, second = input[(*lead, slice(0, size // 2))], input[(*lead, slice(size // 2, size))]
     return first * emit("sigmoid", second)

@@ -100,9 +100,7 @@ def _attention(
     if repeats > 1:
         key, value = (snp.repeat(x, repeats, axis=-3) for x in (key, value))
     lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    query, key, value = (
-        snp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (query, key, value)
-    )
+    query, key, value = (snp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (query, key, value))
     if dropout_key is None:
         return _attend(query, key, value, (mask,), causal, scale)
     weights = _weights(query * scale, key, (mask,), causal)

@@ -124,9 +124,7 @@ def _taps(mode: str, x: Array, n: int, bounded: Callable[[Array, int], Array]) -
 
 
 @for_tensors(lambda given: f"GridSampler{given['input'].ndim - 2}DBackward0")
-def _sampled(
-    input: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool
-) -> Array:
+def _sampled(input: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool) -> Array:
     spatial = tuple(input.shape[2:])
     bounded = _bounded(padding_mode, align_corners)
     choices = []

@@ -255,9 +255,7 @@ def _smooth_l1(input: Array, target: Array, reduction: str, beta: float) -> Arra
     size = snp.abs(input - target)
     if beta == 0:
         return reduced(size, reduction)
-    return reduced(
-        snp.where(size < beta, size * size * (0.5 / beta), size - 0.5 * beta), reduction
-    )
+    return reduced(snp.where(size < beta, size * size * (0.5 / beta), size - 0.5 * beta), reduction)
 
 
 def smooth_l1_loss(
@@ -389,9 +387,7 @@ def poisson_nll_loss(
     ``input`` is the rate or, with ``log_input``, its logarithm; ``full`` adds Stirling's
     formula for ``log(target!)`` where that is above 1.
     """
-    rate, log_rate = (
-        (snp.exp(input), input) if log_input else (input, snp.log(input + eps))
-    )
+    rate, log_rate = (snp.exp(input), input) if log_input else (input, snp.log(input + eps))
     losses = rate - target * log_rate
     if full:
         large = target > 1

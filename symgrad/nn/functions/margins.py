@@ -82,9 +82,7 @@ def triplet_margin_loss(
 @for_tensors("SumBackward1")
 def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
     """The cosine of the angle between vectors along an axis, each norm kept above ``eps``."""
-    norms = [
-        snp.maximum(snp.linalg.vector_norm(x, axis=dim, keepdims=True), eps) for x in (x1, x2)
-    ]
+    norms = [snp.maximum(snp.linalg.vector_norm(x, axis=dim, keepdims=True), eps) for x in (x1, x2)]
     return snp.sum((x1 / norms[0]) * (x2 / norms[1]), axis=dim)
 
 
@@ -165,8 +163,7 @@ def multilabel_margin_loss(input: Array, target: Array, *, reduction: str = "mea
     """
     if tuple(target.shape) != tuple(input.shape):
         raise FitError(
-            f"inconsistent target size: {list(target.shape)} for input of size: "
-            f"{list(input.shape)}"
+            f"inconsistent target size: {list(target.shape)} for input of size: {list(input.shape)}"
         )
     known = known_array(target)
     if known is not None and known.size and not -1 <= known.min() <= known.max() < input.shape[-1]:

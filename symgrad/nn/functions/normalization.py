@@ -102,9 +102,7 @@ def batch_norm(
     """
     for name, given in (("running_mean", running_mean), ("running_var", running_var)):
         if given is not None and given.shape[0] != input.shape[1]:
-            raise FitError(
-                f"{name} should contain {input.shape[1]} elements not {given.shape[0]}"
-            )
+            raise FitError(f"{name} should contain {input.shape[1]} elements not {given.shape[0]}")
     if not training:
         if running_mean is None or running_var is None:
             raise UsageError("Expected running_mean and running_var to be defined in evaluation")
@@ -245,9 +243,7 @@ def instance_norm(
             raise UsageError(
                 "Expected running_mean and running_var to be defined when use_input_stats is false"
             )
-        return _instances_by_running_statistics(
-            input, running_mean, running_var, weight, bias, eps
-        )
+        return _instances_by_running_statistics(input, running_mean, running_var, weight, bias, eps)
     y, mean, variance = updating_instances(
         input, running_mean, running_var, weight, bias, momentum, eps
     )

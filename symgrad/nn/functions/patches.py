@@ -80,10 +80,7 @@ def _windows(
     spatial: tuple[int, ...], kernel: Numbers, dilation: Numbers, padding: Numbers, stride: Numbers
 ) -> list[_Windows]:
     options = (per_axis(v, len(spatial)) for v in (kernel, stride, dilation, padding))
-    return [
-        _Windows(n + 2 * p, k, s, d)
-        for n, k, s, d, p in zip(spatial, *options, strict=True)
-    ]
+    return [_Windows(n + 2 * p, k, s, d) for n, k, s, d, p in zip(spatial, *options, strict=True)]
 
 
 def _options_text(kernel: Numbers, dilation: Numbers, padding: Numbers) -> str:

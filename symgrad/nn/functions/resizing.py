@@ -40,9 +40,7 @@ def _nearest_name(given: dict[str, Any]) -> str:
 
 
 @for_tensors(_nearest_name)
-def _nearest(
-    input: Array, sizes: tuple[int, ...], scales: tuple[float, ...], exact: bool
-) -> Array:
+def _nearest(input: Array, sizes: tuple[int, ...], scales: tuple[float, ...], exact: bool) -> Array:
     x = input
     for axis, (m, scale) in enumerate(zip(sizes, scales, strict=True), 2):
         n = x.shape[axis]
@@ -175,9 +173,7 @@ def interpolate(
             raise UsageError("recompute_scale_factor is not meaningful with an explicit size.")
         sizes = _per_axis(size, spatial, "output size of", "output size", "o")
     else:
-        factors = _per_axis(
-            scale_factor, spatial, "scale_factor of shape", "scale_factor", "s"
-        )
+        factors = _per_axis(scale_factor, spatial, "scale_factor of shape", "scale_factor", "s")
         sizes = tuple(math.floor(n * f) for n, f in zip(spatial, factors, strict=True))
     if min(sizes) < 1:
         raise FitError(

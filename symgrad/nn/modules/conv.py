@@ -132,9 +132,7 @@ class _Transposed(_Conv):
     ) -> None:  # fmt: skip
         super().__init__()
         if padding_mode != "zeros":
-            raise ValueError(
-                f'Only "zeros" padding mode is supported for {type(self).__name__}'
-            )
+            raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}')
         self._declare(
             (in_channels, out_channels), kernel_size, stride, padding, dilation, output_padding,
             groups, bias, padding_mode, dtype,

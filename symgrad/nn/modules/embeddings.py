@@ -38,9 +38,7 @@ class _Table(Module):
             self.weight = blank.requires_grad_(not freeze)
             self.reset_parameters()
         elif tuple(weight.shape) != (num_embeddings, embedding_dim):
-            raise ValueError(
-                "Shape of weight does not match num_embeddings and embedding_dim"
-            )
+            raise ValueError("Shape of weight does not match num_embeddings and embedding_dim")
         else:
             self.weight = Parameter(weight, requires_grad=not freeze)
 

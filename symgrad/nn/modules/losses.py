@@ -53,9 +53,7 @@ class NLLLoss(_Loss):
     def __init__(
         self, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
     ) -> None:
-        super().__init__(
-            weights={"weight": weight}, ignore_index=ignore_index, reduction=reduction
-        )
+        super().__init__(weights={"weight": weight}, ignore_index=ignore_index, reduction=reduction)
 
 
 class _Plain(_Loss):
@@ -117,9 +115,7 @@ class BCEWithLogitsLoss(_Loss):
         self, weight: Tensor | None = None, *, reduction: str = "mean",
         pos_weight: Tensor | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(
-            weights={"weight": weight, "pos_weight": pos_weight}, reduction=reduction
-        )
+        super().__init__(weights={"weight": weight, "pos_weight": pos_weight}, reduction=reduction)
 
 
 class KLDivLoss(_Loss):

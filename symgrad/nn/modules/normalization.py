@@ -65,9 +65,7 @@ class _BatchNorm(Module):
             raise ValueError(f"expected {expected} input (got {input.ndim}D input)")
         mean, variance = self.running_mean, self.running_var
         if not self.training and mean is not None and variance is not None:
-            return F.batch_norm(
-                input, mean, variance, self.weight, self.bias, False, 0.0, self.eps
-            )
+            return F.batch_norm(input, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
         if not (self.training and self.track_running_stats):
             mean = variance = None
         momentum = self._momentum() if mean is not None else 0.0
@@ -126,9 +124,7 @@ class BatchNorm3d(_BatchNorm):
 
 
 def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
-    return (
-        (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    )
+    return (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
 
 
 class LayerNorm(Module):
@@ -185,8 +181,7 @@ class RMSNorm(Module):
     def extra_repr(self) -> str:
         """All options."""
         return (
-            f"{self.normalized_shape}, eps={self.eps}, "
-            f"elementwise_affine={self.elementwise_affine}"
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
         )
 
 
@@ -275,9 +270,7 @@ class InstanceNorm3d(_InstanceNorm):
 class LocalResponseNorm(Module):
     """Division by what neighbouring channels have; see ``functional.local_response_norm``."""
 
-    def __init__(
-        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-    ) -> None:
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         super().__init__()
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 

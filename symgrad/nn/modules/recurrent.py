@@ -265,9 +265,7 @@ def _check_options(
         if value <= 0:
             raise ValueError(f"{name} must be greater than zero")
     if proj_size < 0:
-        raise ValueError(
-            "proj_size should be a positive integer or zero to disable projections"
-        )
+        raise ValueError("proj_size should be a positive integer or zero to disable projections")
     if proj_size >= hidden_size:
         raise ValueError("proj_size has to be smaller than hidden_size")
 
@@ -378,9 +376,7 @@ class RNNCellBase(Module):
             return
         rows, own = (x.shape[0] if x.ndim == 2 else 1 for x in (input, s))
         if rows != own:
-            raise FitError(
-                f"Input batch size {rows} doesn't match hidden{number} batch size {own}"
-            )
+            raise FitError(f"Input batch size {rows} doesn't match hidden{number} batch size {own}")
         if s.shape[-1] != self.hidden_size:
             raise FitError(
                 f"hidden{number} has inconsistent hidden_size: got {s.shape[-1]}, expected "
@@ -426,9 +422,7 @@ class LSTMCell(RNNCellBase):
 
     _mode = "LSTM"
 
-    def forward(
-        self, input: Array, hx: tuple[Array, Array] | None = None
-    ) -> tuple[Array, Array]:
+    def forward(self, input: Array, hx: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
         """The next state."""
         state = (None, None) if hx is None else (hx[0], hx[1])
         h, c = self._step(input, state, "hx[0]", "hx[1]")

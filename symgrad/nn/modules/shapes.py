@@ -57,7 +57,9 @@ class Upsample(Module):
         self.scale_factor = (
             tuple(float(f) for f in scale_factor)
             if isinstance(scale_factor, tuple)
-            else None if scale_factor is None else float(scale_factor)
+            else None
+            if scale_factor is None
+            else float(scale_factor)
         )
 
     def forward(self, input: Array) -> Array:
@@ -187,9 +189,7 @@ class _Pad(Module):
 
     def __init__(self, padding: int | Sequence[int]) -> None:
         super().__init__()
-        self.padding = (
-            (padding,) * (2 * self.rank) if isinstance(padding, int) else tuple(padding)
-        )
+        self.padding = (padding,) * (2 * self.rank) if isinstance(padding, int) else tuple(padding)
 
     def forward(self, input: Array) -> Array:
         """The last axes become longer."""

@@ -145,9 +145,7 @@ def register_parametrization(
 
 def _check(made: Any, original: Tensor) -> None:
     if not isinstance(made, Tensor):
-        raise ValueError(
-            f"A parametrization must return a tensor. Got {type(made).__name__}."
-        )
+        raise ValueError(f"A parametrization must return a tensor. Got {type(made).__name__}.")
     if made.dtype is not original.dtype or made.shape != original.shape:
         raise ValueError(
             "Registering a parametrization may not change the shape or the type of the tensor, "

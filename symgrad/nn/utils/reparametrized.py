@@ -27,9 +27,7 @@ def _add(kind: str, module: Module, name: str, compute: Any) -> None:
         object.__setattr__(module, name, compute(module))
 
     if (kind, name) in _handles(module):
-        raise RuntimeError(
-            f"Cannot register two {kind} hooks on the same parameter {name}"
-        )
+        raise RuntimeError(f"Cannot register two {kind} hooks on the same parameter {name}")
     hook(module, ())
     _handles(module)[kind, name] = module.register_forward_pre_hook(hook)
 

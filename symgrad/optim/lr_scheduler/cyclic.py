@@ -69,8 +69,7 @@ class OneCycleLR(LRScheduler):
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(
-                "anneal_strategy must be one of 'cos' or 'linear', instead got "
-                f"{anneal_strategy}"
+                f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
             )
         self.total_steps, self._anneal_func_type = total_steps, anneal_strategy
         self.cycle_momentum = cycle_momentum
@@ -182,8 +181,10 @@ class CyclicLR(LRScheduler):
         """The rates of step ``last_epoch``; sets the momenta, too."""
         cycle = math.floor(1 + self.last_epoch / self.total_size)
         place = 1.0 + self.last_epoch / self.total_size - cycle
-        up = place / self.step_ratio if place <= self.step_ratio else (place - 1) / (
-            self.step_ratio - 1
+        up = (
+            place / self.step_ratio
+            if place <= self.step_ratio
+            else (place - 1) / (self.step_ratio - 1)
         )
         scale = self.scale_fn(cycle if self.scale_mode == "cycle" else self.last_epoch)
         if self.cycle_momentum:

@@ -49,9 +49,7 @@ class DataLoader:
         self._iterable = isinstance(dataset, IterableDataset)
         if self._iterable and (shuffle or sampler is not None or batch_sampler is not None):
             what = "shuffle" if shuffle else "sampler" if sampler is not None else "batch_sampler"
-            raise ValueError(
-                f"DataLoader with IterableDataset: expected unspecified {what} option"
-            )
+            raise ValueError(f"DataLoader with IterableDataset: expected unspecified {what} option")
         if sampler is not None and shuffle:
             raise ValueError("sampler option is mutually exclusive with shuffle")
         if batch_sampler is not None:
@@ -125,9 +123,7 @@ class DataLoader:
                 yield functools.partial(self.collate_fn, batch)
 
 
-def _prefetched(
-    jobs: Iterator[Callable[[], Any]], workers: int, ahead: int
-) -> Iterator[Any]:
+def _prefetched(jobs: Iterator[Callable[[], Any]], workers: int, ahead: int) -> Iterator[Any]:
     """The results of jobs in their order, up to ``ahead`` of them under way.
 
     Begins with the first request.  When the iteration is given up, what has not begun is
