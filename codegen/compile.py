@@ -61,7 +61,7 @@ def compile_func(
 
     def built() -> Executable:
         with Compilation(machine) as compilation:  # beside the lowering
-            return _build(lowered(compilation.add), compilation)
+            return _build(lowered(compilation.add), compilation, functools.cache(lowered))
 
     load_ahead()
     threadpool.register()
@@ -81,8 +81,12 @@ def compile_func(
     return executable
 
 
-def _build(lowered: Lowered, compilation: Compilation) -> Executable:
-    """Loads the kernels of a lowered function, which the compilation has the text of."""
+def _build(lowered: Lowered, compilation: Compilation, again: Callable[[], Lowered]) -> Executable:
+    """Loads the kernels of a lowered function, which the compilation has the text of.
+
+    The text is many times as long as the code, and seldom asked for: it is let go of, and
+    made ``again`` for who does ask.
+    """
     symbols, loaded = compilation.symbols, compilation.load()
     func, before = lowered.func, lowered.prologue
     slots = len(func.params) + len(func.results)
@@ -108,4 +112,6 @@ def _build(lowered: Lowered, compilation: Compilation) -> Executable:
     )
     addresses = {symbols[name]: address for name, address in loaded.items()}
     is_bound = any(call.phase.is_bound for call in lowered.every_call)
-    return Executable(image, addresses, lambda: lowered, is_bound=is_bound)
+    if is_bound:  # to what is written into this text
+        return Executable(image, addresses, lambda: lowered, is_bound=True)
+    return Executable(image, addresses, again)

@@ -157,7 +157,7 @@ def _check_dtypes(func: Func) -> None:
                 )
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=256)
 def kernel_text(
     emit: Callable[[Emitter, str, Any], None], spec: Hashable, name: str, target: Target
 ) -> str:
