@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from symgrad.codegen import compile as backend
-from symgrad.codegen import jit, programs
+from symgrad.codegen import jit, objects, programs
 from symgrad.codegen import lower as lowering
 from symgrad.codegen.image import Image
 from symgrad.codegen.runtime.program import ARENA, Step
@@ -71,6 +71,17 @@ def entry(namespace: str, key: str = "*") -> Path:
     return found
 
 
+def test_the_text_of_kernels_is_written_again_for_who_asks(compiler: Compiler) -> None:
+    """A program keeps the code alone; the text made anew is that of the code."""
+    executable = compiler()
+    assert compiler.runs == 1
+    lowered = executable.lowered
+    assert executable.lowered is lowered
+    assert compiler.runs == 2
+    made = {jit.symbol_of(name, text, lowered.target) for name, text in lowered.modules.items()}
+    assert made == set(executable.image.kernels)
+
+
 def test_the_second_process_runs_neither_passes_nor_lowering(
     compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +130,7 @@ def test_the_key_holds_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     try:
         seen = {key(), key()}
         assert len(seen) == 1
-        monkeypatch.setattr(jit, "_VERSION", -1)
+        monkeypatch.setattr(objects, "_VERSION", -1)
         seen.add(key())
         monkeypatch.setattr("llvmlite.__version__", "0.0")
         seen.add(key())
