@@ -336,7 +336,9 @@ def test_the_next_weights_are_asked_for_once(grad: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(Emitter, "prefetch", mark)
     for target in (FAR, NEAR):
         kernel = KernelSpec(spec, Tiling(4, 2, 8, 1), own=True)
-        weights, out = np.zeros_like(blocked_weights(w)), np.zeros(spec.y.buffer_shape, np.float32)
+        # Behind the last pair there is none: a prefetch may go there, a store needs room.
+        room = np.zeros((2, *blocked_weights(w).shape), np.float32)
+        weights, out = room[0], np.zeros(spec.y.buffer_shape, np.float32)
         lowering = lower_filters_first(kernel, target, 1)
         run_lowering(lowering, [to_blocked(spec.x, x), weights, out], 1, target)
         asked = (weights.reshape(4, 4, -1, 16) == 7.0).any(-1)
