@@ -139,9 +139,9 @@ class Surroundings:
         defaults: dict[str, Any] = {}
         for kind in reversed(type(value).__mro__):
             defaults.update(vars(kind))
-        for name in defaults.keys() - vars(value).keys():
-            item = defaults[name]
-            if _is_number(item) or isinstance(item, np.ndarray) or is_tensor(item):
+        for name, item in defaults.items():
+            is_read = _is_number(item) or isinstance(item, np.ndarray) or is_tensor(item)
+            if is_read and name not in vars(value):
                 yield from self._of_value(read.then(ATTRIBUTE, name), item, name, depth + 1)
         for kind in type(value).__mro__:
             for name, method in vars(kind).items():

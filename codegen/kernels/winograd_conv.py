@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import compress
 
 from symgrad.codegen.access import Epilogue
@@ -260,7 +261,9 @@ def _products(
     tiles = shape.tiling.tiles
     with k.loop(*needed, tiles) as tile, k.loop(0, shape.slices) as part:
         lane = k.mul(part, shape.channels)
-        number = k.add(k.mul(k.udiv(tile, tiles), shape.slices), part)
+        asked = []
+        if ahead is not None:
+            asked = [ahead(k.add(k.mul(k.udiv(tile, tiles), shape.slices), part))]
         k.call(
             f"{name}_product",
             "void",
@@ -270,7 +273,7 @@ def _products(
                 k.gep(m, k.add(k.mul(tile, BLOCK), lane), shape.scalar),
                 k.as_reg(blocks),
                 k.as_reg(fresh),
-                *([ahead(number)] if ahead else []),
+                *asked,
             ],
         )
 
@@ -343,10 +346,11 @@ def _weights_ahead(shape: Shape, target: Target) -> Ahead | None:
 
 
 def _next_weights(
-    k: Emitter, shape: Shape, task: tuple[Int, Int, int], start: Int
-) -> tuple[Int, Int]:
-    """The output and input block where the weights begin that come after those from input
-    block ``start`` on: of the same group of outputs or of the next task's.
+    k: Emitter, shape: Shape, weights: Reg, task: tuple[Int, Int, int], start: Int
+) -> Callable[[Int, Int], Reg]:
+    """Where the weights are that come after those from input block ``start`` on, of the same
+    group of outputs or of the next task's: a part of them by a point and the number of one of
+    its register tiles.
 
     ``task`` is its number, their end, and the tasks of a group.
     """
@@ -356,7 +360,15 @@ def _next_weights(
     last = k.min(k.add(number, 1), k.sub(end, 1))
     following = k.select(is_last, k.as_reg(last), k.as_reg(number))
     in_block = k.select(is_last, k.as_reg(0), k.as_reg(next_))
-    return k.mul(k.udiv(following, shares), shape.group), in_block
+    out_block = k.mul(k.udiv(following, shares), shape.group)
+    pair = source_pair(k, conv.weights, weights, out_block, in_block)
+
+    def part_of(point: Int, number: Int) -> Reg:
+        part = k.add(k.mul(point, _calls(shape)), number)
+        line = k.udiv(k.mul(part, _pair_lines(shape)), conv.points * _calls(shape))
+        return k.gep(pair, k.mul(line, LINE), "i8")
+
+    return part_of
 
 
 def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
@@ -419,8 +431,9 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                 v_first = k.mul(k.add(in_block, start), all_tiles)
                 v_first = k.mul(k.add(v_first, first), BLOCK)
                 fresh = k.cast("zext", k.icmp("eq", start, 0), "i64")
-                following = _next_weights(k, shape, (task, high, shares), start)
-                next_pair = source_pair(k, conv.weights, weights, *following)
+                following = None
+                if ahead is not None:
+                    following = _next_weights(k, shape, weights, (task, high, shares), start)
                 with k.loop(0, conv.points) as point:
                     bases = (
                         k.gep(v, k.add(k.mul(point, v_plane), v_first), scalar),
@@ -428,16 +441,8 @@ def emit_filters_first(k: Emitter, name: str, spec: KernelSpec) -> None:
                         k.gep(m, k.mul(point, m_plane), scalar),
                     )
                     needed = _needed(k, shape, point, first, count)
-
-                    def part_ahead(number: Int, point: Int = point, pair: Reg = next_pair) -> Reg:
-                        part = k.add(k.mul(point, _calls(shape)), number)
-                        line = k.udiv(k.mul(part, _pair_lines(shape)), conv.points * _calls(shape))
-                        return k.gep(pair, k.mul(line, LINE), "i8")
-
-                    _products(
-                        k, name, shape, needed, bases, depth, fresh,
-                        part_ahead if ahead else None,
-                    )  # fmt: skip
+                    part_ahead = partial(following, point) if following else None
+                    _products(k, name, shape, needed, bases, depth, fresh, part_ahead)
             with k.loop(0, shape.group) as number, k.loop(0, count) as tile:
                 from_ = k.gep(m, k.add(k.mul(number, row), k.mul(tile, BLOCK)), scalar)
                 place = [k.as_reg(k.add(first, tile)), k.as_reg(k.add(out_block, number))]

@@ -6,7 +6,6 @@ their place once derivatives are taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,8 +80,8 @@ def _checkpoint_adjoint(ct: Any, result: Any, *operands: Value) -> tuple[Value |
         cts = (ct,)
     given = [c for c in cts if c is not None]
     builder = Builder(locations=False)
-    inputs = _params(builder, region.params)
-    ct_params = _params(builder, given)
+    inputs = [builder.param_like(p) for p in region.params]
+    ct_params = [builder.param_like(c) for c in given]
     found = inline(builder, region, inputs)
     waiting = iter(ct_params)
     seeds = [None if c is None else next(waiting) for c in cts]
@@ -93,11 +92,6 @@ def _checkpoint_adjoint(ct: Any, result: Any, *operands: Value) -> tuple[Value |
     held = held if isinstance(held, tuple) else (held,)
     made = iter(inline(insertion.builder, pulled, [*held, *given]))  # type: ignore[arg-type]
     return tuple(next(made) if i in reached else None for i in range(len(operands)))
-
-
-def _params(builder: Builder, like: Sequence[Value]) -> list[Value]:
-    """Parameters for values."""
-    return [builder.param_like(v) for v in like]
 
 
 # -- custom_vjp ----------------------------------------------------------------------------

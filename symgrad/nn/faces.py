@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from symgrad.ir import dtype_of
-from symgrad.ir.errors import ShapeError, UsageError
+from symgrad.ir.errors import DTypeError, ShapeError, UsageError
 from symgrad.numpy.core import traced
 from symgrad.tensors import Tensor
 from symgrad.tensors.apply import INPUTS, apply, write
@@ -25,6 +25,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class FitError(ShapeError, RuntimeError):
     """Operand shapes that do not fit, where torch raises ``RuntimeError``."""
+
+
+class TypeFitError(DTypeError, RuntimeError):
+    """Operand dtypes that do not fit, where torch raises ``RuntimeError``."""
 
 
 Name = str | Callable[[dict[str, Any]], str]
@@ -160,3 +164,8 @@ def known_array(x: Any) -> Any:
         return x
     contents = contents_of(x._value()) if isinstance(x, Tensor) else None
     return None if contents is None or isinstance(contents, Unknown) else array_of(contents)
+
+
+def computed_array(x: Any) -> Any:
+    """As ``known_array``, but a tensor that is not computed yet is computed for it."""
+    return x._array() if isinstance(x, Tensor) else known_array(x)

@@ -14,7 +14,7 @@ import symgrad.numpy as snp
 from symgrad.api import jit
 from symgrad.api_loops import scan
 from symgrad.ir.errors import DTypeError, UsageError
-from symgrad.nn.faces import FitError, for_tensors, kind_of, known_array
+from symgrad.nn.faces import FitError, computed_array, for_tensors, kind_of, known_array
 from symgrad.tensors import Tensor
 from symgrad.tracer import Tracer
 from symgrad.tracing import current_trace, emit
@@ -169,7 +169,7 @@ def _check_lengths(log_probs: Array, inputs: Array, labels: Array) -> None:
 
 def _padded(targets: Array, lengths: Array) -> Array:
     """Targets as ``[N, S]``; what is beyond their lengths is never read."""
-    known = lengths._array() if isinstance(lengths, Tensor) else known_array(lengths)
+    known = computed_array(lengths)
     if known is None and targets.ndim == 1:
         raise UsageError(
             "ctc_loss: targets one after another need target_lengths that are known, not traced "

@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 
 import symgrad.numpy as snp
-from symgrad.ir.errors import DTypeError, ShapeError, UnsupportedError, UsageError
-from symgrad.nn.faces import FitError, for_tensors, kind_of, known_array
+from symgrad.ir.errors import ShapeError, UnsupportedError, UsageError
+from symgrad.nn.faces import (
+    FitError,
+    TypeFitError,
+    computed_array,
+    for_tensors,
+    kind_of,
+    known_array,
+)
 from symgrad.tensors import Tensor
 from symgrad.tensors.state import no_grad
 from symgrad.tracing import emit
@@ -16,15 +23,11 @@ from symgrad.tracing import emit
 Array = Any
 
 
-class _IndexTypeError(DTypeError, RuntimeError):
-    """A ``RuntimeError`` too, as torch's."""
-
-
 def _checked(name: str, input: Array, weight: Array, padding_idx: int | None) -> int | None:
     """Refuses numbers that are no rows of the table; the padding's row, counted from the first."""
     if kind_of(input) not in "iu":
         kind = input.type() if isinstance(input, Tensor) else input.dtype
-        raise _IndexTypeError(
+        raise TypeFitError(
             "Expected tensor for argument #1 'indices' to have one of the following scalar types: "
             f"Long, Int; but got {kind} instead (while checking arguments for {name})"
         )
@@ -178,7 +181,7 @@ def _greatest_of_bags(
 
 def _known_starts(starts: Array, length: int) -> Any:
     """The array of the bags' beginnings, if it is known, checked."""
-    known = starts._array() if isinstance(starts, Tensor) else known_array(starts)
+    known = computed_array(starts)
     if known is None or not known.size:
         return known
     if known[0] != 0:

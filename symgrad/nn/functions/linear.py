@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 import symgrad.numpy as snp
-from symgrad.ir.errors import DTypeError
-from symgrad.nn.faces import FitError, for_tensors
+from symgrad.nn.faces import FitError, TypeFitError, for_tensors
 from symgrad.tensors.dtypes import named
 from symgrad.tracing import emit
 
@@ -33,14 +32,10 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
         )
     if input.dtype != weight.dtype:
         left, right = (named(x.dtype).scalar_name for x in (input, weight))
-        raise _DTypeError(f"mat1 and mat2 must have the same dtype, but got {left} and {right}")
+        raise TypeFitError(f"mat1 and mat2 must have the same dtype, but got {left} and {right}")
     inner = {"lhs_contract": (input.ndim - 1,), "rhs_contract": (weight.ndim - 1,)}
     y = emit("dot_general", input, weight, **inner)
     return y if bias is None else y + bias
-
-
-class _DTypeError(DTypeError, RuntimeError):
-    """A ``RuntimeError`` too, as torch's."""
 
 
 @for_tensors("AddBackward0")
